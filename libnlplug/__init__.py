@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""libnlplug: hold the packets of a Linux network device and let them go again, with the plug queueing discipline.
+
+    import libnlplug
+
+    with libnlplug.attach("eth0", limit=32 << 20) as plug:
+        plug.buffer()
+        ...
+        plug.release_indefinite()
+
+A hold stops traffic. Everything public is named here; libnlplug.plug_qdisc is the drop-in port of haproxy's
+plug_qdisc.c.
+"""
+
+from ._version import __version__
+
+try:
+    from . import _libnl as _libnl
+except ImportError as error:
+    if "libnl" not in str(error) or "_libnl" in str(error):
+        raise
+    raise ImportError(
+        f"libnlplug needs the system's libnl-3 and libnl-route-3, version 3.2.29 or newer ({error}): install"
+        " libnl-3-200 and libnl-route-3-200 (Debian, Ubuntu), libnl3 (Fedora, RHEL, Alpine) or libnl (Arch)"
+    ) from None
+
+from .errors import (
+    ClassNotFound,
+    DeviceNotFound,
+    HandleInUse,
+    InvalidHandle,
+    NetlinkError,
+    NetnsNotFound,
+    NotDrained,
+    NotPermitted,
+    ParentNotClassful,
+    ParentNotFound,
+    PlugUnavailable,
+    QdiscExists,
+    QdiscNotFound,
+)
+from .qdisc import PlugQdisc, PlugStats, attach
+from .route import ClosedError, ForkedError
+
+__all__ = [
+    "ClassNotFound",
+    "ClosedError",
+    "DeviceNotFound",
+    "ForkedError",
+    "HandleInUse",
+    "InvalidHandle",
+    "NetlinkError",
+    "NetnsNotFound",
+    "NotDrained",
+    "NotPermitted",
+    "ParentNotClassful",
+    "ParentNotFound",
+    "PlugQdisc",
+    "PlugStats",
+    "PlugUnavailable",
+    "QdiscExists",
+    "QdiscNotFound",
+    "__version__",
+    "attach",
+]
