@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cffi import FFI
 
-HEADERS = Path(__file__).resolve().parent / "vendor_headers"
+HERE = Path(__file__).resolve().parent
+HEADERS = HERE / "vendor_headers"
 
 ffi = FFI()
 
@@ -27,6 +28,7 @@ ffi.cdef(
     #define SOL_NETLINK ...
     #define NETLINK_EXT_ACK ...
     #define NETLINK_CAP_ACK ...
+    #define NLM_F_REQUEST ...
     #define NLM_F_CREATE ...
     #define NLM_F_EXCL ...
     #define NLM_F_ECHO ...
@@ -36,6 +38,7 @@ ffi.cdef(
     #define NLMSG_ALIGNTO ...
     #define NLMSGERR_ATTR_MSG ...
     #define RTM_NEWQDISC ...
+    #define RTM_DELQDISC ...
     #define RTM_GETQDISC ...
     #define TCA_KIND ...
     #define TC_H_ROOT ...
@@ -43,6 +46,7 @@ ffi.cdef(
     #define TC_H_UNSPEC ...
     #define CLONE_NEWNET ...
     #define IFNAMSIZ ...
+    #define SIOCGSKNS ...
 
     /* libnl's enumerations; the numbers are the compiler's too */
     enum nl_cb_action { NL_STOP, ... };
@@ -50,7 +54,11 @@ ffi.cdef(
     enum nl_cb_type { NL_CB_VALID, ... };
     enum rtnl_tc_stat { RTNL_TC_PACKETS, RTNL_TC_BYTES, RTNL_TC_QLEN, RTNL_TC_BACKLOG, RTNL_TC_DROPS, ... };
 
+    /* spawn.c */
+    int libnlplug_spawn(const char *path, char *const argv[], int commands);
+
     /* libc */
+    int ioctl(int fd, unsigned long request, ...);
     int setns(int fd, int nstype);
     int setsockopt(int sockfd, int level, int optname, const void *optval, unsigned int optlen);
     ssize_t recv(int sockfd, void *buf, size_t len, int flags);
@@ -62,6 +70,7 @@ ffi.cdef(
     """
 )
 ffi.cdef((HEADERS / "libnl_functions.h").read_text())
+ffi.cdef((HERE / "libnlplug" / "guard_protocol.h").read_text())
 
 ffi.set_source(
     "libnlplug._libnl",
@@ -72,15 +81,21 @@ ffi.set_source(
     #include <sys/socket.h>
     #include <sys/types.h>
     #include <sys/uio.h>
+    #include <sys/ioctl.h>
     #include <linux/if.h>
     #include <linux/netlink.h>
     #include <linux/rtnetlink.h>
     #include <linux/pkt_sched.h>
+    #include <linux/sockios.h>
     #include "libnl_enums.h"
     #include "libnl_functions.h"
+    #include "guard_protocol.h"
+
+    int libnlplug_spawn(const char *path, char *const argv[], int commands);
     """,
-    include_dirs=["vendor_headers"],
-    depends=["vendor_headers/libnl_enums.h", "vendor_headers/libnl_functions.h"],
+    sources=["libnlplug/spawn.c"],
+    include_dirs=["vendor_headers", "libnlplug"],
+    depends=["vendor_headers/libnl_enums.h", "vendor_headers/libnl_functions.h", "libnlplug/guard_protocol.h"],
     extra_link_args=["-l:libnl-route-3.so.200", "-l:libnl-3.so.200", "-Wl,-z,now"],
     py_limited_api=True,
 )

@@ -1,6 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the compiled part is built; everything that is not code stands in pyproject.toml."""
+"""How the compiled parts are built: the cffi module and the guard, a program of its own beside it."""
+
+import os
+from distutils.errors import CompileError, LinkError
 
 from setuptools import setup
+from setuptools.command.build_ext import build_ext
 
-setup(cffi_modules=["build_ffi.py:ffi"])
+GUARD = "libnlplug-guard"
+SOURCE = os.path.join("libnlplug", "guard.c")
+
+
+class BuildWithGuard(build_ext):
+    """build_ext, and libnlplug/libnlplug-guard after it, linked statically where the C library allows it."""
+
+    def run(self):
+        super().run()
+        folder = "libnlplug" if self.inplace else os.path.join(self.build_lib, "libnlplug")
+        objects = self.compiler.compile([SOURCE], output_dir=self.build_temp, extra_postargs=["-O2", "-Wall"])
+        try:
+            self.compiler.link_executable(objects, GUARD, output_dir=folder, extra_postargs=["-static", "-s"])
+        except (CompileError, LinkError):
+            self.compiler.link_executable(objects, GUARD, output_dir=folder, extra_postargs=["-s"])
+
+    def get_outputs(self):
+        return [*super().get_outputs(), os.path.join(self.build_lib, "libnlplug", GUARD)]
+
+    def get_output_mapping(self):
+        built = os.path.join(self.build_lib, "libnlplug", GUARD)
+        return {**super().get_output_mapping(), built: os.path.join("libnlplug", GUARD)}
+
+
+setup(cffi_modules=["build_ffi.py:ffi"], cmdclass={"build_ext": BuildWithGuard})

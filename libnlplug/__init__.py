@@ -27,7 +27,9 @@ except ImportError as error:
 from .errors import (
     ClassNotFound,
     DeviceNotFound,
+    GuardUnavailable,
     HandleInUse,
+    HoldExpired,
     InvalidHandle,
     NetlinkError,
     NetnsNotFound,
@@ -35,6 +37,7 @@ from .errors import (
     NotPermitted,
     ParentNotClassful,
     ParentNotFound,
+    PlugBusy,
     PlugUnavailable,
     QdiscExists,
     QdiscNotFound,
@@ -42,19 +45,48 @@ from .errors import (
 from .qdisc import PlugQdisc, PlugStats, attach
 from .route import ClosedError, ForkedError
 
+# What an import of the package can do without is loaded when it is first named.
+_LATER = {"HoldReport": "hold", "Holder": "guard", "PacketsDropped": "hold"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .guard import Holder
+    from .hold import HoldReport, PacketsDropped
+
 __all__ = [
     "ClassNotFound",
     "ClosedError",
     "DeviceNotFound",
+    "GuardUnavailable",
     "ForkedError",
     "HandleInUse",
+    "HoldExpired",
+    "HoldReport",
+    "Holder",
     "InvalidHandle",
     "NetlinkError",
     "NetnsNotFound",
     "NotDrained",
     "NotPermitted",
+    "PacketsDropped",
     "ParentNotClassful",
     "ParentNotFound",
+    "PlugBusy",
     "PlugQdisc",
     "PlugStats",
     "PlugUnavailable",

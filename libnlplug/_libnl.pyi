@@ -24,6 +24,7 @@ class _Lib:
     SOL_NETLINK: int
     NETLINK_EXT_ACK: int
     NETLINK_CAP_ACK: int
+    NLM_F_REQUEST: int
     NLM_F_CREATE: int
     NLM_F_EXCL: int
     NLM_F_ECHO: int
@@ -33,6 +34,7 @@ class _Lib:
     NLMSG_ALIGNTO: int
     NLMSGERR_ATTR_MSG: int
     RTM_NEWQDISC: int
+    RTM_DELQDISC: int
     RTM_GETQDISC: int
     TCA_KIND: int
     TC_H_ROOT: int
@@ -40,6 +42,10 @@ class _Lib:
     TC_H_UNSPEC: int
     CLONE_NEWNET: int
     IFNAMSIZ: int
+    SIOCGSKNS: int
+    GUARD_HOLD: int
+    GUARD_RELEASE: int
+    GUARD_END: int
     NL_STOP: int
     NL_CB_CUSTOM: int
     NL_CB_VALID: int
@@ -51,6 +57,8 @@ class _Lib:
     libnlplug_on_error: CData
     libnlplug_on_message: CData
     libnlplug_on_object: CData
+    def libnlplug_spawn(self, path: bytes, argv: CData, commands: int) -> int: ...
+    def ioctl(self, fd: int, request: int, *args: CData) -> int: ...
     def setns(self, fd: int, nstype: int) -> int: ...
     def setsockopt(self, sockfd: int, level: int, optname: int, optval: CData, optlen: int) -> int: ...
     def recv(self, sockfd: int, buf: CData, len: int, flags: int) -> int: ...

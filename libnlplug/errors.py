@@ -21,7 +21,9 @@ from ._libnl import ffi, lib
 __all__ = [
     "ClassNotFound",
     "DeviceNotFound",
+    "GuardUnavailable",
     "HandleInUse",
+    "HoldExpired",
     "InvalidHandle",
     "NetlinkError",
     "NetnsNotFound",
@@ -29,6 +31,7 @@ __all__ = [
     "NotPermitted",
     "ParentNotClassful",
     "ParentNotFound",
+    "PlugBusy",
     "PlugUnavailable",
     "QdiscExists",
     "QdiscNotFound",
@@ -113,6 +116,30 @@ class HandleInUse(NetlinkError):
 
 class NotDrained(NetlinkError, TimeoutError):
     """Released packets did not leave the queue in time; the plug stays, released, so that none is lost (ETIMEDOUT)."""
+
+
+class GuardUnavailable(NetlinkError):
+    """The guard that would end the hold cannot be started, so nothing is held."""
+
+
+class PlugBusy(NetlinkError):
+    """The plug is being held (EBUSY). ``pid`` is the holder's, 0 where it cannot be known."""
+
+    pid: int = 0
+
+    @classmethod
+    def by(cls, device: str, pid: int, why: str, operation: str = "hold") -> PlugBusy:
+        """The refusal of ``operation`` because ``pid`` holds."""
+        error = cls(_errno.EBUSY, f"cannot {operation} {device}: {why}", operation, device)
+        error.pid = pid
+        return error
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...], dict[str, object]]:  # type: ignore[override]
+        return (*super().__reduce__(), {"pid": self.pid})
+
+
+class HoldExpired(NetlinkError, TimeoutError):
+    """The block overstayed the hold's timeout: the guard has released the plug before the block ended (ETIMEDOUT)."""
 
 
 # What each refusal means: errno, words of the kernel's sentence ("" for any), exception, what to do. The first that

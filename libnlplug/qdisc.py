@@ -21,6 +21,7 @@ handler may call it too, unless the signal came in the middle of a longer reques
 from __future__ import annotations
 
 import time
+from _thread import allocate_lock
 
 from ._libnl import ffi, lib
 from ._record import Record
@@ -34,7 +35,7 @@ from .errors import (
     check,
     failure,
 )
-from .route import RouteSocket, built, handle_text, parse_handle, qdisc_message
+from .route import RouteSocket, built, handle_text, parse_handle, qdisc_info, qdisc_message
 
 __all__ = ["PlugQdisc", "PlugStats", "attach"]
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from ._libnl import CData
+    from .guard import Guard, Holder
+    from .hold import Hold
     from .route import Netns, QdiscInfo
 
 LIMIT_MAX = (1 << 31) - 1
@@ -73,6 +76,7 @@ class PlugQdisc:
     """
 
     def __init__(self, route: RouteSocket, device: str, ifindex: int, parent: int, handle: int) -> None:
+        self._lock = allocate_lock()
         self._route = route
         self._device = device
         self._ifindex = ifindex
@@ -81,6 +85,8 @@ class PlugQdisc:
         self._buffer = self._message(lib.rtnl_qdisc_plug_buffer)
         self._release_one = self._message(lib.rtnl_qdisc_plug_release_one)
         self._release_indefinite = self._message(lib.rtnl_qdisc_plug_release_indefinite)
+        self._buffer_and_show: CData | None = None
+        self._guard: Guard | None = None
         self._limit: int | None = None
         self._last_action: str | None = None
         self._created = False
@@ -181,14 +187,70 @@ class PlugQdisc:
         found = self._route.qdisc(self._ifindex, self._parent, self._device, self._handle, b"plug")
         if found is None:
             raise self._gone("read the plug of")
-        return PlugStats(found.qlen, found.backlog, found.drops, found.packets, found.bytes)
+        return _plug_stats(found)
+
+    def hold(self, timeout: float | None = None, on_death: str = "release") -> Hold:
+        """A context manager: buffer on entry, release_indefinite on exit, whatever happens in between.
+
+            with plug.hold(timeout=5.0) as held:
+                restart()
+            print(held.packets, held.bytes, held.dropped, held.seconds)
+
+        A guard, a tiny process of its own, releases if this process dies (SIGKILL included) or if the block takes
+        longer than ``timeout`` seconds; leaving the block then raises HoldExpired. With ``on_death="drop"`` the guard
+        deletes the plug with what it holds instead, in both cases. None is no timeout. The guard is started by the
+        first hold of the object and ends with close(); its limits are in libnlplug.guard.
+
+        Entering raises PlugBusy (with the ``pid``) while somebody holds the plug, this object included, and
+        GuardUnavailable where the guard cannot be started; nothing is held then. Leaving tries a failed release again
+        and raises what the kernel says. Packets that found the plug full are in the report and a PacketsDropped
+        warning.
+        """
+        from .hold import Hold
+
+        return Hold(self, timeout, on_death)
+
+    def holder(self) -> Holder | None:
+        """Who holds this plug by a hold(), here or in another process; None where nobody does.
+
+        A plain buffer() leaves no mark, so None does not mean that nothing is held.
+        """
+        from .guard import holder_of, mark_name
+
+        return holder_of(self._route, mark_name(self._ifindex, self._parent))
+
+    def _refuse_while_held(self, operation: str) -> None:
+        holder = self.holder()
+        if holder is not None:
+            from .errors import PlugBusy
+
+            raise PlugBusy.by(self._device, holder.pid, f"process {holder.pid} holds it", operation)
+
+    def _guarded(self) -> Guard:
+        """This object's guard, started where there is none yet or the last one has gone."""
+        from .hold import start_guard
+
+        with self._lock:
+            if self._guard is None or not self._guard.alive:
+                self._guard = start_guard(self)
+            return self._guard
+
+    def _buffer_and_read(self) -> PlugStats:
+        """buffer(), and the counters of that moment in the same send: NLM_F_ECHO shows the changed qdisc."""
+        if self._buffer_and_show is None:
+            self._buffer_and_show = built(lib.rtnl_qdisc_build_add_request, self._buffer, lib.NLM_F_ECHO)
+        found = self._route.get(self._buffer_and_show, "buffer on", self._device)
+        self._last_action = "buffer"
+        return self.stats() if found is None else _plug_stats(qdisc_info(found))
 
     def detach(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
         """Release, wait until the queue is empty, and delete the plug; the device gets its default qdisc back.
 
         ``tc qdisc del dev DEV PARENT handle H:``, which alone would drop what is held. Waits ``timeout`` seconds at
-        most: then NotDrained says how many packets could not leave, and the plug stays, released.
+        most: then NotDrained says how many packets could not leave, and the plug stays, released. PlugBusy (with the
+        ``pid``) while a hold() is on.
         """
+        self._refuse_while_held("detach the plug of")
         self.release_indefinite()
         deadline = time.monotonic() + timeout
         while waiting := self.stats().qlen:
@@ -206,7 +268,15 @@ class PlugQdisc:
         self._detached = True
 
     def close(self) -> None:
-        """Close the socket; calling it again does nothing. The plug stays in the kernel as it is."""
+        """Close the socket and end the guard; calling it again does nothing. The plug stays in the kernel as it is,
+        but a hold() that is on ends, released."""
+        with self._lock:
+            guard, self._guard = self._guard, None
+        if guard is not None:
+            if self._route.forked:
+                guard.forget()
+            else:
+                guard.end()
         self._route.close()
 
     def __enter__(self) -> PlugQdisc:
@@ -218,7 +288,7 @@ class PlugQdisc:
     ) -> None:
         holding = self._last_action in ("buffer", "release_one")
         try:
-            if self.closed or self._detached:
+            if self.closed or self._detached or self._route.forked:
                 return
             if self._created:
                 self.detach()
@@ -273,6 +343,10 @@ class PlugQdisc:
         self._created = True
         self._limit = limit
         self._last_action = "release_indefinite"
+
+
+def _plug_stats(info: QdiscInfo) -> PlugStats:
+    return PlugStats(info.qlen, info.backlog, info.drops, info.packets, info.bytes)
 
 
 def attach(

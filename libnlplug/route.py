@@ -29,6 +29,7 @@ __all__ = [
     "built",
     "handle_text",
     "parse_handle",
+    "qdisc_info",
     "qdisc_message",
 ]
 
@@ -103,7 +104,7 @@ class QdiscInfo(Record):
     bytes: int
 
 
-def _qdisc_info(obj: CData) -> QdiscInfo:
+def qdisc_info(obj: CData) -> QdiscInfo:
     tc = ffi.cast("struct rtnl_tc *", obj)
     counters = (lib.RTNL_TC_QLEN, lib.RTNL_TC_BACKLOG, lib.RTNL_TC_DROPS, lib.RTNL_TC_PACKETS, lib.RTNL_TC_BYTES)
     return QdiscInfo(
@@ -188,6 +189,25 @@ class RouteSocket:
             sk, self._sk = self._sk, None
             if sk is not None:
                 ffi.release(sk)
+
+    def in_netns(self, call: Callable[[], T]) -> T:
+        """The result of ``call`` in the socket's namespace, wherever the calling thread is."""
+        fd = lib.ioctl(self.fileno(), lib.SIOCGSKNS)
+        if fd < 0:
+            raise _cannot_enter("of the socket", ffi.errno)
+        try:
+            here = os.path.samestat(os.stat("/proc/thread-self/ns/net"), os.fstat(fd))
+        except OSError:  # no /proc: go there in any case
+            here = False
+        if here:
+            os.close(fd)
+            return call()
+        return _visit(fd, "of the socket", call)
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that the object belongs to."""
+        return self._generation != _generation
 
     def _open(self) -> CData:
         if self._generation != _generation:
@@ -295,7 +315,7 @@ class RouteSocket:
         """
         msg = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, ifindex, parent, handle, kind)
         found = self.get(msg, "read the qdisc of", device)
-        return None if found is None else _qdisc_info(found)
+        return None if found is None else qdisc_info(found)
 
     def qdiscs(self) -> list[QdiscInfo]:
         """Every qdisc of the namespace, by one dump."""
@@ -311,7 +331,7 @@ class RouteSocket:
         infos = []
         obj = lib.nl_cache_get_first(owned)
         while obj != ffi.NULL:
-            infos.append(_qdisc_info(obj))
+            infos.append(qdisc_info(obj))
             obj = lib.nl_cache_get_next(obj)
         return infos
 
@@ -356,7 +376,11 @@ def _in_netns(netns: Netns, call: Callable[[], T]) -> T:
     """The result of ``call`` in the namespace: setns is per thread, so a short-lived thread goes there and ends."""
     if netns is None:
         return call()
-    fd = _open_netns(netns)
+    return _visit(_open_netns(netns), netns, call)
+
+
+def _visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Callable[[], T]) -> T:
+    """The same in the namespace of ``fd``, which is closed."""
     outcome: list[T | BaseException] = []
     done = allocate_lock()
     done.acquire()

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * libnlplug-guard: the dead-man switch. It waits beside a process that holds a plug and releases the plug when that
+ * process dies or holds for longer than it said it would.
+ *
+ *	          commands            +-------+   release or drop, when the pidfd or the clock says so
+ *	holder <----------------> [0] | guard | [2] -----------------------------------------------> kernel
+ *	   ^----- pidfd ---------- [1] |       | [3...] marks: "this plug is being held", one abstract socket a plug
+ *	                              +-------+
+ *
+ * A program of its own, with neither Python nor libnl, so that it shares nothing with the holder that could fail
+ * together with it: no memory, no locks, no descriptors. It is started in the network namespace of the plug. Everything
+ * that it needs is there before it says that it is ready; from then on it allocates nothing but its marks, and those
+ * before the holder begins to hold. It dies with its cgroup and with its pid namespace: what kills the holder through
+ * one of these kills the guard too.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+
+#include "guard_protocol.h"
+
+enum {
+	COMMANDS,		/* descriptor 0: the socket of the holder */
+	HOLDER,			/* descriptor 1: the holder's pidfd */
+	BATCH_MAX = 32768,	/* bytes in one send; a socket's default buffer takes several times that */
+	TRIES = 100,		/* of a release that the kernel could not do for a passing reason, 10 ms apart */
+};
+
+static char *config;
+static struct pollfd *polled;
+static unsigned int marks;
+static int route = -1;
+static struct guard_info info;
+static int holding;
+static int drop_instead;
+static struct timespec deadline;
+
+struct batch {
+	char *messages;
+	size_t length;
+};
+
+static struct batch release_batch, drop_batch;
+
+static int64_t until_deadline(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (deadline.tv_sec - now.tv_sec) * 1000000000LL + deadline.tv_nsec - now.tv_nsec;
+}
+
+/* The first error among the answers that are queued, 0 for none. The kernel queued them before the send returned. */
+static int take_answers(void)
+{
+	char answers[8192];
+	int error = 0;
+	ssize_t length;
+
+	while ((length = recv(route, answers, sizeof answers, MSG_DONTWAIT)) > 0 || errno == EINTR || errno == ENOBUFS) {
+		struct nlmsghdr *header = (struct nlmsghdr *)answers;
+
+		if (length <= 0) {
+			error = error ? error : errno;
+			continue;
+		}
+		for (; NLMSG_OK(header, length); header = NLMSG_NEXT(header, length))
+			if (header->nlmsg_type == NLMSG_ERROR && !error)
+				error = -((struct nlmsgerr *)NLMSG_DATA(header))->error;
+	}
+	return error;
+}
+
+/* Send all messages, as many at a time as a socket takes; the first error of the kernel, 0 for none. */
+static int send_once(const struct batch *batch)
+{
+	size_t at = 0;
+	int error = 0;
+
+	while (at < batch->length) {
+		struct nlmsghdr *last = NULL;
+		size_t end = at;
+		ssize_t sent;
+		int one;
+
+		while (end < batch->length) {
+			struct nlmsghdr *header = (struct nlmsghdr *)(batch->messages + end);
+
+			if (end > at && end + NLMSG_ALIGN(header->nlmsg_len) - at > BATCH_MAX)
+				break;
+			last = header;
+			end += NLMSG_ALIGN(header->nlmsg_len);
+		}
+		last->nlmsg_flags |= NLM_F_ACK;
+		do
+			sent = send(route, batch->messages + at, end - at, 0);
+		while (sent < 0 && errno == EINTR);
+		one = sent < 0 ? errno : take_answers();
+		error = error ? error : one;
+		at = end;
+	}
+	return error;
+}
+
+static int passing(int error)
+{
+	return error == ENOMEM || error == ENOBUFS || error == EAGAIN || error == EBUSY;
+}
+
+/* To release twice does no harm, so a batch that failed for a passing reason is sent again as a whole. */
+static int send_batch(const struct batch *batch)
+{
+	const struct timespec pause = { .tv_nsec = 10000000 };
+	int error = send_once(batch);
+
+	for (int tries = 1; passing(error) && tries < TRIES; tries++) {
+		nanosleep(&pause, NULL);
+		error = send_once(batch);
+	}
+	return error;
+}
+
+/* Whether this process may change qdiscs here: the kernel asks for the right before it looks for the device. */
+static int permission(void)
+{
+	struct nlmsghdr *first = (struct nlmsghdr *)release_batch.messages;
+	struct tcmsg *request = NLMSG_DATA(first);
+	struct batch probe = { release_batch.messages, NLMSG_ALIGN(first->nlmsg_len) };
+	int index = request->tcm_ifindex;
+	int error;
+
+	request->tcm_ifindex = INT32_MAX;
+	error = send_batch(&probe);
+	request->tcm_ifindex = index;
+	first->nlmsg_flags &= ~NLM_F_ACK;
+	return error == ENODEV ? 0 : error ? error : EPROTO;
+}
+
+static void remove_marks(void)
+{
+	for (unsigned int i = 0; i < marks; i++)
+		close(polled[2 + i].fd);
+	marks = 0;
+}
+
+/* The marks say "held" to everyone in the namespace; 0, or an errno and in *taken which mark it was about. */
+static int make_marks(uint32_t length, uint32_t *taken)
+{
+	const char *name = config + sizeof(struct guard_config);
+	const char *end = name + length;
+
+	for (; name < end; name += strlen(name) + 1) {
+		struct sockaddr_un address = { .sun_family = AF_UNIX };
+		size_t size = strlen(name);
+		int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+		memcpy(address.sun_path + 1, name, size);
+		if (fd < 0 || bind(fd, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + 1 + size) ||
+		    listen(fd, 16)) {
+			int error = errno;
+
+			*taken = marks;
+			if (fd >= 0)
+				close(fd);
+			remove_marks();
+			return error;
+		}
+		polled[2 + marks++] = (struct pollfd){ .fd = fd, .events = POLLIN };
+	}
+	return 0;
+}
+
+static int start_hold(const struct guard_command *command, uint32_t marks_length, uint32_t *taken)
+{
+	int error = holding ? EBUSY : make_marks(marks_length, taken);
+
+	if (error)
+		return error;
+	clock_gettime(CLOCK_MONOTONIC, &deadline);
+	deadline.tv_sec += command->timeout / 1000000000;
+	deadline.tv_nsec += command->timeout % 1000000000;
+	info.detached = command->detached;
+	info.timeout = command->timeout;
+	info.since = command->since;
+	drop_instead = command->drop;
+	holding = 1;
+	/* A detached guard can be told that it is no longer needed. */
+	signal(SIGUSR1, command->detached ? SIG_DFL : SIG_IGN);
+	return 0;
+}
+
+static int end_hold(const struct batch *batch)
+{
+	int error = send_batch(batch);
+
+	holding = 0;
+	remove_marks();
+	return error;
+}
+
+/* The holder is dead or late. */
+static void holder_failed(void)
+{
+	end_hold(drop_instead ? &drop_batch : &release_batch);
+}
+
+static void obey(uint32_t marks_length)
+{
+	struct guard_command command;
+	struct guard_answer answer = { 0 };
+	ssize_t length = recv(COMMANDS, &command, sizeof command, MSG_DONTWAIT);
+
+	if (length < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (length != sizeof command || command.what == GUARD_END) {
+		/* The end of the conversation. A detached hold goes on without one. */
+		if (holding && info.detached) {
+			polled[COMMANDS].fd = -1;
+			return;
+		}
+		if (holding)
+			holder_failed();
+		_exit(0);
+	}
+	if (command.what == GUARD_HOLD) {
+		answer.error = start_hold(&command, marks_length, &answer.mark);
+	} else {
+		answer.expired = !holding;
+		if (holding)
+			answer.error = end_hold(&release_batch);
+	}
+	send(COMMANDS, &answer, sizeof answer, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void tell_visitor(int mark)
+{
+	int visitor = accept4(mark, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (visitor < 0)
+		return;
+	send(visitor, &info, sizeof info, MSG_NOSIGNAL | MSG_DONTWAIT);
+	close(visitor);
+}
+
+static void watch(uint32_t marks_length)
+{
+	for (;;) {
+		int timed = holding && info.timeout;
+		int64_t left = timed ? until_deadline() : 0;
+		struct timespec wait = { left > 0 ? left / 1000000000 : 0, left > 0 ? left % 1000000000 : 0 };
+
+		if (ppoll(polled, 2 + marks, timed ? &wait : NULL, NULL) < 0)
+			for (unsigned int i = 0; i < 2 + marks; i++)
+				polled[i].revents = 0;
+		if (polled[HOLDER].revents && !(holding && info.detached)) {
+			if (holding)
+				holder_failed();
+			_exit(0);
+		}
+		if (holding && info.timeout && until_deadline() <= 0) {
+			holder_failed();
+			if (info.detached)
+				_exit(0);
+			continue;
+		}
+		for (unsigned int i = 0; i < marks; i++)
+			if (polled[2 + i].revents)
+				tell_visitor(polled[2 + i].fd);
+		if (polled[COMMANDS].revents)
+			obey(marks_length);
+		if (holding && info.detached)
+			polled[HOLDER].fd = -1;
+	}
+}
+
+/* Everything that can fail, before the answer that says it did not. */
+static int prepare(const struct guard_config *head, ssize_t length)
+{
+	static const int ignored[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGTTIN, SIGTTOU, SIGPIPE, SIGALRM,
+				       SIGUSR1, SIGUSR2 };
+	sigset_t none;
+	int score;
+
+	if (length < (ssize_t)sizeof *head ||
+	    (size_t)length != sizeof *head + (size_t)head->marks_length + head->release_length + head->drop_length)
+		return EPROTO;
+	release_batch = (struct batch){ config + sizeof *head + head->marks_length, head->release_length };
+	drop_batch = (struct batch){ release_batch.messages + head->release_length, head->drop_length };
+	info.holder = head->holder;
+	polled = calloc(2 + head->marks_length / 2, sizeof *polled);
+	if (!polled)
+		return ENOMEM;
+	polled[COMMANDS] = (struct pollfd){ .fd = COMMANDS, .events = POLLIN };
+	polled[HOLDER] = (struct pollfd){ .fd = HOLDER, .events = POLLIN };
+
+	for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
+		signal(ignored[i], SIG_IGN);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (chdir("/"))
+		return errno;
+
+	/* Both need rights that the holder may not have; without them the guard works, a little less surely. */
+	score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	if (score >= 0) {
+		if (write(score, "-1000", 5) < 0)
+			errno = 0;
+		close(score);
+	}
+	mlockall(MCL_CURRENT | MCL_FUTURE);
+
+	route = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	if (route < 0)
+		return errno;
+	return permission();
+}
+
+int main(void)
+{
+	struct guard_config head = { 0 };
+	struct guard_answer answer = { 0 };
+	ssize_t length = recv(COMMANDS, NULL, 0, MSG_PEEK | MSG_TRUNC);
+
+	config = length > 0 ? calloc(1, length) : NULL;
+	if (!config || recv(COMMANDS, config, length, 0) != length)
+		return 1;
+	memcpy(&head, config, (size_t)length < sizeof head ? (size_t)length : sizeof head);
+	answer.error = prepare(&head, length);
+	send(COMMANDS, &answer, sizeof answer, MSG_NOSIGNAL);
+	if (answer.error)
+		return 1;
+	watch(head.marks_length);
+}

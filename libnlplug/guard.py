@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guard's other end: start it, tell it that a hold begins or ends, and ask who holds.
+
+The guard (guard.c) is a tiny program that releases the plug when its holder dies or overstays. It is started once for
+an object, says that it is ready before anything is held, and lives, unarmed between holds, until the object is closed.
+It is no child of this process, so neither SIGCHLD nor wait() tells of it.
+
+While it holds it owns the mark of the plug, an abstract unix socket in the plug's namespace: the name can be bound
+once, so there is one hold at a time across processes, and it vanishes with the guard, leaving no file behind.
+
+Its limit: what kills a whole cgroup (cgroup.kill, memory.oom.group, a stopped container or unit) or a whole pid
+namespace kills the guard together with the holder. Start it elsewhere, or hold with tc's own limit in mind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from _socket import AF_UNIX, SO_PEERCRED, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, socketpair
+from _socket import socket as Socket
+from _thread import allocate_lock
+
+from ._libnl import ffi, lib
+from ._record import Record
+from .errors import GuardUnavailable, NetlinkError, NotPermitted, PlugBusy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._libnl import CData
+    from .route import RouteSocket
+
+__all__ = ["Guard", "Holder", "holder_of", "mark_name"]
+
+PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libnlplug-guard")
+ANSWER_TIMEOUT = 5
+
+
+class Holder(Record):
+    """Who holds a plug: the ``pid``, ``since`` when (seconds of the epoch), its ``timeout`` in seconds or None.
+
+    ``guard`` is its guard's pid. A ``detached`` hold goes on without the process that began it, until its timeout. A
+    process that took the plug's mark and is no guard is ``foreign``: nothing is known of it but its pid and ``uid``.
+    """
+
+    __slots__ = ("pid", "since", "timeout", "guard", "detached", "foreign", "uid")
+    pid: int
+    since: float | None
+    timeout: float | None
+    guard: int
+    detached: bool
+    foreign: bool
+    uid: int
+
+
+class Guard:
+    """One guard process for one set of plugs. Threads: it locks. Fork: the parent's only."""
+
+    def __init__(self, route: RouteSocket, device: str, marks: list[str], release: bytes, drop: bytes) -> None:
+        self._lock = allocate_lock()
+        self._route = route
+        self._device = device
+        self._marks = marks
+        self.pid = 0
+        self._socket = route.in_netns(lambda: self._start(release, drop))
+
+    def _start(self, release: bytes, drop: bytes) -> Socket:
+        try:
+            ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+        except OSError as error:
+            raise self._unavailable(error.errno or 0) from None
+        ours_ready = False
+        try:
+            timeout = ffi.new("long[2]", [ANSWER_TIMEOUT, 0])
+            for option in (SO_RCVTIMEO, SO_SNDTIMEO):
+                ours.setsockopt(SOL_SOCKET, option, ffi.buffer(timeout)[:])
+            shown = [ffi.new("char[]", text) for text in (b"libnlplug-guard", b"of", b"%d" % os.getpid())]
+            pid = lib.libnlplug_spawn(os.fsencode(PATH), ffi.new("char *[]", [*shown, ffi.NULL]), theirs.fileno())
+            theirs.close()
+            if pid < 0:
+                raise self._unavailable(-pid)
+            self.pid = pid
+            names = b"".join(mark.encode() + b"\0" for mark in self._marks)
+            head = ffi.new("struct guard_config *", [len(names), len(release), len(drop), os.getpid()])
+            try:
+                ours.send(ffi.buffer(head)[:] + names + release + drop)
+                answer = _answer(ours.recv(64))
+            except OSError as error:
+                raise self._unavailable(error.errno or 0) from None
+            if answer is None:
+                raise self._unavailable(0)
+            if answer.error:
+                raise self._unavailable(answer.error)
+            ours_ready = True
+            return ours
+        finally:
+            theirs.close()
+            if not ours_ready:
+                ours.close()
+
+    def _unavailable(self, number: int) -> NetlinkError:
+        words = os.strerror(number) if number else "it ended at once"
+        message = f"cannot hold {self._device}: the guard that would release it cannot be started: {words}"
+        if number == errno.EPERM:
+            hint = "CAP_NET_ADMIN is missing: run as root or give the process that capability"
+            return NotPermitted(number, f"{message}; {hint}", "hold", self._device, hint=hint)
+        hint = {
+            errno.EAGAIN: "the limit of processes (ulimit -u, pids.max) is reached",
+            errno.EMFILE: "the limit of open files (ulimit -n) is reached",
+            errno.ENOENT: f"{PATH} is missing: reinstall the package",
+            errno.EACCES: f"{PATH} must be executable, on a file system not mounted noexec",
+            errno.ENOSYS: "it needs pidfd_open, Linux 5.3 or newer",
+        }.get(number, "nothing is held")
+        return GuardUnavailable(number or None, f"{message}; {hint}", "hold", self._device, hint=hint)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the guard can still be spoken to."""
+        return self._socket.fileno() >= 0
+
+    def hold(self, timeout: float | None, *, drop: bool = False, detached: bool = False) -> None:
+        """Arm: from the return of this call, the guard releases if this process dies or ``timeout`` seconds pass.
+
+        PlugBusy where the plug is held already, by whoever; GuardUnavailable where the guard does not answer.
+        """
+        nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
+        command = ffi.new("struct guard_command *", [lib.GUARD_HOLD, drop, detached, 0, nanoseconds, time.time_ns()])
+        for _ in range(10):
+            answer = self._ask(command)
+            if answer is None:
+                raise GuardUnavailable(
+                    None, f"cannot hold {self._device}: its guard has gone; nothing is held", "hold", self._device
+                )
+            if not answer.error:
+                return
+            if answer.error == errno.EBUSY:
+                raise PlugBusy.by(self._device, os.getpid(), "a hold of this object is on already")
+            if answer.error != errno.EADDRINUSE:
+                raise self._unavailable(answer.error)
+            holder = holder_of(self._route, self._marks[answer.mark])
+            if holder is not None:
+                raise busy(self._device, holder)
+        raise PlugBusy.by(self._device, 0, "others hold it again and again")
+
+    def release(self) -> CData | None:
+        """End the hold: the guard releases and takes its mark away. Its answer, or None where it has gone."""
+        return self._ask(ffi.new("struct guard_command *", [lib.GUARD_RELEASE]))
+
+    def _ask(self, command: CData) -> CData | None:
+        with self._lock:
+            if not self.alive:
+                return None
+            try:
+                self._socket.send(ffi.buffer(command)[:])
+                answer = _answer(self._socket.recv(64))
+            except OSError:
+                answer = None
+            except BaseException:  # an interrupt between question and answer: the conversation cannot go on
+                self._hang_up()
+                raise
+            if answer is None:
+                self._hang_up()
+            return answer
+
+    def _hang_up(self) -> None:
+        self._say_goodbye()
+        self._socket.close()
+
+    def _say_goodbye(self) -> None:
+        """Tell the guard to end; a hold that is on is released first, not treated as its holder's death."""
+        for what in (lib.GUARD_RELEASE, lib.GUARD_END):
+            try:
+                self._socket.send(ffi.buffer(ffi.new("struct guard_command *", [what]))[:])
+            except OSError:
+                pass
+
+    def leave(self) -> None:
+        """Let a detached guard go on alone."""
+        with self._lock:
+            self._socket.close()
+
+    def end(self) -> None:
+        """End the guard, and wait for its end; calling it again does nothing."""
+        with self._lock:
+            if not self.alive:
+                return
+            self._say_goodbye()
+            try:
+                while self._socket.recv(64):
+                    pass
+            except OSError:
+                pass
+            self._socket.close()
+        try:
+            os.waitpid(self.pid, 0)  # it is this process's only where this is PID 1 or a child subreaper
+        except ChildProcessError:
+            pass
+
+    def forget(self) -> None:
+        """In a forked child: close the copy of the descriptor, and say nothing to the parent's guard."""
+        self._socket.close()
+
+
+def _answer(received: bytes) -> CData | None:
+    answer = ffi.new("struct guard_answer *")
+    if len(received) != ffi.sizeof("struct guard_answer"):
+        return None
+    ffi.buffer(answer)[:] = received
+    return answer
+
+
+def mark_name(ifindex: int, parent: int) -> str:
+    """The name of a plug's mark in the abstract socket namespace: the plug's place in its network namespace."""
+    return f"libnlplug-hold/{ifindex}/{parent:x}"
+
+
+def holder_of(route: RouteSocket, mark: str) -> Holder | None:
+    """Who owns the mark, or None where nobody does."""
+    return route.in_netns(lambda: _ask_mark(mark))
+
+
+def _ask_mark(mark: str) -> Holder | None:
+    peer = b"\0" * 4 + b"\xff" * 4
+    visitor = Socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    try:
+        visitor.setsockopt(SOL_SOCKET, SO_RCVTIMEO, ffi.buffer(ffi.new("long[2]", [0, 500_000]))[:])
+        visitor.setblocking(False)
+        visitor.connect("\0" + mark)
+        visitor.setblocking(True)
+        peer = visitor.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+        received = visitor.recv(64)
+    except ConnectionRefusedError:
+        return None
+    except OSError:  # nobody of ours: a socket of another type, one that accepts nobody, or one that says nothing
+        received = b""
+    finally:
+        visitor.close()
+    pid, uid = (int.from_bytes(peer[at : at + 4], sys.byteorder, signed=True) for at in (0, 4))
+    info = ffi.new("struct guard_info *")
+    if uid not in (0, os.geteuid()) or len(received) != ffi.sizeof("struct guard_info"):
+        return Holder(pid, None, None, pid, False, True, uid)
+    ffi.buffer(info)[:] = received
+    holder = pid if info.detached else info.holder
+    return Holder(holder, info.since / 1e9, info.timeout / 1e9 or None, pid, bool(info.detached), False, uid)
+
+
+def busy(device: str, holder: Holder) -> PlugBusy:
+    """The refusal that names the holder."""
+    if holder.foreign:
+        why = f"process {holder.pid} of uid {holder.uid} sits on the plug's mark and is no guard; end it"
+    elif holder.detached:
+        why = f"process {holder.pid}, a guard that releases it at its deadline; 'libnlplug release' ends it"
+    else:
+        why = f"process {holder.pid} holds it"
+    return PlugBusy.by(device, holder.pid, why)

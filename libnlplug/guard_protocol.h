@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a holder and its guard say to each other, one datagram each. No preprocessor line stands here: the C compiler
+ * and cffi both read it.
+ *
+ *	holder: guard_config, marks, release messages, drop messages	guard: guard_answer, once it is ready
+ *	holder: guard_command HOLD					guard: guard_answer; the holder sends buffer after it
+ *	holder: guard_command RELEASE					guard: guard_answer, after it released
+ *	holder: guard_command END					guard: ends
+ */
+
+enum guard_what { GUARD_HOLD = 1, GUARD_RELEASE, GUARD_END };
+
+/* The lengths are those of the three parts that follow it in the same datagram. */
+struct guard_config {
+	uint32_t marks_length;		/* abstract socket names, each ended by a NUL */
+	uint32_t release_length;	/* RTM_NEWQDISC messages */
+	uint32_t drop_length;		/* RTM_DELQDISC messages */
+	uint32_t holder;		/* its pid, for those who ask who holds */
+};
+
+struct guard_command {
+	uint32_t what;
+	uint32_t drop;			/* HOLD: drop instead of releasing when the holder dies or overstays */
+	uint32_t detached;		/* HOLD: the holder's death means nothing, only the time does */
+	uint32_t unused;
+	int64_t timeout;		/* HOLD: nanoseconds, 0 for none */
+	int64_t since;			/* HOLD: CLOCK_REALTIME nanoseconds, for those who ask */
+};
+
+struct guard_answer {
+	int32_t error;			/* an errno, 0 for done */
+	uint32_t mark;			/* HOLD, EADDRINUSE: which of the marks was taken */
+	uint32_t expired;		/* RELEASE: the time had run out, or there was no hold: nothing was sent */
+	uint32_t unused;
+};
+
+/* What a guard tells whoever connects to one of its marks while it holds. */
+struct guard_info {
+	uint32_t holder;
+	uint32_t detached;
+	int64_t timeout;
+	int64_t since;
+};

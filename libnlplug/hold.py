@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hold: buffer on entry, release on exit, and a guard that releases if neither comes.
+
+    enter                                                  leave
+      guard: HOLD  ->  buffer  ->  ...the block...  ->  guard: RELEASE
+      '-- from here on the guard releases if this process dies or overstays --'
+
+The guard is armed before the buffer message is sent, so no moment is unguarded, and it is the guard that releases at
+the end: whether the time was up or the block had ended is decided in one place, and a block that ends late cannot
+release what somebody else has begun to hold in the meantime.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ._libnl import ffi, lib
+from .errors import HoldExpired, NetlinkError
+from .guard import Guard, mark_name
+from .route import built, qdisc_message
+
+__all__ = ["Hold", "HoldReport", "PacketsDropped"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .qdisc import PlugQdisc, PlugStats
+
+TIMEOUT_MAX = 1e9  # seconds, 31 years
+RELEASE_TRIES = 3
+
+
+class PacketsDropped(RuntimeWarning):
+    """The plug was full during a hold, so packets were dropped: the limit is too small for what came."""
+
+
+class HoldReport:
+    """What a hold held, known once the block has ended; None where it cannot be known, as after an expiry.
+
+    ``packets`` and ``bytes`` (with link headers) were in the plug when the release was sent, ``dropped`` packets found
+    it full, ``seconds`` is how long it held, ``limit_needed`` an estimate in bytes of the limit that would have been
+    enough, where packets were dropped. ``expired`` tells whether the guard ended the hold.
+    """
+
+    __slots__ = ("packets", "bytes", "dropped", "seconds", "limit_needed", "expired")
+
+    def __init__(self) -> None:
+        self.packets: int | None = None
+        self.bytes: int | None = None
+        self.dropped: int | None = None
+        self.seconds: float | None = None
+        self.limit_needed: int | None = None
+        self.expired = False
+
+    def as_dict(self) -> dict[str, object]:
+        """The values by their names."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in self.as_dict().items())
+        return f"HoldReport({values})"
+
+
+class Hold:
+    """One hold of one plug; made by PlugQdisc.hold(), entered once.
+
+    Threads: enter and leave it wherever you like; another hold of the same plug meanwhile is PlugBusy. Fork: a child
+    that leaves the block does nothing, the hold is the parent's.
+    """
+
+    def __init__(self, plug: PlugQdisc, timeout: float | None, on_death: str) -> None:
+        if timeout is not None and (
+            isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= TIMEOUT_MAX
+        ):
+            raise ValueError(
+                f"timeout is {timeout!r}: it must be seconds, more than 0 and at most 1e9, or None for none"
+            )
+        if on_death not in ("release", "drop"):
+            raise ValueError(f"on_death is {on_death!r}: it must be 'release' or 'drop'")
+        self._plug = plug
+        self._timeout = timeout
+        self._drop = on_death == "drop"
+        self._report = HoldReport()
+        self._guard: Guard | None = None
+        self._pid = 0
+        self._begun = 0.0
+        self._drops_before: int | None = None
+
+    def __enter__(self) -> HoldReport:
+        if self._guard is not None:
+            raise RuntimeError("a hold is entered once: call hold() again for another one")
+        plug = self._plug
+        guard = plug._guarded()
+        guard.hold(self._timeout, drop=self._drop)
+        self._guard, self._pid = guard, os.getpid()
+        self._begun = time.monotonic()
+        try:
+            self._drops_before = plug._buffer_and_read().drops
+        except BaseException:
+            self._end()
+            raise
+        return self._report
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if os.getpid() != self._pid:
+            return
+        before_release = self._stats()
+        expired = self._end()
+        report = self._report
+        report.seconds = time.monotonic() - self._begun
+        report.expired = expired
+        if expired:
+            raise self._expiry()
+        if before_release is None:
+            return
+        report.packets, report.bytes = before_release.qlen, before_release.backlog
+        if self._drops_before is not None:
+            report.dropped = before_release.drops - self._drops_before
+        if report.dropped:
+            self._warn(before_release, report.dropped)
+
+    def _stats(self) -> PlugStats | None:
+        """The counters, or None: a hold must end whether or not it can be counted."""
+        try:
+            return self._plug.stats()
+        except (OSError, ValueError, RuntimeError):
+            return None
+
+    def _end(self) -> bool:
+        """Have the guard release; whether the hold had expired before. A failed release is tried again, then raised."""
+        assert self._guard is not None
+        plug = self._plug
+        answer = self._guard.release()
+        if answer is not None and answer.expired:
+            return True
+        if answer is not None and not answer.error:
+            plug._last_action = "release_indefinite"
+            return False
+        if plug.closed:  # close() has ended the hold
+            return False
+        for left in reversed(range(RELEASE_TRIES)):
+            try:
+                plug.release_indefinite()
+                break
+            except NetlinkError as failure:
+                if not left or isinstance(failure, FileNotFoundError):  # what is gone does not come back
+                    raise
+                time.sleep(0.01)
+        return False
+
+    def _expiry(self) -> HoldExpired:
+        device, seconds = self._plug.device, self._report.seconds or 0.0
+        if self._drop:
+            done = "the guard has deleted the plug with what it held"
+        else:
+            done = "the guard has released it then, and what came later was not held"
+        late = seconds - (self._timeout or 0.0)
+        message = f"the hold of {device} overstayed its timeout of {self._timeout:g} s, by {late:.3f} s: {done}"
+        return HoldExpired(None, message, "hold", device)
+
+    def _warn(self, held: PlugStats, dropped: int) -> None:
+        import warnings
+
+        packet = held.backlog / held.qlen if held.qlen else None
+        advice = "give it a larger limit"
+        if packet:
+            self._report.limit_needed = int(held.backlog + packet * dropped) + 1
+            advice = f"a limit of about {self._report.limit_needed} bytes would have been enough"
+        message = (
+            f"{dropped} packets were dropped while {self._plug.device} was held, because the plug was full: {advice}"
+        )
+        warnings.warn(message, PacketsDropped, stacklevel=3)
+
+
+def start_guard(plug: PlugQdisc) -> Guard:
+    """The guard of a plug, ready: with the messages that release and that drop, prebuilt."""
+    release = built(lib.rtnl_qdisc_build_add_request, plug._release_indefinite, 0)
+    drop = qdisc_message(lib.RTM_DELQDISC, 0, plug._ifindex, plug._parent, plug._handle, b"plug")
+    raw = []
+    for number, msg in enumerate((release, drop), 1):
+        header = lib.nlmsg_hdr(msg)
+        header.nlmsg_flags |= lib.NLM_F_REQUEST
+        header.nlmsg_seq = number
+        raw.append(ffi.buffer(header, (header.nlmsg_len + 3) & ~3)[:])
+    return Guard(plug._route, plug.device, [mark_name(plug._ifindex, plug._parent)], raw[0], raw[1])
