@@ -196,6 +196,7 @@ static int start_hold(const struct guard_command *command, uint32_t marks_length
 	info.detached = command->detached;
 	info.timeout = command->timeout;
 	info.since = command->since;
+	info.limit = command->limit;
 	drop_instead = command->drop;
 	holding = 1;
 	/* A detached guard can be told that it is no longer needed. */

@@ -38,16 +38,18 @@ ANSWER_TIMEOUT = 5
 
 
 class Holder(Record):
-    """Who holds a plug: the ``pid``, ``since`` when (seconds of the epoch), its ``timeout`` in seconds or None.
+    """Who holds a plug: the ``pid``, ``since`` when (seconds of the epoch), its ``timeout`` in seconds or None,
+    the plug's ``limit`` in bytes where the holder has set it, else None.
 
     ``guard`` is its guard's pid. A ``detached`` hold goes on without the process that began it, until its timeout. A
     process that took the plug's mark and is no guard is ``foreign``: nothing is known of it but its pid and ``uid``.
     """
 
-    __slots__ = ("pid", "since", "timeout", "guard", "detached", "foreign", "uid")
+    __slots__ = ("pid", "since", "timeout", "limit", "guard", "detached", "foreign", "uid")
     pid: int
     since: float | None
     timeout: float | None
+    limit: int | None
     guard: int
     detached: bool
     foreign: bool
@@ -119,13 +121,17 @@ class Guard:
         """Whether the guard can still be spoken to."""
         return self._socket.fileno() >= 0
 
-    def hold(self, timeout: float | None, *, drop: bool = False, detached: bool = False) -> None:
+    def hold(
+        self, timeout: float | None, *, drop: bool = False, detached: bool = False, limit: int | None = None
+    ) -> None:
         """Arm: from the return of this call, the guard releases if this process dies or ``timeout`` seconds pass.
 
         PlugBusy where the plug is held already, by whoever; GuardUnavailable where the guard does not answer.
         """
         nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
-        command = ffi.new("struct guard_command *", [lib.GUARD_HOLD, drop, detached, 0, nanoseconds, time.time_ns()])
+        command = ffi.new(
+            "struct guard_command *", [lib.GUARD_HOLD, drop, detached, 0, nanoseconds, time.time_ns(), limit or 0]
+        )
         for _ in range(10):
             answer = self._ask(command)
             if answer is None:
@@ -239,10 +245,11 @@ def _ask_mark(mark: str) -> Holder | None:
     pid, uid = (int.from_bytes(peer[at : at + 4], sys.byteorder, signed=True) for at in (0, 4))
     info = ffi.new("struct guard_info *")
     if uid not in (0, os.geteuid()) or len(received) != ffi.sizeof("struct guard_info"):
-        return Holder(pid, None, None, pid, False, True, uid)
+        return Holder(pid, None, None, None, pid, False, True, uid)
     ffi.buffer(info)[:] = received
     holder = pid if info.detached else info.holder
-    return Holder(holder, info.since / 1e9, info.timeout / 1e9 or None, pid, bool(info.detached), False, uid)
+    timeout, limit = info.timeout / 1e9 or None, int(info.limit) or None
+    return Holder(holder, info.since / 1e9, timeout, limit, pid, bool(info.detached), False, uid)
 
 
 def busy(device: str, holder: Holder) -> PlugBusy:

@@ -26,6 +26,7 @@ struct guard_command {
 	uint32_t unused;
 	int64_t timeout;		/* HOLD: nanoseconds, 0 for none */
 	int64_t since;			/* HOLD: CLOCK_REALTIME nanoseconds, for those who ask */
+	int64_t limit;			/* HOLD: the plug's limit in bytes as the holder set it, 0 if unknown, likewise */
 };
 
 struct guard_answer {
@@ -41,4 +42,5 @@ struct guard_info {
 	uint32_t detached;
 	int64_t timeout;
 	int64_t since;
+	int64_t limit;
 };

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .guard import Holder
     from .qdisc import PlugQdisc, PlugStats
 
 TIMEOUT_MAX = 1e9  # seconds, 31 years
@@ -71,16 +72,10 @@ class Hold:
     """
 
     def __init__(self, plug: PlugQdisc, timeout: float | None, on_death: str) -> None:
-        if timeout is not None and (
-            isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= TIMEOUT_MAX
-        ):
-            raise ValueError(
-                f"timeout is {timeout!r}: it must be seconds, more than 0 and at most 1e9, or None for none"
-            )
         if on_death not in ("release", "drop"):
             raise ValueError(f"on_death is {on_death!r}: it must be 'release' or 'drop'")
         self._plug = plug
-        self._timeout = timeout
+        self._timeout = None if timeout is None else _checked_timeout(timeout)
         self._drop = on_death == "drop"
         self._report = HoldReport()
         self._guard: Guard | None = None
@@ -93,7 +88,7 @@ class Hold:
             raise RuntimeError("a hold is entered once: call hold() again for another one")
         plug = self._plug
         guard = plug._guarded()
-        guard.hold(self._timeout, drop=self._drop)
+        guard.hold(self._timeout, drop=self._drop, limit=plug.limit)
         self._guard, self._pid = guard, os.getpid()
         self._begun = time.monotonic()
         try:
@@ -187,3 +182,32 @@ def start_guard(plug: PlugQdisc) -> Guard:
         header.nlmsg_seq = number
         raw.append(ffi.buffer(header, (header.nlmsg_len + 3) & ~3)[:])
     return Guard(plug._route, plug.device, [mark_name(plug._ifindex, plug._parent)], raw[0], raw[1])
+
+
+def hold_detached(plug: PlugQdisc, timeout: float) -> None:
+    """Begin a hold that its guard alone ends, at the deadline; see PlugQdisc.hold_detached()."""
+    checked = _checked_timeout(timeout)
+    guard = start_guard(plug)
+    try:
+        guard.hold(checked, detached=True, limit=plug.limit)
+        plug.buffer()
+    except BaseException:
+        guard.end()
+        raise
+    guard.leave()
+
+
+def end_detached(holder: Holder) -> None:
+    """End the guard of a detached hold, whose plug has been released by other means."""
+    import signal
+
+    try:
+        os.kill(holder.guard, signal.SIGUSR1)
+    except ProcessLookupError:
+        pass
+
+
+def _checked_timeout(timeout: float) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= TIMEOUT_MAX:
+        raise ValueError(f"timeout is {timeout!r}: it must be seconds, more than 0 and at most 1e9, or None for none")
+    return timeout

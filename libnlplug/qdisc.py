@@ -219,6 +219,16 @@ class PlugQdisc:
 
         return holder_of(self._route, mark_name(self._ifindex, self._parent))
 
+    def hold_detached(self, timeout: float) -> None:
+        """Hold for ``timeout`` seconds whatever becomes of this process: the guard goes on alone and releases then.
+
+        ``libnlplug release`` ends it earlier; release_indefinite() lets the packets go, but the plug counts as held
+        until the guard's time is up. Raises as entering hold() does.
+        """
+        from .hold import hold_detached
+
+        hold_detached(self, timeout)
+
     def _refuse_while_held(self, operation: str) -> None:
         holder = self.holder()
         if holder is not None:

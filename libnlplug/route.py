@@ -305,6 +305,13 @@ class RouteSocket:
             raise NetlinkError(None, f"cannot find {device}: the kernel answered with no link", "find", device)
         return int(lib.rtnl_link_get_ifindex(ffi.cast("struct rtnl_link *", found)))
 
+    def link_name(self, ifindex: int) -> str:
+        """The name of the device with this interface index; DeviceNotFound where there is none."""
+        found = self.get(built(lib.rtnl_link_build_get_request, ifindex, ffi.NULL), "find", f"device {ifindex}")
+        if found is None:
+            return f"device {ifindex}"
+        return os.fsdecode(ffi.string(lib.rtnl_link_get_name(ffi.cast("struct rtnl_link *", found))))
+
     def qdisc(
         self, ifindex: int, parent: int, device: str, handle: int = 0, kind: bytes | None = None
     ) -> QdiscInfo | None:

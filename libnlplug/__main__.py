@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""python -m libnlplug: the command."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sizes and times as tc writes them, read and written (iproute2, lib/utils.c and tc/tc_util.c)."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["format_size", "parse_size", "parse_time"]
+
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_SIZE = re.compile(_NUMBER + r"(b|k|kb|kbit|m|mb|mbit|g|gb|gbit|)", re.ASCII | re.IGNORECASE)
+_TIME = re.compile(_NUMBER + r"(s|secs?|ms|msecs?|us|usecs?|)", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes: '65536', '64k', '32mb', '1.5m', '8mbit'; k, m and g are powers of 1024. ValueError for anything else."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise ValueError(f"size is {text!r}: it must be bytes with an optional unit, as 65536, 64k or 32mb")
+    number, unit = float(match[1]), match[2].lower()
+    bits = unit.endswith("bit")
+    size = number * _UNITS[unit[:1]] / (8 if bits else 1)
+    if size >= 1 << 62:
+        raise ValueError(f"size is {text!r}: that is more than any limit")
+    return int(size)
+
+
+def parse_time(text: str) -> float:
+    """Seconds: '5', '0.5s', '250ms', '800us'. (A bare number is seconds, as for timeout(1).) ValueError otherwise."""
+    match = _TIME.fullmatch(text)
+    if not match:
+        raise ValueError(f"time is {text!r}: it must be seconds, or have a unit, as 5, 0.5s or 250ms")
+    return float(match[1]) * {"m": 1e-3, "u": 1e-6}.get(match[2].lower()[:1], 1.0)
+
+
+def format_size(size: int) -> str:
+    """As tc prints a size: '512b', '64Kb', '1.5Mb'."""
+    for unit, name in ((1 << 30, "Gb"), (1 << 20, "Mb"), (1 << 10, "Kb")):
+        if size >= unit:
+            return f"{size / unit:.4g}{name}"
+    return f"{size}b"
