@@ -85,7 +85,8 @@ def _hold(args: argparse.Namespace) -> int:
 
     warnings.simplefilter("ignore", PacketsDropped)  # the report says it
     command = Command(args.command)
-    status, report, trouble = NOT_HELD, None, None
+    status, report = NOT_HELD, None
+    trouble: NetlinkError | None = None
     try:
         plug = attach(args.dev, parent=args.parent, limit=args.limit, netns=args.netns)
         with plug, plug.hold(timeout=args.timeout or None) as report:
