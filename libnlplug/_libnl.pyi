@@ -36,13 +36,29 @@ class _Lib:
     RTM_NEWQDISC: int
     RTM_DELQDISC: int
     RTM_GETQDISC: int
+    RTM_NEWLINK: int
+    RTM_NEWTFILTER: int
+    RTM_NEWACTION: int
     TCA_KIND: int
+    TCA_OPTIONS: int
+    TCA_ACT_TAB: int
+    TCA_ACT_KIND: int
     TC_H_ROOT: int
     TC_H_INGRESS: int
     TC_H_UNSPEC: int
+    TC_H_CLSACT: int
+    TC_H_MIN_EGRESS: int
+    IFLA_LINKINFO: int
+    IFLA_INFO_KIND: int
+    IFF_UP: int
+    ETH_P_IP: int
     CLONE_NEWNET: int
+    CLONE_NEWUSER: int
     IFNAMSIZ: int
     SIOCGSKNS: int
+    nl_ver_maj: int
+    nl_ver_min: int
+    nl_ver_mic: int
     GUARD_HOLD: int
     GUARD_RELEASE: int
     GUARD_END: int
@@ -60,6 +76,7 @@ class _Lib:
     def libnlplug_spawn(self, path: bytes, argv: CData, commands: int) -> int: ...
     def ioctl(self, fd: int, request: int, *args: CData) -> int: ...
     def setns(self, fd: int, nstype: int) -> int: ...
+    def unshare(self, flags: int) -> int: ...
     def setsockopt(self, sockfd: int, level: int, optname: int, optval: CData, optlen: int) -> int: ...
     def recv(self, sockfd: int, buf: CData, len: int, flags: int) -> int: ...
     def nl_geterror(self, error: int) -> CData: ...

@@ -148,7 +148,7 @@ class PlugQdisc:
         the device is, NotPermitted without CAP_NET_ADMIN. Beyond the limit the kernel drops, and counts it in
         ``stats().drops``. Nothing releases by itself what this holds: hold() does.
         """
-        self._route.change(self._buffer, 0, "buffer on", self._device)
+        self._change(self._buffer, "buffer on")
         self._last_action = "buffer"
 
     def release_one(self) -> None:
@@ -156,7 +156,7 @@ class PlugQdisc:
 
         ``tc qdisc change dev DEV handle H: plug release``. Raises as buffer() does.
         """
-        self._route.change(self._release_one, 0, "release one epoch on", self._device)
+        self._change(self._release_one, "release one epoch on")
         self._last_action = "release_one"
 
     def release_indefinite(self) -> None:
@@ -165,7 +165,7 @@ class PlugQdisc:
         ``tc qdisc change dev DEV handle H: plug release_indefinite``. Raises as buffer() does. The kernel only starts
         the release: right after it, stats() may still show packets.
         """
-        self._route.change(self._release_indefinite, 0, "release", self._device)
+        self._change(self._release_indefinite, "release")
         self._last_action = "release_indefinite"
 
     def set_limit(self, limit: int) -> None:
@@ -176,7 +176,7 @@ class PlugQdisc:
         """
         checked = _checked_limit(limit)
         message = self._message(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, checked))
-        self._route.change(message, 0, "set the limit of the plug on", self._device)
+        self._change(message, "set the limit of the plug on")
         self._limit = checked
 
     def stats(self) -> PlugStats:
@@ -249,7 +249,10 @@ class PlugQdisc:
         """buffer(), and the counters of that moment in the same send: NLM_F_ECHO shows the changed qdisc."""
         if self._buffer_and_show is None:
             self._buffer_and_show = built(lib.rtnl_qdisc_build_add_request, self._buffer, lib.NLM_F_ECHO)
-        found = self._route.get(self._buffer_and_show, "buffer on", self._device)
+        try:
+            found = self._route.get(self._buffer_and_show, "buffer on", self._device)
+        except QdiscExists:
+            raise self._gone("buffer on") from None
         self._last_action = "buffer"
         return self.stats() if found is None else _plug_stats(qdisc_info(found))
 
@@ -313,6 +316,13 @@ class PlugQdisc:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"last_action={self._last_action}"
         return f"<PlugQdisc {self._device} parent {self.parent} handle {self.handle} {state}>"
+
+    def _change(self, message: CData, operation: str) -> None:
+        """Send the plug one action. Where another qdisc has taken its place, the kernel says EEXIST (sch_api.c)."""
+        try:
+            self._route.change(message, 0, operation, self._device)
+        except QdiscExists:
+            raise self._gone(operation) from None
 
     def _gone(self, operation: str) -> QdiscNotFound:
         message = f"cannot {operation} {self._device}: the plug {self.handle} is gone; attach one"

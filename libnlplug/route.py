@@ -116,11 +116,20 @@ def qdisc_info(obj: CData) -> QdiscInfo:
     )
 
 
+def _encoded(text: str) -> bytes | None:
+    """The text as C takes it; None where it cannot: it has a NUL, or a surrogate that stands for no byte."""
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        return None
+    return None if b"\0" in encoded else encoded
+
+
 def parse_handle(text: str) -> int | None:
     """The number of a handle or classid as libnl reads it ('root', '1:', '1:4', a name of its classid file)."""
     number = ffi.new("uint32_t *")
-    encoded = os.fsencode(text)
-    if b"\0" in encoded or lib.rtnl_tc_str2handle(encoded, number) < 0:
+    encoded = _encoded(text)
+    if encoded is None or lib.rtnl_tc_str2handle(encoded, number) < 0:
         return None
     return int(number[0])
 
@@ -194,7 +203,7 @@ class RouteSocket:
         """The result of ``call`` in the socket's namespace, wherever the calling thread is."""
         fd = lib.ioctl(self.fileno(), lib.SIOCGSKNS)
         if fd < 0:
-            raise _cannot_enter("of the socket", ffi.errno)
+            raise _cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
         try:
             here = os.path.samestat(os.stat("/proc/thread-self/ns/net"), os.fstat(fd))
         except OSError:  # no /proc: go there in any case
@@ -291,8 +300,8 @@ class RouteSocket:
         """The interface index of ``device`` in the socket's namespace; DeviceNotFound where there is none."""
         if not isinstance(device, str):
             raise TypeError(f"a device is named by a str, as 'eth0', not by {device!r}")
-        name = os.fsencode(device)
-        if not 0 < len(name) < lib.IFNAMSIZ or b"\0" in name:
+        name = _encoded(device)
+        if name is None or not 0 < len(name) < lib.IFNAMSIZ:
             raise DeviceNotFound(
                 None,
                 f"cannot find {device!r}: a device's name has 1 to {lib.IFNAMSIZ - 1} bytes",
@@ -436,14 +445,14 @@ def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
         raise _cannot_enter(netns, error.errno or 0) from None
 
 
-def _cannot_enter(netns: Netns, number: int) -> NetlinkError:
+def _cannot_enter(netns: Netns, number: int, capability: str = "CAP_SYS_ADMIN") -> NetlinkError:
     shown = netns if isinstance(netns, str) else repr(netns)
     kind: type[NetlinkError] = NetlinkError
     hint = ""
     if number in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
         kind, hint = NetnsNotFound, "; 'ip netns' lists the named ones"
     elif number in (errno.EPERM, errno.EACCES):
-        kind, hint = NotPermitted, "; CAP_SYS_ADMIN is needed to enter a network namespace"
+        kind, hint = NotPermitted, f"; {capability} is needed to enter a network namespace"
     elif number == errno.EINVAL:
         hint = "; it is not a network namespace"
     message = f"cannot enter the network namespace {shown}: {os.strerror(number)}{hint}"

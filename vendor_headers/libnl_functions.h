@@ -12,6 +12,11 @@ struct rtnl_link;
 struct rtnl_tc;
 struct rtnl_qdisc;
 
+/* netlink/version.h: the version of the library that is loaded */
+extern const int nl_ver_maj;
+extern const int nl_ver_min;
+extern const int nl_ver_mic;
+
 /* netlink/errno.h, netlink/socket.h, netlink/netlink.h */
 const char *nl_geterror(int error);
 struct nl_sock *nl_socket_alloc(void);
