@@ -11,6 +11,8 @@ struct nl_cache;
 struct rtnl_link;
 struct rtnl_tc;
 struct rtnl_qdisc;
+struct rtnl_cls;
+struct rtnl_act;
 
 /* netlink/version.h: the version of the library that is loaded */
 extern const int nl_ver_maj;
@@ -33,6 +35,7 @@ int nl_socket_modify_err_cb(struct nl_sock *sk, enum nl_cb_kind kind,
 			    int (*func)(struct sockaddr_nl *nla, struct nlmsgerr *nlerr, void *arg), void *arg);
 void nl_complete_msg(struct nl_sock *sk, struct nl_msg *msg);
 int nl_send_auto(struct nl_sock *sk, struct nl_msg *msg);
+int nl_recvmsgs_default(struct nl_sock *sk);
 int nl_send_iovec(struct nl_sock *sk, struct nl_msg *msg, struct iovec *iov, unsigned int iovlen);
 int nl_wait_for_ack(struct nl_sock *sk);
 
@@ -41,6 +44,7 @@ struct nl_msg *nlmsg_alloc_simple(int nlmsgtype, int flags);
 void nlmsg_free(struct nl_msg *msg);
 int nlmsg_append(struct nl_msg *msg, void *data, size_t len, int pad);
 struct nlmsghdr *nlmsg_hdr(struct nl_msg *msg);
+int nla_put(struct nl_msg *msg, int attrtype, int datalen, const void *data);
 int nla_put_string(struct nl_msg *msg, int attrtype, const char *str);
 int nl_msg_parse(struct nl_msg *msg, void (*cb)(struct nl_object *obj, void *arg), void *arg);
 
@@ -53,6 +57,17 @@ struct nl_object *nl_cache_get_next(struct nl_object *obj);
 
 /* netlink/route/link.h */
 int rtnl_link_build_get_request(int ifindex, const char *name, struct nl_msg **result);
+int rtnl_link_build_add_request(struct rtnl_link *link, int flags, struct nl_msg **result);
+int rtnl_link_build_change_request(struct rtnl_link *orig, struct rtnl_link *changes, int flags,
+				   struct nl_msg **result);
+int rtnl_link_build_delete_request(const struct rtnl_link *link, struct nl_msg **result);
+struct rtnl_link *rtnl_link_alloc(void);
+void rtnl_link_put(struct rtnl_link *link);
+void rtnl_link_set_ifindex(struct rtnl_link *link, int ifindex);
+void rtnl_link_set_name(struct rtnl_link *link, const char *name);
+int rtnl_link_set_type(struct rtnl_link *link, const char *type);
+void rtnl_link_set_ifalias(struct rtnl_link *link, const char *alias);
+void rtnl_link_set_flags(struct rtnl_link *link, unsigned int flags);
 int rtnl_link_get_ifindex(struct rtnl_link *link);
 char *rtnl_link_get_name(struct rtnl_link *link);
 
@@ -68,6 +83,27 @@ char *rtnl_tc_get_kind(struct rtnl_tc *tc);
 uint64_t rtnl_tc_get_stat(struct rtnl_tc *tc, enum rtnl_tc_stat id);
 int rtnl_tc_str2handle(const char *str, uint32_t *res);
 char *rtnl_tc_handle2str(uint32_t handle, char *buf, size_t len);
+
+/* netlink/route/classifier.h, netlink/route/cls/u32.h, netlink/route/action.h, netlink/route/act/mirred.h */
+struct rtnl_cls *rtnl_cls_alloc(void);
+void rtnl_cls_put(struct rtnl_cls *cls);
+void rtnl_cls_set_prio(struct rtnl_cls *cls, uint16_t prio);
+void rtnl_cls_set_protocol(struct rtnl_cls *cls, uint16_t protocol);
+int rtnl_cls_build_add_request(struct rtnl_cls *cls, int flags, struct nl_msg **result);
+int rtnl_cls_build_delete_request(struct rtnl_cls *cls, int flags, struct nl_msg **result);
+void rtnl_u32_set_handle(struct rtnl_cls *cls, int htid, int hash, int nodeid);
+int rtnl_u32_set_divisor(struct rtnl_cls *cls, uint32_t divisor);
+int rtnl_u32_set_hashtable(struct rtnl_cls *cls, uint32_t ht);
+int rtnl_u32_set_link(struct rtnl_cls *cls, uint32_t link);
+int rtnl_u32_set_selector(struct rtnl_cls *cls, int offoff, uint32_t offmask, char offshift, uint16_t off, char flags);
+int rtnl_u32_set_cls_terminal(struct rtnl_cls *cls);
+int rtnl_u32_add_key(struct rtnl_cls *cls, uint32_t val, uint32_t mask, int off, int offmask);
+int rtnl_u32_add_action(struct rtnl_cls *cls, struct rtnl_act *act);
+struct rtnl_act *rtnl_act_alloc(void);
+void rtnl_act_put(struct rtnl_act *act);
+int rtnl_mirred_set_action(struct rtnl_act *act, int action);
+int rtnl_mirred_set_ifindex(struct rtnl_act *act, uint32_t ifindex);
+int rtnl_mirred_set_policy(struct rtnl_act *act, int policy);
 
 /* netlink/route/qdisc.h, netlink/route/qdisc/plug.h */
 struct rtnl_qdisc *rtnl_qdisc_alloc(void);
