@@ -46,7 +46,14 @@ from .qdisc import PlugQdisc, PlugStats, attach
 from .route import ClosedError, ForkedError
 
 # What an import of the package can do without is loaded when it is first named.
-_LATER = {"HoldReport": "hold", "Holder": "guard", "PacketsDropped": "hold"}
+_LATER = {
+    "HoldReport": "hold",
+    "Holder": "guard",
+    "LaneShadowed": "lane",
+    "Match": "match",
+    "PacketsDropped": "hold",
+    "PlugLane": "lane",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -67,6 +74,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .guard import Holder
     from .hold import HoldReport, PacketsDropped
+    from .lane import LaneShadowed, PlugLane
+    from .match import Match
 
 __all__ = [
     "ClassNotFound",
@@ -79,6 +88,8 @@ __all__ = [
     "HoldReport",
     "Holder",
     "InvalidHandle",
+    "LaneShadowed",
+    "Match",
     "NetlinkError",
     "NetnsNotFound",
     "NotDrained",
@@ -87,6 +98,7 @@ __all__ = [
     "ParentNotClassful",
     "ParentNotFound",
     "PlugBusy",
+    "PlugLane",
     "PlugQdisc",
     "PlugStats",
     "PlugUnavailable",

@@ -17,7 +17,9 @@ class _FFI:
     def sizeof(self, cdecl: str | CData) -> int: ...
     def new_handle(self, obj: object) -> CData: ...
     def from_handle(self, handle: CData) -> Any: ...
-    def def_extern(self, *, error: object = ...) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+    def def_extern(
+        self, *, error: object = ..., onerror: Callable[..., object] = ...
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 class _Lib:
     NETLINK_ROUTE: int
@@ -38,10 +40,8 @@ class _Lib:
     RTM_GETQDISC: int
     RTM_NEWLINK: int
     RTM_NEWTFILTER: int
-    RTM_NEWACTION: int
     TCA_KIND: int
     TCA_OPTIONS: int
-    TCA_ACT_TAB: int
     TCA_ACT_KIND: int
     TC_H_ROOT: int
     TC_H_INGRESS: int
@@ -57,7 +57,9 @@ class _Lib:
     RTM_GETTFILTER: int
     TC_H_MIN_INGRESS: int
     TCA_CHAIN: int
+    TCA_U32_SEL: int
     TCA_U32_ACT: int
+    TCA_U32_LINK: int
     TCA_FLOWER_ACT: int
     TCA_MATCHALL_ACT: int
     TCA_BASIC_ACT: int
@@ -76,6 +78,7 @@ class _Lib:
     IFLA_AF_SPEC: int
     IFLA_INET6_ADDR_GEN_MODE: int
     AF_INET6: int
+    IN6_ADDR_GEN_MODE_NONE: int
     ETH_P_IPV6: int
     ETH_P_ALL: int
     IFALIASZ: int
@@ -89,6 +92,7 @@ class _Lib:
     GUARD_HOLD: int
     GUARD_RELEASE: int
     GUARD_END: int
+    NL_OK: int
     NL_STOP: int
     NL_CB_CUSTOM: int
     NL_CB_VALID: int
@@ -101,6 +105,7 @@ class _Lib:
     libnlplug_on_message: CData
     libnlplug_on_object: CData
     def libnlplug_spawn(self, path: bytes, argv: CData, commands: int) -> int: ...
+    def libnlplug_tcx_programs(self, ifindex: int, ingress: int) -> int: ...
     def ioctl(self, fd: int, request: int, *args: CData) -> int: ...
     def setns(self, fd: int, nstype: int) -> int: ...
     def unshare(self, flags: int) -> int: ...
@@ -179,7 +184,7 @@ class _Lib:
     def rtnl_u32_set_hashtable(self, cls: CData, ht: int) -> int: ...
     def rtnl_u32_set_link(self, cls: CData, link: int) -> int: ...
     def rtnl_u32_set_selector(
-        self, cls: CData, offoff: int, offmask: int, offshift: int, off: int, flags: int
+        self, cls: CData, offoff: int, offmask: int, offshift: bytes, off: int, flags: bytes
     ) -> int: ...
     def rtnl_u32_set_cls_terminal(self, cls: CData) -> int: ...
     def rtnl_u32_add_key(self, cls: CData, val: int, mask: int, off: int, offmask: int) -> int: ...

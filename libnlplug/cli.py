@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The command ``libnlplug``: one table of verbs, each a few lines over the library.
 
-Exit status: 0 done, 1 failed, 2 usage. ``hold`` ends with its command's status, else as timeout(1) does: 124 the hold
-expired, 125 holding or releasing failed, 126 and 127 the command could not be run or found.
+The table makes --help, the manual page and the completion (manual.py); STATUSES is what the command ends with.
 """
 
 from __future__ import annotations
@@ -12,18 +11,33 @@ import os
 import sys
 
 from . import PlugQdisc, __version__, attach
+from ._libnl import lib
 from .errors import HoldExpired, NetlinkError
+from .qdisc import LIMIT_MAX
 from .units import format_size, parse_size, parse_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, NoReturn
+    from typing import Any, Callable, NoReturn, TextIO
 
     from .hold import HoldReport
+    from .lane import PlugLane
+    from .match import Match
     from .route import Netns
 
-DONE, FAILED, USAGE, EXPIRED, NOT_HELD, NOT_RUN, NOT_FOUND = 0, 1, 2, 124, 125, 126, 127
+DONE, FAILED, USAGE, EXPIRED, NOT_HELD, INTERRUPTED = 0, 1, 2, 124, 125, 130
 DEFAULT_TIMEOUT = 10.0
+STATUSES = (
+    ("0", "done"),
+    ("1", "failed: one line on stderr says what, why, and what to do"),
+    ("2", "not understood, so nothing was done"),
+    ("124", "hold: the time was up before the command ended; it was released then, and the command ran on to its end"),
+    ("125", "hold: holding failed, and the command was not run, or releasing failed"),
+    ("126", "hold: the command cannot be run"),
+    ("127", "hold: there is no such command"),
+    ("128+n", "hold: signal n ended the command"),
+    ("other", "hold: the command's own"),
+)
 
 
 def _attach(args: argparse.Namespace) -> int:
@@ -46,18 +60,22 @@ def _buffer(args: argparse.Namespace) -> int:
 
 
 def _release(args: argparse.Namespace) -> int:
+    from .hold import end_detached
+
     plug = _open(args)
     if args.one:
         plug.release_one()
         return DONE
-    plug.release_indefinite()
     holder = plug.holder()
-    if holder is not None and holder.detached and not holder.foreign:
-        from .hold import end_detached
-
-        end_detached(holder)
-    elif holder is not None:
-        _say(f"released, although process {holder.pid} was holding {args.dev} and does not know of it")
+    plug.release_indefinite()
+    if holder is None or holder.foreign:
+        return DONE
+    if not holder.detached:
+        _say(f"released, although process {holder.pid} is holding {args.dev} and does not know of it")
+    elif end_detached(holder):
+        plug.release_indefinite()  # its buffer may have come after the first one
+    else:
+        _say(f"released, but its guard, process {holder.pid}, cannot be ended: it counts as held until its time is up")
     return DONE
 
 
@@ -84,33 +102,95 @@ def _hold(args: argparse.Namespace) -> int:
     from .run import Command
 
     warnings.simplefilter("ignore", PacketsDropped)  # the report says it
-    command = Command(args.command)
-    status, report = NOT_HELD, None
-    trouble: NetlinkError | None = None
+    command = Command(args.command, _say)
+    report = ended = trouble = None
     try:
-        plug = attach(args.dev, parent=args.parent, limit=args.limit, netns=args.netns)
-        with plug, plug.hold(timeout=args.timeout or None) as report:
-            status = command.run()
-    except HoldExpired as error:
-        status, trouble = EXPIRED, error
-    except NetlinkError as error:
-        status, trouble = NOT_HELD, error
+        held = _what_to_hold(args)
+        with held, held.hold(timeout=args.timeout or None) as report:
+            ended = command.run()
+    except OSError as error:
+        trouble = error
+    status = ended if trouble is None else EXPIRED if isinstance(trouble, HoldExpired) else NOT_HELD
     if trouble is not None:
-        _say(str(trouble))
+        what = "the command was not run" if ended is None else f"the command's status was {ended}"
+        _say(f"{_words(trouble)}; {what}")
     if report is not None and args.json:
         import json
 
-        print(json.dumps({"device": args.dev, **report.as_dict(), "status": status}), file=sys.stderr)
+        _err(json.dumps({"device": args.dev, **report.as_dict(), "command_status": ended, "status": status}))
     elif report is not None and trouble is None:
         _say(_sentence(args.dev, report))
-    return status
+    return NOT_HELD if status is None else status
+
+
+def _what_to_hold(args: argparse.Namespace) -> PlugQdisc | PlugLane:
+    """The device's plug or, with packet options, a lane."""
+    match = _match(args)
+    if match is None and not args.ingress:
+        return attach(args.dev, parent=args.parent, limit=args.limit, netns=args.netns)
+    if args.parent != "root":
+        raise ValueError("--parent is of the whole device: it goes with no packet option")
+    return _lane_of(args, match)
+
+
+def _lane_of(args: argparse.Namespace, match: Match | None, *, keep: bool = False) -> PlugLane:
+    import warnings
+
+    from .lane import LaneShadowed, PlugLane
+    from .match import Match
+
+    warnings.simplefilter("ignore", LaneShadowed)  # it is said below
+    make = PlugLane.keep if keep else PlugLane
+    lane = make(args.dev, match or Match(), ingress=args.ingress, limit=args.limit, netns=args.netns)
+    for sentence in lane.shadowed:
+        _say(f"warning: {sentence}")
+    return lane
+
+
+def _match(args: argparse.Namespace) -> Match | None:
+    """The packet options, or None where none was given."""
+    parts = {name: getattr(args, name) for name in _PARTS}
+    if not any(parts.values()):
+        return None
+    from .match import Match
+
+    return Match(**parts)
+
+
+def _lane(args: argparse.Namespace) -> int:
+    from .lane import delete_lanes, lanes
+    from .route import RouteSocket
+
+    if args.action == "add":
+        _lane_of(args, _match(args), keep=True).close()
+        return DONE
+    route = RouteSocket(args.netns)
+    match = _match(args)
+    if args.action == "del":
+        gone = delete_lanes(route, args.dev, match, True if args.ingress else None)
+        if not gone:
+            _say(f"no such lane on {args.dev}: 'libnlplug lane show {args.dev}' lists them")
+        return DONE if gone else FAILED
+    found = lanes(route, args.dev)
+    if args.json:
+        import json
+
+        print(json.dumps([lane.as_dict() for lane in found], indent=2))
+        return DONE
+    for lane in found:
+        state = f"alive, pid {lane.pid}" if lane.state == "alive" else lane.state
+        print(f"{lane.device} {lane.hook} {lane.match} on {lane.ifb}: {state}")
+    if not found:
+        print(f"no lane on {args.dev}")
+    return DONE
 
 
 def _sentence(device: str, report: HoldReport) -> str:
     if report.packets is None:
         return f"held {device} for {report.seconds:.3f} s; how many packets is not known"
     dropped = "none" if report.dropped == 0 else "an unknown number" if report.dropped is None else str(report.dropped)
-    sentence = f"held {report.packets} packets ({report.bytes} bytes) of {device} for {report.seconds:.3f} s"
+    packets = "1 packet" if report.packets == 1 else f"{report.packets} packets"
+    sentence = f"held {packets} ({report.bytes} bytes) of {device} for {report.seconds:.3f} s"
     sentence += f", dropped {dropped}"
     if report.limit_needed:
         needed = report.limit_needed
@@ -118,6 +198,20 @@ def _sentence(device: str, report: HoldReport) -> str:
     elif report.dropped:
         sentence += ": give it a larger --limit"
     return sentence
+
+
+def _man(args: argparse.Namespace) -> int:
+    from .manual import man_page
+
+    print(man_page(parser(), STATUSES))
+    return DONE
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from .manual import bash_completion
+
+    print(bash_completion(parser()))
+    return DONE
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -129,7 +223,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 class _Verb:
-    """One line of the table: name, function, one line of help, and how to add its arguments."""
+    """One line of the table: name, function, one line of help, how to add its arguments, and what more to say."""
 
     def __init__(
         self,
@@ -137,8 +231,9 @@ class _Verb:
         run: Callable[[argparse.Namespace], int],
         help: str,
         *arguments: tuple[tuple[str, ...], dict[str, Any]],
+        more: str = "",
     ) -> None:
-        self.name, self.run, self.help, self.arguments = name, run, help, arguments
+        self.name, self.run, self.help, self.arguments, self.more = name, run, help, arguments, more
 
 
 def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -158,23 +253,54 @@ def _checked(parse: Callable[[str], Any], name: str) -> Callable[[str], Any]:
     return convert
 
 
+def _device(text: str) -> str:
+    longest = lib.IFNAMSIZ - 1
+    if not 0 < len(os.fsencode(text)) <= longest:
+        raise ValueError(f"device is {text!r}: a device's name has 1 to {longest} bytes")
+    return text
+
+
 def _netns(text: str) -> Netns:
     """A name or a path; a number is a pid unless a namespace has that name."""
-    if text.isdecimal() and not os.path.exists(f"/run/netns/{text}"):
+    if not text:
+        raise ValueError("netns is '': it must be a name, a path or a pid")
+    if text.isascii() and text.isdecimal() and not os.path.exists(f"/run/netns/{text}"):
         return int(text)
     return text
 
 
-_SIZE = _checked(parse_size, "size")
-_TIME = _checked(parse_time, "time")
+def _limit_size(text: str) -> int:
+    size = parse_size(text)
+    if not 1 <= size <= LIMIT_MAX:
+        why = ", with 0 the plug would drop every packet for ever" if size == 0 else ""
+        raise ValueError(f"limit is {text!r}: it must be 1 to {LIMIT_MAX} bytes{why}")
+    return size
 
-_DEV = _argument("dev", metavar="DEV", help="the network device")
+
+_SIZE = _checked(_limit_size, "size")
+_TIME = _checked(parse_time, "time")
+_DEVICE = _checked(_device, "device")
+
+_DEV = _argument("dev", type=_DEVICE, metavar="DEV", help="the network device")
 _PARENT = _argument("--parent", default="root", metavar="P", help="'root' (the default) or a class, as 1:4")
-_NETNS = _argument("--netns", type=_netns, metavar="NAME", help="its network namespace: a name, a path or a pid")
+_NETNS = _argument(
+    "--netns", type=_checked(_netns, "netns"), metavar="NAME", help="its network namespace: a name, a path or a pid"
+)
 _LIMIT = _argument(
     "--limit", type=_SIZE, metavar="SIZE", help="bytes it may hold, as 32mb; the kernel's default if left out"
 )
 _JSON = _argument("--json", action="store_true", help="print JSON")
+
+_PARTS = ("ip_proto", "src_ip", "dst_ip", "src_port", "dst_port", "tcp_syn")
+_PACKETS = (
+    _argument("--ip-proto", metavar="PROTO", help="only this protocol: tcp, udp, sctp, icmp, icmpv6 or a number"),
+    _argument("--src-ip", metavar="IP", help="only from this address or prefix"),
+    _argument("--dst-ip", metavar="IP", help="only to this address or prefix"),
+    _argument("--src-port", type=int, metavar="PORT", help="only from this port"),
+    _argument("--dst-port", type=int, metavar="PORT", help="only to this port"),
+    _argument("--tcp-syn", action="store_true", help="only what opens a TCP connection: SYN without ACK"),
+    _argument("--ingress", action="store_true", help="arriving packets, not leaving ones"),
+)
 
 VERBS = (
     _Verb(
@@ -194,9 +320,14 @@ VERBS = (
         _DEV,
         _PARENT,
         _argument(
-            "--timeout", type=_TIME, metavar="S", help="release after S seconds: a guard stays behind that does it"
+            "--timeout",
+            type=_TIME,
+            metavar="S",
+            help="release after S seconds: a guard stays behind that does it; never if left out or 0",
         ),
         _NETNS,
+        more="Where the plug holds already, a new epoch begins: see release --one. Refused while somebody else's hold is"
+        " on. Without --timeout nothing releases but 'release': hold and --timeout cannot be forgotten.",
     ),
     _Verb(
         "release",
@@ -206,6 +337,7 @@ VERBS = (
         _PARENT,
         _argument("--one", action="store_true", help="only the packets before the latest buffer; go on holding"),
         _NETNS,
+        more="It also ends the guard that 'buffer --timeout' has left behind.",
     ),
     _Verb(
         "limit",
@@ -223,20 +355,29 @@ VERBS = (
         _DEV,
         _PARENT,
         _NETNS,
+        more="Nothing that it holds is lost. Refused while a hold is on.",
     ),
     _Verb(
         "show",
         _show,
         "the plugs, their counters, and who holds them",
-        _argument("dev", nargs="?", metavar="DEV", help="only this device"),
+        _argument("dev", nargs="?", type=_DEVICE, metavar="DEV", help="only this device"),
         _JSON,
         _argument("--watch", action="store_true", help="go on showing, twice a second, until interrupted"),
         _NETNS,
+        more="All are counters of the kernel's: QLEN packets and BACKLOG bytes are in the plug, DROPS packets found it"
+        " full, PACKETS and BYTES have left it. No kernel tells whether a plug holds, so that is not shown; HOLDER is"
+        " who holds it by 'hold' or 'buffer --timeout', and a plain 'buffer' leaves none. --json prints a list, for each"
+        " plug an object: device, ifindex, parent, handle, qlen, backlog, drops, packets, bytes, and holder, which is"
+        " null or an object: pid, since (seconds of the epoch), timeout (seconds or null), limit (bytes, or null where"
+        " the holder has not set it), guard (pid), detached (by 'buffer --timeout'), foreign (somebody who took the"
+        " plug's mark and is no guard: only pid and uid are known), uid. --json --watch prints one line a look: an"
+        " object of time (seconds of the epoch) and plugs (that list).",
     ),
     _Verb(
         "hold",
         _hold,
-        "hold while a command runs: libnlplug hold DEV -- COMMAND...",
+        "hold while a command runs",
         _DEV,
         _PARENT,
         _argument(
@@ -246,8 +387,26 @@ VERBS = (
             metavar="S",
             help=f"release after S seconds even if the command still runs; else {DEFAULT_TIMEOUT:g}, 0 for never",
         ),
+        *_PACKETS,
         _LIMIT,
         _argument("--json", action="store_true", help="report as one line of JSON, on stderr as the plain one"),
+        _NETNS,
+        more="It uses the plug that is there, or makes one and removes it again. A guard releases if libnlplug dies. The"
+        " command gets the signals that libnlplug gets, and is not run if nothing could be held. --json prints one"
+        " object: device, packets and bytes (held when it was released), dropped (packets that found the plug full),"
+        " seconds, limit_needed (bytes that would have been enough, null if nothing was dropped), expired,"
+        " command_status (null if it was not run), status (this command's own). What cannot be known, as after an"
+        " expiry, is null. If nothing could be held, there is none.",
+    ),
+    _Verb(
+        "lane",
+        _lane,
+        "keep a lane for chosen packets: libnlplug lane add|show|del DEV",
+        _argument("action", choices=("add", "show", "del"), help="add one, show those of the device, or delete them"),
+        _DEV,
+        *_PACKETS,
+        _LIMIT,
+        _JSON,
         _NETNS,
     ),
     _Verb("doctor", _doctor, "whether this host can do it, and if not, what to do", _JSON),
@@ -257,70 +416,106 @@ VERBS = (
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, and where to find more."""
-        print(f"{self.prog}: {message} (try '{self.prog} --help')", file=sys.stderr)
+        _err(f"{self.prog}: {message} (try '{self.prog} --help')")
         raise SystemExit(USAGE)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser made from the table; the man page and the completion are made from it too."""
+    """The parser made from the table."""
     top = _Parser(
         prog="libnlplug",
         description="Hold the packets of a Linux network device and let them go again. A hold stops traffic.",
-        epilog="Sizes and units as tc writes them: 32mb, 10k, bytes. Exit status: 0 done, 1 failed, 2 usage; hold: the"
-        " command's own, 124 expired, 125 not held or not released, 126 and 127 as a shell has them.",
+        epilog="Sizes are written as tc writes them: 65536, 64k or 32mb. Exit status: 0 done, 1 failed, 2 not"
+        " understood; that of 'hold' is the command's own, or as timeout's: 'libnlplug --man' lists them.",
         allow_abbrev=False,
     )
-    top.add_argument("--version", action="version", version=f"libnlplug {__version__}")
-    top.add_argument("--man", action="store_true", help="print the manual page (libnlplug --man | man -l -)")
-    top.add_argument("--bash-completion", action="store_true", help="print the completion for bash")
+    top.add_argument("--version", action="version", version=f"libnlplug {__version__}", help="print the version")
+    top.add_argument("--man", action="store_true", help="print the manual page: libnlplug --man | man -l -")
+    top.add_argument(
+        "--bash-completion",
+        action="store_true",
+        help='print the completion for bash: eval "$(libnlplug --bash-completion)"',
+    )
     verbs = top.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
     for verb in VERBS:
         usage = "libnlplug hold DEV [options] -- COMMAND..." if verb.name == "hold" else None
-        sub = verbs.add_parser(verb.name, help=verb.help, description=verb.help, usage=usage, allow_abbrev=False)
+        sub = verbs.add_parser(
+            verb.name,
+            help=verb.help,
+            description=f"{verb.help[:1].upper()}{verb.help[1:]}.",
+            epilog=verb.more,
+            usage=usage,
+            allow_abbrev=False,
+        )
         for names, options in verb.arguments:
             sub.add_argument(*names, **options)
         sub.set_defaults(run=verb.run)
     return top
 
 
+def _err(line: str) -> None:
+    """A line on stderr; where nobody can read it, that changes neither what is done nor the exit status."""
+    try:
+        if sys.stderr is not None:  # print() would take stdout instead
+            print(line.replace("\n", "\\n"), file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
+
+
 def _say(sentence: str) -> None:
-    print(f"libnlplug: {sentence}", file=sys.stderr)
+    _err(f"libnlplug: {sentence}")
+
+
+def _discard(stream: TextIO | None) -> None:
+    """What is still in the stream's buffer must not fail once more when Python ends."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _words(error: OSError) -> str:
+    return str(error) if isinstance(error, NetlinkError) else error.strerror or str(error)
+
+
+def _read(words: list[str]) -> argparse.Namespace:
+    """The words as the table reads them; SystemExit, after one line on stderr, where it cannot."""
+    top = parser()
+    command: list[str] | None = None
+    if words[:1] == ["hold"]:
+        if "--" in words:
+            at = words.index("--")
+            words, command = words[:at], words[at + 1 :]
+        if not command and not {"-h", "--help"}.intersection(words):
+            top.error("hold needs '--' and a command: libnlplug hold DEV [options] -- COMMAND...")
+    args = top.parse_args(words)
+    if args.man or args.bash_completion:
+        args.run = _man if args.man else _completion
+    elif args.verb is None:
+        top.error(f"give a verb: {', '.join(verb.name for verb in VERBS)}")
+    args.command = command
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; its exit status."""
-    words = sys.argv[1:] if argv is None else argv
-    command: list[str] = []
-    if words[:1] == ["hold"] and "--" in words:
-        at = words.index("--")
-        words, command = words[:at], words[at + 1 :]
-    top = parser()
     try:
-        args = top.parse_args(words)
-        if args.man or args.bash_completion:
-            from .manual import bash_completion, man_page
-
-            print(man_page(top) if args.man else bash_completion(top))
-            return DONE
-        if args.verb is None:
-            top.error("which verb?")
-        if args.verb == "hold":
-            if not command:
-                top.error("hold needs a command: libnlplug hold DEV -- COMMAND...")
-            args.command = command
-        return int(args.run(args))
-    except SystemExit as end:
-        return int(end.code or 0)
+        try:
+            args = _read(sys.argv[1:] if argv is None else argv)
+            status = int(args.run(args))
+        except SystemExit as end:
+            status = int(end.code or 0)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except NetlinkError as error:
         _say(str(error))
-        if args.verb == "hold":
-            return NOT_HELD
         return USAGE if isinstance(error, ValueError) else FAILED
     except ValueError as error:
         _say(str(error))
         return USAGE
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # nearly always of stdout; who closed a pipe knows it
+        if not isinstance(error, BrokenPipeError):
+            _say(f"failed: {_words(error)}")
+        _discard(sys.stdout)
         return FAILED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED

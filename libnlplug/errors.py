@@ -159,6 +159,18 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
     ),
     (
         _errno.ENOENT,
+        "classifier not found",
+        PlugUnavailable,
+        "the kernel has no u32 filters: try 'modprobe cls_u32', or install a kernel that has them (CONFIG_NET_CLS_U32)",
+    ),
+    (
+        _errno.ENOENT,
+        "TC action module",
+        PlugUnavailable,
+        "the kernel cannot redirect: try 'modprobe act_mirred', or install a kernel with CONFIG_NET_ACT_MIRRED",
+    ),
+    (
+        _errno.ENOENT,
         "Failed to find specified qdisc",
         ParentNotFound,
         "the parent names a qdisc that the device does not have: 'tc qdisc show' lists them",

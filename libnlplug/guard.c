@@ -5,7 +5,8 @@
  *
  *	          commands            +-------+   release or drop, when the pidfd or the clock says so
  *	holder <----------------> [0] | guard | [2] -----------------------------------------------> kernel
- *	   ^----- pidfd ---------- [1] |       | [3...] marks: "this plug is being held", one abstract socket a plug
+ *	   ^----- pidfd ---------- [1] |       | [4...] marks: "this plug is being held", one abstract socket a plug
+ *	   ^----- /proc/PID/task - [3] |       |
  *	                              +-------+
  *
  * A program of its own, with neither Python nor libnl, so that it shares nothing with the holder that could fail
@@ -23,8 +24,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,15 +41,20 @@ enum {
 	HOLDER,			/* descriptor 1: the holder's pidfd */
 	BATCH_MAX = 32768,	/* bytes in one send; a socket's default buffer takes several times that */
 	TRIES = 100,		/* of a release that the kernel could not do for a passing reason, 10 ms apart */
+	LOOK = 20000000,	/* nanoseconds between two looks at the holder's threads, while it holds */
+	DYING = 0x404,		/* PF_EXITING and PF_SIGNALED of the kernel's include/linux/sched.h */
 };
 
 static char *config;
 static struct pollfd *polled;
 static unsigned int marks;
 static int route = -1;
+static int threads = -1;
 static struct guard_info info;
 static int holding;
+static uint32_t number;
 static int drop_instead;
+static int expiry_error;
 static struct timespec deadline;
 
 struct batch {
@@ -121,13 +129,16 @@ static int passing(int error)
 	return error == ENOMEM || error == ENOBUFS || error == EAGAIN || error == EBUSY;
 }
 
-/* To release twice does no harm, so a batch that failed for a passing reason is sent again as a whole. */
-static int send_batch(const struct batch *batch)
+/*
+ * To release twice does no harm, so a batch that failed for a passing reason is sent again as a whole; without end
+ * where nobody is left who could do it otherwise.
+ */
+static int send_batch(const struct batch *batch, int without_end)
 {
 	const struct timespec pause = { .tv_nsec = 10000000 };
 	int error = send_once(batch);
 
-	for (int tries = 1; passing(error) && tries < TRIES; tries++) {
+	for (int tries = 1; passing(error) && (without_end || tries < TRIES); tries++) {
 		nanosleep(&pause, NULL);
 		error = send_once(batch);
 	}
@@ -144,7 +155,7 @@ static int permission(void)
 	int error;
 
 	request->tcm_ifindex = INT32_MAX;
-	error = send_batch(&probe);
+	error = send_batch(&probe, 0);
 	request->tcm_ifindex = index;
 	first->nlmsg_flags &= ~NLM_F_ACK;
 	return error == ENODEV ? 0 : error ? error : EPROTO;
@@ -160,8 +171,9 @@ static void remove_marks(void)
 /* The marks say "held" to everyone in the namespace; 0, or an errno and in *taken which mark it was about. */
 static int make_marks(uint32_t length, uint32_t *taken)
 {
-	const char *name = config + sizeof(struct guard_config);
+	const char *name = drop_batch.messages + drop_batch.length;
 	const char *end = name + length;
+	int spare;
 
 	for (; name < end; name += strlen(name) + 1) {
 		struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -181,6 +193,15 @@ static int make_marks(uint32_t length, uint32_t *taken)
 		}
 		polled[2 + marks++] = (struct pollfd){ .fd = fd, .events = POLLIN };
 	}
+	/* Who asks for the holder takes one descriptor more. */
+	spare = fcntl(COMMANDS, F_DUPFD_CLOEXEC, 0);
+	if (spare < 0) {
+		int error = errno;
+
+		remove_marks();
+		return error;
+	}
+	close(spare);
 	return 0;
 }
 
@@ -197,18 +218,24 @@ static int start_hold(const struct guard_command *command, uint32_t marks_length
 	info.timeout = command->timeout;
 	info.since = command->since;
 	info.limit = command->limit;
+	number = command->number;
 	drop_instead = command->drop;
+	expiry_error = 0;
 	holding = 1;
+	/* The holder's death means nothing to a detached hold. */
+	polled[HOLDER].fd = command->detached ? -1 : HOLDER;
 	/* A detached guard can be told that it is no longer needed. */
 	signal(SIGUSR1, command->detached ? SIG_DFL : SIG_IGN);
 	return 0;
 }
 
-static int end_hold(const struct batch *batch)
+/* The marks go last: until then nobody else can have begun a hold that this could end. */
+static int end_hold(const struct batch *batch, int without_end)
 {
-	int error = send_batch(batch);
+	int error = send_batch(batch, without_end);
 
 	holding = 0;
+	polled[HOLDER].fd = HOLDER;
 	remove_marks();
 	return error;
 }
@@ -216,7 +243,7 @@ static int end_hold(const struct batch *batch)
 /* The holder is dead or late. */
 static void holder_failed(void)
 {
-	end_hold(drop_instead ? &drop_batch : &release_batch);
+	expiry_error = end_hold(drop_instead ? &drop_batch : &release_batch, 1);
 }
 
 static void obey(uint32_t marks_length)
@@ -240,9 +267,8 @@ static void obey(uint32_t marks_length)
 	if (command.what == GUARD_HOLD) {
 		answer.error = start_hold(&command, marks_length, &answer.mark);
 	} else {
-		answer.expired = !holding;
-		if (holding)
-			answer.error = end_hold(&release_batch);
+		answer.expired = !holding || (command.number && command.number != number);
+		answer.error = answer.expired ? expiry_error : end_hold(&release_batch, 0);
 	}
 	send(COMMANDS, &answer, sizeof answer, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
@@ -257,17 +283,79 @@ static void tell_visitor(int mark)
 	close(visitor);
 }
 
+/* Whether a thread of the holder is on its way out, or gone. The flags are the seventh word after the name's ')'. */
+static int thread_dying(const char *tid)
+{
+	char path[32], line[512], *at;
+	ssize_t length;
+	int fd;
+
+	snprintf(path, sizeof path, "%s/stat", tid);
+	fd = openat(threads, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT;
+	length = read(fd, line, sizeof line - 1);
+	close(fd);
+	if (length <= 0)
+		return length < 0 && errno == ESRCH;
+	line[length] = 0;
+	at = strrchr(line, ')');
+	for (int words = 0; at && words < 7; words++)
+		at = strchr(at + 1, ' ');
+	return at && strtoul(at, NULL, 10) & DYING;
+}
+
+/*
+ * Whether the whole holder is. Its pidfd says so only after its memory is freed and its core is written, 0.1 s or more
+ * for each GB, and for so long nothing would flow; /proc shows it as soon as the threads have seen their end.
+ */
+static int holder_dying(void)
+{
+	char entries[2048] __attribute__((aligned(8)));
+	struct entry {
+		uint64_t ino;
+		int64_t off;
+		unsigned short length;
+		unsigned char type;
+		char name[];
+	};
+	int seen = 0;
+	long length;
+
+	if (lseek(threads, 0, SEEK_SET) < 0)
+		return 0;
+	while ((length = syscall(SYS_getdents64, threads, entries, sizeof entries)) > 0)
+		for (long at = 0; at < length; at += ((struct entry *)(entries + at))->length) {
+			const char *name = ((struct entry *)(entries + at))->name;
+
+			if (*name == '.')
+				continue;
+			if (!thread_dying(name))
+				return 0;
+			seen = 1;
+		}
+	return seen && !length;
+}
+
 static void watch(uint32_t marks_length)
 {
 	for (;;) {
+		int look = holding && !info.detached && threads >= 0;
 		int timed = holding && info.timeout;
-		int64_t left = timed ? until_deadline() : 0;
-		struct timespec wait = { left > 0 ? left / 1000000000 : 0, left > 0 ? left % 1000000000 : 0 };
+		int64_t left = timed ? until_deadline() : LOOK;
+		struct timespec wait = { 0 };
 
-		if (ppoll(polled, 2 + marks, timed ? &wait : NULL, NULL) < 0)
+		if (look && left > LOOK)
+			left = LOOK;
+		if (left > 0)
+			wait = (struct timespec){ left / 1000000000, left % 1000000000 };
+		if (ppoll(polled, 2 + marks, look || timed ? &wait : NULL, NULL) < 0)
 			for (unsigned int i = 0; i < 2 + marks; i++)
 				polled[i].revents = 0;
-		if (polled[HOLDER].revents && !(holding && info.detached)) {
+		/* What the holder asked for counts, even if it has died since. */
+		if (polled[COMMANDS].revents)
+			obey(marks_length);
+		if (polled[HOLDER].revents || (holding && look && holder_dying())) {
 			if (holding)
 				holder_failed();
 			_exit(0);
@@ -281,11 +369,26 @@ static void watch(uint32_t marks_length)
 		for (unsigned int i = 0; i < marks; i++)
 			if (polled[2 + i].revents)
 				tell_visitor(polled[2 + i].fd);
-		if (polled[COMMANDS].revents)
-			obey(marks_length);
-		if (holding && info.detached)
-			polled[HOLDER].fd = -1;
 	}
+}
+
+/* The holder's threads in /proc, or -1. The pidfd's own number there is right whichever pid namespace /proc shows. */
+static int open_threads(void)
+{
+	char text[512], path[32], *pid;
+	int fd = open("/proc/self/fdinfo/1", O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+
+	if (fd >= 0)
+		close(fd);
+	if (length <= 0)
+		return -1;
+	text[length] = 0;
+	pid = strstr(text, "\nPid:");
+	if (!pid || atoi(pid + 5) <= 0)
+		return -1;
+	snprintf(path, sizeof path, "/proc/%d/task", atoi(pid + 5));
+	return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
 /* Everything that can fail, before the answer that says it did not. */
@@ -299,7 +402,7 @@ static int prepare(const struct guard_config *head, ssize_t length)
 	if (length < (ssize_t)sizeof *head ||
 	    (size_t)length != sizeof *head + (size_t)head->marks_length + head->release_length + head->drop_length)
 		return EPROTO;
-	release_batch = (struct batch){ config + sizeof *head + head->marks_length, head->release_length };
+	release_batch = (struct batch){ config + sizeof *head, head->release_length };
 	drop_batch = (struct batch){ release_batch.messages + head->release_length, head->drop_length };
 	info.holder = head->holder;
 	polled = calloc(2 + head->marks_length / 2, sizeof *polled);
@@ -327,6 +430,7 @@ static int prepare(const struct guard_config *head, ssize_t length)
 	route = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	if (route < 0)
 		return errno;
+	threads = open_threads();
 	return permission();
 }
 
@@ -334,8 +438,12 @@ int main(void)
 {
 	struct guard_config head = { 0 };
 	struct guard_answer answer = { 0 };
-	ssize_t length = recv(COMMANDS, NULL, 0, MSG_PEEK | MSG_TRUNC);
+	struct pollfd first[] = { { .fd = COMMANDS, .events = POLLIN }, { .fd = HOLDER, .events = POLLIN } };
+	ssize_t length = 0;
 
+	/* A child of the holder may keep its end of the conversation open after it. */
+	if (poll(first, 2, -1) > 0 && first[COMMANDS].revents)
+		length = recv(COMMANDS, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
 	config = length > 0 ? calloc(1, length) : NULL;
 	if (!config || recv(COMMANDS, config, length, 0) != length)
 		return 1;

@@ -18,9 +18,21 @@ import errno
 import os
 import sys
 import time
-from _socket import AF_UNIX, SO_PEERCRED, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, socketpair
+from _socket import (
+    AF_UNIX,
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    MSG_PEEK,
+    SO_PEERCRED,
+    SO_RCVTIMEO,
+    SO_SNDTIMEO,
+    SOCK_CLOEXEC,
+    SOCK_SEQPACKET,
+    SOL_SOCKET,
+    socketpair,
+)
 from _socket import socket as Socket
-from _thread import allocate_lock
+from _thread import RLock
 
 from ._libnl import ffi, lib
 from ._record import Record
@@ -57,10 +69,13 @@ class Holder(Record):
 
 
 class Guard:
-    """One guard process for one set of plugs. Threads: it locks. Fork: the parent's only."""
+    """One guard process for one set of plugs. Threads: it locks. Fork: the parent's only. Signals: a handler may end()
+    it at any time, and speak with it but in the middle of another word with it (RuntimeError)."""
 
     def __init__(self, route: RouteSocket, device: str, marks: list[str], release: bytes, drop: bytes) -> None:
-        self._lock = allocate_lock()
+        self._lock = RLock()
+        self._asking = False
+        self._numbers = 0
         self._route = route
         self._device = device
         self._marks = marks
@@ -84,9 +99,9 @@ class Guard:
                 raise self._unavailable(-pid)
             self.pid = pid
             names = b"".join(mark.encode() + b"\0" for mark in self._marks)
-            head = ffi.new("struct guard_config *", [len(names), len(release), len(drop), os.getpid()])
+            head = ffi.new("struct guard_config *", [len(release), len(drop), len(names), os.getpid()])
             try:
-                ours.send(ffi.buffer(head)[:] + names + release + drop)
+                ours.send(ffi.buffer(head)[:] + release + drop + names, MSG_NOSIGNAL)
                 answer = _answer(ours.recv(64))
             except OSError as error:
                 raise self._unavailable(error.errno or 0) from None
@@ -118,19 +133,38 @@ class Guard:
 
     @property
     def alive(self) -> bool:
-        """Whether the guard can still be spoken to."""
-        return self._socket.fileno() >= 0
+        """Whether the guard can still be spoken to: not closed here, and not ended there."""
+        with self._lock:
+            try:
+                return self._socket.recv(1, MSG_PEEK | MSG_DONTWAIT) != b""
+            except BlockingIOError:  # it has nothing to say
+                return True
+            except OSError:
+                return False
+
+    def new_number(self) -> int:
+        """A number for the next hold."""
+        with self._lock:
+            self._numbers = self._numbers % 0xFFFF_FFFF + 1
+            return self._numbers
 
     def hold(
-        self, timeout: float | None, *, drop: bool = False, detached: bool = False, limit: int | None = None
+        self,
+        timeout: float | None,
+        *,
+        number: int = 0,
+        drop: bool = False,
+        detached: bool = False,
+        limit: int | None = None,
     ) -> None:
         """Arm: from the return of this call, the guard releases if this process dies or ``timeout`` seconds pass.
 
-        PlugBusy where the plug is held already, by whoever; GuardUnavailable where the guard does not answer.
+        ``number`` is what release() will call this hold. PlugBusy where the plug is held already, by whoever;
+        GuardUnavailable where the guard does not answer.
         """
         nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
         command = ffi.new(
-            "struct guard_command *", [lib.GUARD_HOLD, drop, detached, 0, nanoseconds, time.time_ns(), limit or 0]
+            "struct guard_command *", [lib.GUARD_HOLD, drop, detached, number, nanoseconds, time.time_ns(), limit or 0]
         )
         for _ in range(10):
             answer = self._ask(command)
@@ -147,24 +181,31 @@ class Guard:
             holder = holder_of(self._route, self._marks[answer.mark])
             if holder is not None:
                 raise busy(self._device, holder)
-        raise PlugBusy.by(self._device, 0, "others hold it again and again")
+        why = "a socket that answers nobody sits on the plug's mark ('ss -xap' may show whose); end it"
+        raise PlugBusy.by(self._device, 0, why)
 
-    def release(self) -> CData | None:
-        """End the hold: the guard releases and takes its mark away. Its answer, or None where it has gone."""
-        return self._ask(ffi.new("struct guard_command *", [lib.GUARD_RELEASE]))
+    def release(self, number: int = 0) -> CData | None:
+        """End the hold of this number, or the one that is on: the guard releases, then takes its mark away.
+
+        Its answer, or None where it has gone.
+        """
+        return self._ask(ffi.new("struct guard_command *", [lib.GUARD_RELEASE, 0, 0, number]))
 
     def _ask(self, command: CData) -> CData | None:
         with self._lock:
-            if not self.alive:
-                return None
+            if self._asking:
+                raise RuntimeError("called from a signal handler in the middle of a request of the same object")
+            self._asking = True
             try:
-                self._socket.send(ffi.buffer(command)[:])
+                self._socket.send(ffi.buffer(command)[:], MSG_NOSIGNAL)
                 answer = _answer(self._socket.recv(64))
             except OSError:
                 answer = None
             except BaseException:  # an interrupt between question and answer: the conversation cannot go on
                 self._hang_up()
                 raise
+            finally:
+                self._asking = False
             if answer is None:
                 self._hang_up()
             return answer
@@ -177,7 +218,7 @@ class Guard:
         """Tell the guard to end; a hold that is on is released first, not treated as its holder's death."""
         for what in (lib.GUARD_RELEASE, lib.GUARD_END):
             try:
-                self._socket.send(ffi.buffer(ffi.new("struct guard_command *", [what]))[:])
+                self._socket.send(ffi.buffer(ffi.new("struct guard_command *", [what]))[:], MSG_NOSIGNAL)
             except OSError:
                 pass
 
@@ -189,7 +230,7 @@ class Guard:
     def end(self) -> None:
         """End the guard, and wait for its end; calling it again does nothing."""
         with self._lock:
-            if not self.alive:
+            if self._socket.fileno() < 0:
                 return
             self._say_goodbye()
             try:
@@ -236,9 +277,9 @@ def _ask_mark(mark: str) -> Holder | None:
         visitor.setblocking(True)
         peer = visitor.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
         received = visitor.recv(64)
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # nobody, or a hold that ended at this moment
         return None
-    except OSError:  # nobody of ours: a socket of another type, one that accepts nobody, or one that says nothing
+    except OSError:  # nobody of ours: one that accepts nobody, or one that says nothing
         received = b""
     finally:
         visitor.close()

@@ -3,7 +3,7 @@
  * What a holder and its guard say to each other, one datagram each. No preprocessor line stands here: the C compiler
  * and cffi both read it.
  *
- *	holder: guard_config, marks, release messages, drop messages	guard: guard_answer, once it is ready
+ *	holder: guard_config, release messages, drop messages, marks	guard: guard_answer, once it is ready
  *	holder: guard_command HOLD					guard: guard_answer; the holder sends buffer after it
  *	holder: guard_command RELEASE					guard: guard_answer, after it released
  *	holder: guard_command END					guard: ends
@@ -13,9 +13,9 @@ enum guard_what { GUARD_HOLD = 1, GUARD_RELEASE, GUARD_END };
 
 /* The lengths are those of the three parts that follow it in the same datagram. */
 struct guard_config {
-	uint32_t marks_length;		/* abstract socket names, each ended by a NUL */
 	uint32_t release_length;	/* RTM_NEWQDISC messages */
 	uint32_t drop_length;		/* RTM_DELQDISC messages */
+	uint32_t marks_length;		/* abstract socket names, each ended by a NUL */
 	uint32_t holder;		/* its pid, for those who ask who holds */
 };
 
@@ -23,16 +23,16 @@ struct guard_command {
 	uint32_t what;
 	uint32_t drop;			/* HOLD: drop instead of releasing when the holder dies or overstays */
 	uint32_t detached;		/* HOLD: the holder's death means nothing, only the time does */
-	uint32_t unused;
+	uint32_t number;		/* HOLD: this hold's own; RELEASE: of the hold that is to end, 0 for whichever is on */
 	int64_t timeout;		/* HOLD: nanoseconds, 0 for none */
 	int64_t since;			/* HOLD: CLOCK_REALTIME nanoseconds, for those who ask */
 	int64_t limit;			/* HOLD: the plug's limit in bytes as the holder set it, 0 if unknown, likewise */
 };
 
 struct guard_answer {
-	int32_t error;			/* an errno, 0 for done */
+	int32_t error;			/* an errno, 0 for done; where the hold had expired, of what was sent then */
 	uint32_t mark;			/* HOLD, EADDRINUSE: which of the marks was taken */
-	uint32_t expired;		/* RELEASE: the time had run out, or there was no hold: nothing was sent */
+	uint32_t expired;		/* RELEASE: the time had run out, or there was no such hold: nothing was sent now */
 	uint32_t unused;
 };
 

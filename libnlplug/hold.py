@@ -16,7 +16,7 @@ import os
 import time
 
 from ._libnl import ffi, lib
-from .errors import HoldExpired, NetlinkError
+from .errors import HoldExpired, NetlinkError, PlugBusy
 from .guard import Guard, mark_name
 from .route import built, qdisc_message
 
@@ -79,32 +79,51 @@ class Hold:
         self._drop = on_death == "drop"
         self._report = HoldReport()
         self._guard: Guard | None = None
+        self._number = 0
         self._pid = 0
         self._begun = 0.0
+        self._expiry_error = 0
         self._drops_before: int | None = None
 
     def __enter__(self) -> HoldReport:
         if self._guard is not None:
             raise RuntimeError("a hold is entered once: call hold() again for another one")
         plug = self._plug
-        guard = plug._guarded()
-        guard.hold(self._timeout, drop=self._drop, limit=plug.limit)
-        self._guard, self._pid = guard, os.getpid()
-        self._begun = time.monotonic()
+        self._guard = guard = plug._guarded()
+        self._number, self._pid = guard.new_number(), os.getpid()
+        armed = False
         try:
+            guard.hold(self._timeout, number=self._number, drop=self._drop, limit=plug.limit)
+            armed = True
+            self._begun = time.monotonic()
             self._drops_before = plug._buffer_and_read().drops
         except BaseException:
-            self._end()
+            self._take_back(armed)
             raise
         return self._report
+
+    def _take_back(self, armed: bool) -> None:
+        """Undo an entry that failed or was interrupted."""
+        assert self._guard is not None
+        try:
+            if armed:
+                self._end()
+            else:
+                self._guard.release(self._number)
+        except FileNotFoundError:  # no plug: nothing can be held, and what is raised already says why
+            pass
+        self._guard = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if os.getpid() != self._pid:
             return
-        before_release = self._stats()
-        expired = self._end()
+        before_release = None
+        try:
+            before_release = self._stats()
+        finally:
+            expired = self._end()
         report = self._report
         report.seconds = time.monotonic() - self._begun
         report.expired = expired
@@ -127,16 +146,42 @@ class Hold:
 
     def _end(self) -> bool:
         """Have the guard release; whether the hold had expired before. A failed release is tried again, then raised."""
+        try:
+            return self._release()
+        except NetlinkError:
+            raise
+        except BaseException:  # interrupted: nobody else would release as long as this process lives
+            self._release()
+            raise
+
+    def _release(self) -> bool:
         assert self._guard is not None
         plug = self._plug
-        answer = self._guard.release()
+        answer = self._guard.release(self._number)
         if answer is not None and answer.expired:
+            self._expiry_error = answer.error
+            if not answer.error:  # so that leaving the plug's block does not release what others hold since then
+                plug._last_action = None if self._drop else "release_indefinite"
+                plug._detached = plug._detached or self._drop
             return True
         if answer is not None and not answer.error:
             plug._last_action = "release_indefinite"
             return False
-        if plug.closed:  # close() has ended the hold
-            return False
+        if not plug.closed:  # else close() has ended the hold
+            self._release_directly()
+        return False
+
+    def _release_directly(self) -> None:
+        """Release without the guard, which has gone or could not."""
+        assert self._guard is not None
+        plug = self._plug
+        try:
+            holder = plug.holder()
+        except OSError:
+            holder = None
+        if holder is not None and not holder.foreign and holder.guard != self._guard.pid:
+            why = f"this hold's guard has gone, and process {holder.pid} holds it now: it will release"
+            raise PlugBusy.by(plug.device, holder.pid, why, "release")
         for left in reversed(range(RELEASE_TRIES)):
             try:
                 plug.release_indefinite()
@@ -145,11 +190,12 @@ class Hold:
                 if not left or isinstance(failure, FileNotFoundError):  # what is gone does not come back
                     raise
                 time.sleep(0.01)
-        return False
 
     def _expiry(self) -> HoldExpired:
         device, seconds = self._plug.device, self._report.seconds or 0.0
-        if self._drop:
+        if self._expiry_error:
+            done = f"the guard could not end it then: {os.strerror(self._expiry_error)}"
+        elif self._drop:
             done = "the guard has deleted the plug with what it held"
         else:
             done = "the guard has released it then, and what came later was not held"

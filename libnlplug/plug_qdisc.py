@@ -165,5 +165,10 @@ def _as_int(limit: int) -> int:
 
 
 def _refused(sentence: str) -> int:
-    print(f"plug_qdisc: {sentence}", file=sys.stderr)
+    """-1, and the sentence on stderr; as in the C, a stderr that is not there or cannot be written to changes nothing."""
+    try:
+        if sys.stderr is not None:
+            print(f"plug_qdisc: {sentence}", file=sys.stderr)
+    except (OSError, ValueError):
+        pass
     return -1

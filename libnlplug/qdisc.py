@@ -21,7 +21,7 @@ handler may call it too, unless the signal came in the middle of a longer reques
 from __future__ import annotations
 
 import time
-from _thread import allocate_lock
+from _thread import RLock
 
 from ._libnl import ffi, lib
 from ._record import Record
@@ -76,7 +76,7 @@ class PlugQdisc:
     """
 
     def __init__(self, route: RouteSocket, device: str, ifindex: int, parent: int, handle: int) -> None:
-        self._lock = allocate_lock()
+        self._lock = RLock()  # close() in a signal handler may come while the guard is being started
         self._route = route
         self._device = device
         self._ifindex = ifindex
@@ -95,15 +95,7 @@ class PlugQdisc:
     @classmethod
     def open(cls, device: str, *, parent: str = "root", netns: Netns = None) -> PlugQdisc:
         """The plug that is there; QdiscNotFound where there is none. Never creates, and sends the plug nothing."""
-        parent_number = _parent_number(parent)
-        route = RouteSocket(netns)
-        ifindex = route.link(device)
-        found = _found(route, ifindex, parent_number, device)
-        if found is None or found.kind != "plug":
-            there = f"a qdisc of kind {found.kind}" if found and found.handle else "no configured qdisc"
-            message = f"cannot open the plug of {device}: at {parent} is {there}; attach one with libnlplug.attach()"
-            raise QdiscNotFound(None, message, "open the plug of", device)
-        return cls(route, device, ifindex, parent_number, found.handle)
+        return open_by(RouteSocket(netns), device, _parent_number(parent))
 
     @property
     def device(self) -> str:
@@ -174,7 +166,7 @@ class PlugQdisc:
         ``tc qdisc change dev DEV handle H: plug limit BYTES``. Packets above a smaller limit stay; only new ones are
         refused. Raises ValueError for any other limit (0 would drop every packet for ever), else as buffer() does.
         """
-        checked = _checked_limit(limit)
+        checked = checked_limit(limit)
         message = self._message(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, checked))
         self._change(message, "set the limit of the plug on")
         self._limit = checked
@@ -240,6 +232,7 @@ class PlugQdisc:
         """This object's guard, started where there is none yet or the last one has gone."""
         from .hold import start_guard
 
+        self._route.fileno()  # a closed object, or the parent's in a forked child, cannot hold
         with self._lock:
             if self._guard is None or not self._guard.alive:
                 self._guard = start_guard(self)
@@ -283,12 +276,14 @@ class PlugQdisc:
     def close(self) -> None:
         """Close the socket and end the guard; calling it again does nothing. The plug stays in the kernel as it is,
         but a hold() that is on ends, released."""
-        with self._lock:
+        if self._route.forked:  # the lock may be another thread's, which the child does not have
             guard, self._guard = self._guard, None
-        if guard is not None:
-            if self._route.forked:
+            if guard is not None:
                 guard.forget()
-            else:
+        else:
+            with self._lock:
+                guard, self._guard = self._guard, None
+            if guard is not None:
                 guard.end()
         self._route.close()
 
@@ -390,8 +385,25 @@ def attach(
     """
     parent_number = _parent_number(parent)
     handle_number = None if handle is None else _handle_number(handle)
-    checked = None if limit is None else _checked_limit(limit)
-    route = RouteSocket(netns)
+    checked = None if limit is None else checked_limit(limit)
+    return attach_by(RouteSocket(netns), device, parent_number, handle_number, checked)
+
+
+def open_by(route: RouteSocket, device: str, parent: int) -> PlugQdisc:
+    """PlugQdisc.open() over a socket that is there."""
+    ifindex = route.link(device)
+    found = _found(route, ifindex, parent, device)
+    if found is None or found.kind != "plug":
+        there = f"a qdisc of kind {found.kind}" if found and found.handle else "no configured qdisc"
+        message = f"cannot open the plug of {device}: at {handle_text(parent)} is {there}; attach one first"
+        raise QdiscNotFound(None, message, "open the plug of", device)
+    return PlugQdisc(route, device, ifindex, parent, found.handle)
+
+
+def attach_by(
+    route: RouteSocket, device: str, parent_number: int, handle_number: int | None, checked: int | None
+) -> PlugQdisc:
+    """attach() over a socket that is there, with arguments that were checked."""
     ifindex = route.link(device)
     found = _found(route, ifindex, parent_number, device)
     if found is None or found.handle == 0:
@@ -453,7 +465,8 @@ def _handle_number(handle: str) -> int:
     return number
 
 
-def _checked_limit(limit: int) -> int:
+def checked_limit(limit: int) -> int:
+    """The limit, or ValueError."""
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
         why = " (0 would drop every packet for ever)" if limit == 0 else ""
         raise ValueError(

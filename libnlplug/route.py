@@ -35,6 +35,7 @@ __all__ = [
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Callable, Protocol, TypeVar, Union
 
     from ._libnl import CData
@@ -67,7 +68,12 @@ def _count_fork() -> None:
 os.register_at_fork(after_in_child=_count_fork)
 
 
-@ffi.def_extern(error=lib.NL_STOP)
+def _interrupted(kind: type[BaseException], error: BaseException, traceback: TracebackType) -> None:
+    """A signal handler raised in the middle of a callback: C cannot carry that, so it waits until libnl returns."""
+    ffi.from_handle(traceback.tb_frame.f_locals["arg"]).interrupt = error
+
+
+@ffi.def_extern(error=lib.NL_STOP, onerror=_interrupted)
 def libnlplug_on_error(nla: CData, nlerr: CData, arg: CData) -> int:
     """Keep the kernel's reply: libnl hands over the nlmsgerr, and its nlmsghdr stands right before it."""
     header = ffi.cast("struct nlmsghdr *", ffi.cast("char *", nlerr) - lib.NLMSG_HDRLEN)
@@ -75,13 +81,18 @@ def libnlplug_on_error(nla: CData, nlerr: CData, arg: CData) -> int:
     return lib.NL_STOP
 
 
-@ffi.def_extern(error=lib.NL_STOP)
+@ffi.def_extern(error=lib.NL_STOP, onerror=_interrupted)
 def libnlplug_on_message(msg: CData, arg: CData) -> int:
-    """A message that is neither an ACK nor an error: let libnl read the object in it."""
+    """A message that is neither an ACK nor an error: keep it as it is, or let libnl read the object in it."""
+    listed = ffi.from_handle(arg).listed
+    if listed is not None:
+        header = lib.nlmsg_hdr(msg)
+        listed.append(ffi.buffer(header, header.nlmsg_len)[lib.NLMSG_HDRLEN :])
+        return lib.NL_OK
     return lib.nl_msg_parse(msg, lib.libnlplug_on_object, arg)
 
 
-@ffi.def_extern()
+@ffi.def_extern(onerror=_interrupted)
 def libnlplug_on_object(obj: CData, arg: CData) -> None:
     """Keep the object that libnl read; libnl drops its own reference when this returns."""
     lib.nl_object_get(obj)
@@ -145,11 +156,13 @@ def handle_text(number: int) -> str:
 class _Answer:
     """What came back for the request under way."""
 
-    __slots__ = ("object", "reply")
+    __slots__ = ("interrupt", "listed", "object", "reply")
 
     def __init__(self) -> None:
         self.reply: bytes | None = None
         self.object: CData | None = None
+        self.listed: list[bytes] | None = None
+        self.interrupt: BaseException | None = None
 
 
 class RouteSocket:
@@ -163,6 +176,7 @@ class RouteSocket:
         self._answer = _Answer()
         self._handle = ffi.new_handle(self._answer)
         self._busy = False
+        self._answered = True  # False where a signal handler's exception broke off a request
         self._generation = _generation
         self._sk: CData | None = _in_netns(netns, self._connect)
 
@@ -225,6 +239,8 @@ class RouteSocket:
             raise ClosedError("this object is closed")
         if self._busy:
             raise RuntimeError("called from a signal handler in the middle of a request of the same object")
+        if not self._answered:
+            self._drain()
         return self._sk
 
     def change(self, qdisc: CData, flags: int, operation: str, device: str | None) -> None:
@@ -248,7 +264,7 @@ class RouteSocket:
         """
         with self._lock:
             sk = self._open()
-            self._busy = True
+            self._busy, self._answered = True, False
             try:
                 self._answer.object = None
                 lib.nl_socket_enable_msg_peek(sk)  # an object may be larger than an ACK's buffer
@@ -257,13 +273,42 @@ class RouteSocket:
                     code = lib.nl_wait_for_ack(sk)
                 if code >= 0 and self._answer.object is not None:
                     code = lib.nl_wait_for_ack(sk)
-                lib.nl_socket_disable_msg_peek(sk)
+                self._raise_interrupt()
+                self._answered = True
             finally:
                 self._busy = False
+                lib.nl_socket_disable_msg_peek(sk)
             if code < 0:
                 raise self._failure(code, operation, device)
             found, self._answer.object = self._answer.object, None
             return found
+
+    def dump(self, msg: CData, operation: str, device: str | None) -> list[bytes]:
+        """Send a request with NLM_F_DUMP; the payload of each message that comes back, as bytes."""
+        with self._lock:
+            sk = self._open()
+            self._busy, self._answered = True, False
+            try:
+                lib.nl_socket_enable_msg_peek(sk)
+                for _ in range(10):  # a dump that something changed in the meantime is asked for again
+                    listed: list[bytes] = []
+                    self._answer.listed = listed
+                    lib.nlmsg_hdr(msg).nlmsg_seq = 0
+                    code = lib.nl_send_auto(sk, msg)
+                    if code >= 0:
+                        code = lib.nl_recvmsgs_default(sk)
+                    if code >= 0 or self._answer.reply is not None:
+                        break
+                    self._drain()
+                self._raise_interrupt()
+                self._answered = True
+            finally:
+                self._busy = False
+                self._answer.listed = None
+                lib.nl_socket_disable_msg_peek(sk)
+            if code < 0:
+                raise self._failure(code, operation, device)
+            return listed
 
     def send_one(self, msg: CData, operation: str, device: str | None) -> None:
         """Send a message of the caller's own making and take the ACK."""
@@ -279,7 +324,7 @@ class RouteSocket:
                 lib.nl_complete_msg(sk, msg)
                 part.iov_base = lib.nlmsg_hdr(msg)
                 part.iov_len = lib.nlmsg_hdr(msg).nlmsg_len
-            self._busy = True
+            self._busy, self._answered = True, False
             try:
                 code = lib.nl_send_iovec(sk, messages[0], iov, len(messages))
                 if code < 0:
@@ -291,6 +336,8 @@ class RouteSocket:
                     answers.append((code, self._answer.reply))
                     if code < 0 and self._answer.reply is None:
                         self._drain()
+                self._raise_interrupt()
+                self._answered = True
                 return answers
             finally:
                 self._busy = False
@@ -352,18 +399,26 @@ class RouteSocket:
         return infos
 
     def _failure(self, code: int, operation: str, device: str | None) -> NetlinkError:
+        self._raise_interrupt()
         reply, self._answer.reply = self._answer.reply, None
         if reply is None:
             self._drain()
         return failure(code, operation, device, reply)
 
+    def _raise_interrupt(self) -> None:
+        error, self._answer.interrupt = self._answer.interrupt, None
+        if error is not None:
+            raise error
+
     def _drain(self) -> None:
         """Throw away what is queued: answers to requests whose caller has given up."""
+        self._answer.reply = None
         waste = ffi.new("char[]", 1)
         fd = lib.nl_socket_get_fd(self._sk)
         for _ in range(100_000):
             if lib.recv(fd, waste, 1, 0) < 0 and ffi.errno == errno.EAGAIN:
-                return
+                break
+        self._answered = True
 
 
 def qdisc_message(
@@ -414,6 +469,9 @@ def _visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Calla
 
     try:
         start_new_thread(visit, ())
+    except RuntimeError as error:
+        os.close(fd)
+        raise _cannot_enter(netns, errno.EAGAIN) from error
     except BaseException:
         os.close(fd)
         raise
@@ -455,5 +513,7 @@ def _cannot_enter(netns: Netns, number: int, capability: str = "CAP_SYS_ADMIN") 
         kind, hint = NotPermitted, f"; {capability} is needed to enter a network namespace"
     elif number == errno.EINVAL:
         hint = "; it is not a network namespace"
+    elif number == errno.EAGAIN:
+        hint = "; it takes a thread, and the limit of processes (ulimit -u, pids.max) is reached"
     message = f"cannot enter the network namespace {shown}: {os.strerror(number)}{hint}"
     return kind(number, message, "enter the network namespace")

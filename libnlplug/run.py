@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-import sys
 
 __all__ = ["Command"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
 
 _FORWARDED = (
     signal.SIGHUP,
@@ -20,24 +24,29 @@ _FORWARDED = (
     signal.SIGWINCH,
 )
 _FROM_THE_KERNEL = 0x80  # si_code SI_KERNEL (asm-generic/siginfo.h): the terminal sent it, and to the program as well
+_IGNORED_BY_PYTHON = [signal.SIGPIPE, signal.SIGXFSZ]
 NOT_RUN, NOT_FOUND = 126, 127
 
 
 class Command:
     """A program and its arguments. From the making of the object, signals wait for run() instead of ending us."""
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], say: Callable[[str], None]) -> None:
         self._words = words
-        forwarded = {number for number in _FORWARDED if signal.getsignal(number) != signal.SIG_IGN}
-        self._mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded | {signal.SIGCHLD})
-        self._awaited = forwarded | {signal.SIGCHLD}
+        self._say = say
+        # A caller that ignores SIGCHLD hands that on, and the kernel then keeps no status of a child.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._awaited = {number for number in _FORWARDED if signal.getsignal(number) != signal.SIG_IGN}
+        self._awaited.add(signal.SIGCHLD)
+        self._mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
 
     def run(self) -> int:
         """Run it; its exit status, 128 and the signal's number if a signal ended it, 126 or 127 if it did not run."""
+        arrived_early = signal.sigpending() & self._awaited - {signal.SIGCHLD, signal.SIGWINCH}
+        if arrived_early:  # it would not reach the program: a Ctrl-C goes to those that run already
+            return 128 + min(arrived_early)
         try:
-            pid = os.posix_spawnp(
-                self._words[0], self._words, os.environ, setsigmask=self._mask_before, setsigdef=[signal.SIGPIPE]
-            )
+            pid = self._start()
         except (FileNotFoundError, NotADirectoryError):
             return self._not_started("no such command", NOT_FOUND)
         except (OSError, ValueError) as error:
@@ -51,6 +60,23 @@ class Command:
             if arrived.si_signo != signal.SIGCHLD and arrived.si_code != _FROM_THE_KERNEL:
                 os.kill(pid, arrived.si_signo)
 
+    def _start(self) -> int:
+        words = self._words
+        if not words[0]:
+            raise FileNotFoundError
+        try:
+            return self._spawn(words)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+        import shutil
+
+        # A script without a #! line: a shell would run it as its own.
+        return self._spawn(["/bin/sh", shutil.which(words[0]) or words[0], *words[1:]])
+
+    def _spawn(self, words: list[str]) -> int:
+        return os.posix_spawnp(words[0], words, os.environ, setsigmask=self._mask_before, setsigdef=_IGNORED_BY_PYTHON)
+
     def _not_started(self, why: str, status: int) -> int:
-        print(f"libnlplug: cannot run {self._words[0]}: {why}", file=sys.stderr)
+        self._say(f"cannot run {self._words[0] or repr('')}: {why}")
         return status

@@ -22,7 +22,7 @@ def parse_size(text: str) -> int:
     bits = unit.endswith("bit")
     size = number * _UNITS[unit[:1]] / (8 if bits else 1)
     if size >= 1 << 62:
-        raise ValueError(f"size is {text!r}: that is more than any limit")
+        raise ValueError(f"size is {text!r}: that is more than any device can hold")
     return int(size)
 
 
@@ -31,12 +31,16 @@ def parse_time(text: str) -> float:
     match = _TIME.fullmatch(text)
     if not match:
         raise ValueError(f"time is {text!r}: it must be seconds, or have a unit, as 5, 0.5s or 250ms")
-    return float(match[1]) * {"m": 1e-3, "u": 1e-6}.get(match[2].lower()[:1], 1.0)
+    seconds = float(match[1]) * {"m": 1e-3, "u": 1e-6}.get(match[2].lower()[:1], 1.0)
+    if seconds > 1e9:
+        raise ValueError(f"time is {text!r}: the longest is 1e9 seconds, 31 years")
+    return seconds
 
 
 def format_size(size: int) -> str:
-    """As tc prints a size: '512b', '64Kb', '1.5Mb'."""
+    """For people, to four digits, in tc's units: '512b', '64Kb', '1.5Mb'. parse_size() reads it."""
     for unit, name in ((1 << 30, "Gb"), (1 << 20, "Mb"), (1 << 10, "Kb")):
         if size >= unit:
-            return f"{size / unit:.4g}{name}"
+            number = size / unit
+            return f"{number:.4g}{name}" if number < 1000 else f"{number:.0f}{name}"
     return f"{size}b"
