@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# make demo: the main job, on a real kernel.      make test: everything.      Both install what this host lacks.
+# One test: make kernel-test ARGS='-k epoch -x'   (ARGS goes to pytest; so with unit and parity)
+
+PYTHON ?= python3
+PY := .venv/bin/python
+REAL_KERNEL := testkernel/with-plug
+SOURCES := setup.py pyproject.toml build_ffi.py $(wildcard vendor_headers/* libnlplug/*.[ch])
+export PYTHON
+
+.PHONY: demo test lint types unit parity kernel-test wheel clean for-demo for-test
+
+demo: .venv/built | for-demo
+	@$(REAL_KERNEL) $(PY) demo/demo.py
+
+test: lint types unit parity kernel-test
+	@echo "lint, types  passed"
+	@$(PY) tools/summary build/unit.xml build/parity.xml build/kernel-test.xml
+
+lint: .venv/built
+	$(PY) -m ruff check . testkernel/run tools/summary
+
+types: .venv/built
+	$(PY) -m mypy
+
+unit: .venv/built | for-test
+	$(PY) -m pytest tests/unit --junitxml=build/$@.xml $(ARGS)
+
+parity: .venv/built | for-test
+	$(REAL_KERNEL) $(PY) -m pytest tests/parity --junitxml=build/$@.xml $(ARGS)
+
+kernel-test: .venv/built | for-test
+	$(REAL_KERNEL) $(PY) -m pytest tests/kernel --junitxml=build/$@.xml $(ARGS)
+
+wheel: .venv/built
+	$(PY) -m pip wheel --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf .venv build dist *.egg-info libnlplug/*.so libnlplug/_libnl.c libnlplug/libnlplug-guard .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+for-test: | for-demo
+
+for-demo for-test:
+	@tools/setup $(@:for-%=%)
+
+.venv/built: $(SOURCES) | for-demo
+	test -x $(PY) || $(PYTHON) -m venv --clear .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
