@@ -17,7 +17,8 @@ from ._version import __version__
 try:
     from . import _libnl as _libnl
 except ImportError as error:
-    if "libnl" not in str(error) or "_libnl" in str(error):
+    loading = (error.path or "").endswith(".so")  # glibc's words or musl's: a library is missing, or a function in it
+    if not loading or ("libnl-" not in str(error) and "symbol" not in str(error)):
         raise
     raise ImportError(
         f"libnlplug needs the system's libnl-3 and libnl-route-3, version 3.2.29 or newer ({error}): install"

@@ -2,6 +2,8 @@
 """Children: what may be refused, may block or may be killed is done by a process of its own, which ends soon.
 
     in_child(work)  -->  fork  -->  work yields lines  -->  they come back, however the child ends
+
+Threads: for a process with one thread, as the command is. The child runs Python after the fork.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ def in_child(work: Callable[[int], Iterable[str]]) -> tuple[list[str], str]:
     """The lines that ``work`` yields in a child process, and what kept it from ending well, "" for nothing.
 
     ``work`` is given the descriptor that its lines go to: a process that it starts and that outlives it closes that.
+    A child that takes longer than PATIENCE is killed.
     """
     ours, theirs = os.pipe()
     try:
@@ -35,32 +38,46 @@ def in_child(work: Callable[[int], Iterable[str]]) -> tuple[list[str], str]:
         os.close(theirs)
         return [], f"failed: no process can be started, {error.strerror} (ulimit -u, pids.max)"
     if not pid:
-        try:
-            for line in work(theirs):
-                os.write(theirs, f"={line}\n".encode())
-            os.write(theirs, b".\n")
-        except Exception as error:
-            os.write(theirs, f"!{getattr(error, 'strerror', None) or error}".replace("\n", " ").encode() + b"\n")
-        finally:
-            os._exit(0)
+        _work(work, theirs)
     os.close(theirs)
     try:
         text = _read_all(ours, time.monotonic() + PATIENCE)
     finally:
         os.close(ours)
         status = _end(pid)
-    *lines, _incomplete = text.split("\n")
-    found = [line[1:] for line in lines if line.startswith("=")]
-    for line in lines:
-        if not line.startswith("="):
-            return found, f"failed: {line[1:]}" if line.startswith("!") else ""
-    number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else 0
-    words = {
-        0: "ended without an answer",
-        signal.SIGSYS: "was killed: a seccomp filter forbids it",
-        signal.SIGKILL: f"did not end within {PATIENCE:g} s, or was killed",
-    }
-    return found, words.get(number, f"was ended by signal {number}")
+    whole = text.split("\n")[:-1]
+    lines = [line[1:] for line in whole if line.startswith("=")]
+    for line in whole:
+        if line.startswith("!"):
+            return lines, f"failed: {line[1:]}"
+        if line == ".":
+            return lines, ""
+    return lines, _how_it_ended(status)
+
+
+def trial(call: Callable[[], None]) -> str:
+    """Why ``call`` does not work, tried in a child; "" where it does."""
+
+    def work(_out: int) -> Iterator[str]:
+        call()
+        yield "done"
+
+    lines, why = in_child(work)
+    return "" if lines else why.replace("failed: ", "", 1)
+
+
+def _work(work: Callable[[int], Iterable[str]], out: int) -> None:
+    """The child: it never returns to the caller's code, whatever happens."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller may ignore it, then no child could be waited for
+        for line in work(out):
+            os.write(out, f"={line}\n".encode())
+        os.write(out, b".\n")
+    except Exception as error:
+        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        os.write(out, "!{}\n".format(words.replace("\n", " ")).encode())
+    finally:
+        os._exit(0)
 
 
 def _read_all(fd: int, deadline: float) -> str:
@@ -77,26 +94,26 @@ def _read_all(fd: int, deadline: float) -> str:
 
 def _end(pid: int) -> int | None:
     """The wait status of a child that has ended or is killed now; None where it cannot be known."""
-    for patience, number in ((0.2, signal.SIGKILL), (ANSWER, 0)):
+    for patience, last in ((0.2, False), (ANSWER, True)):
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:  # whoever called this ignores SIGCHLD, so the kernel has waited for it
+            except ChildProcessError:  # this process ignores SIGCHLD, so the kernel has waited for it
                 return None
             if ended:
                 return status
             time.sleep(0.001)
-        os.kill(pid, number)
+        if not last:
+            os.kill(pid, signal.SIGKILL)
     return None
 
 
-def trial(call: Callable[[], None]) -> str:
-    """Why ``call`` does not work, tried in a child; "" where it does."""
-
-    def work(_out: int) -> Iterator[str]:
-        call()
-        yield "done"
-
-    lines, why = in_child(work)
-    return "" if lines else why.removeprefix("failed: ")
+def _how_it_ended(status: int | None) -> str:
+    number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else 0
+    words = {
+        0: "ended without an answer",
+        signal.SIGSYS: "was killed: a seccomp filter forbids it",
+        signal.SIGKILL: f"did not end within {PATIENCE:g} s, or was killed",
+    }
+    return words.get(number, f"was ended by signal {number}")

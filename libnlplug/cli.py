@@ -71,11 +71,11 @@ def _release(args: argparse.Namespace) -> int:
     if holder is None or holder.foreign:
         return DONE
     if not holder.detached:
-        _say(f"released, although process {holder.pid} is holding {args.dev} and does not know of it")
-    elif end_detached(holder):
-        plug.release_indefinite()  # its buffer may have come after the first one
+        _say(f"released {args.dev}, although process {holder.pid} is holding it and does not know of this")
+    elif end_detached(plug, holder):
+        plug.release_indefinite()
     else:
-        _say(f"released, but its guard, process {holder.pid}, cannot be ended: it counts as held until its time is up")
+        _say(f"released {args.dev}, but its guard, process {holder.pid}, cannot be ended and keeps others from holding")
     return DONE
 
 
@@ -98,29 +98,34 @@ def _show(args: argparse.Namespace) -> int:
 def _hold(args: argparse.Namespace) -> int:
     import warnings
 
-    from .hold import PacketsDropped
+    from .hold import HoldReport, PacketsDropped
     from .run import Command
 
     warnings.simplefilter("ignore", PacketsDropped)  # the report says it
-    command = Command(args.command, _say)
-    report = ended = trouble = None
+    troubles: list[str] = []
+    command = Command(args.command, troubles.append)
+    report = ended = None
+    failed = 0
     try:
         held = _what_to_hold(args)
         with held, held.hold(timeout=args.timeout or None) as report:
             ended = command.run()
     except OSError as error:
-        trouble = error
-    status = ended if trouble is None else EXPIRED if isinstance(trouble, HoldExpired) else NOT_HELD
-    if trouble is not None:
+        failed = EXPIRED if isinstance(error, HoldExpired) else NOT_HELD
         what = "the command was not run" if ended is None else f"the command's status was {ended}"
-        _say(f"{_words(trouble)}; {what}")
-    if report is not None and args.json:
+        troubles.append(f"{_words(error)}; {what}")
+    status = failed or ended or DONE
+    if args.json:
         import json
 
-        _err(json.dumps({"device": args.dev, **report.as_dict(), "command_status": ended, "status": status}))
-    elif report is not None and trouble is None:
+        shown = {"device": args.dev, **(report or HoldReport()).as_dict(), "command_status": ended}
+        _err(json.dumps({**shown, "status": status, "error": "; ".join(troubles) or None}))
+        return status
+    for trouble in troubles:
+        _say(trouble)
+    if report is not None and not failed:
         _say(_sentence(args.dev, report))
-    return NOT_HELD if status is None else status
+    return status
 
 
 def _what_to_hold(args: argparse.Namespace) -> PlugQdisc | PlugLane:
@@ -326,8 +331,8 @@ VERBS = (
             help="release after S seconds: a guard stays behind that does it; never if left out or 0",
         ),
         _NETNS,
-        more="Where the plug holds already, a new epoch begins: see release --one. Refused while somebody else's hold is"
-        " on. Without --timeout nothing releases but 'release': hold and --timeout cannot be forgotten.",
+        more="Where the plug holds already, a new epoch begins: see release --one. Refused while a hold is on. Without"
+        " --timeout nothing releases it but 'release'; 'hold' and 'buffer --timeout' cannot be forgotten.",
     ),
     _Verb(
         "release",
@@ -367,11 +372,11 @@ VERBS = (
         _NETNS,
         more="All are counters of the kernel's: QLEN packets and BACKLOG bytes are in the plug, DROPS packets found it"
         " full, PACKETS and BYTES have left it. No kernel tells whether a plug holds, so that is not shown; HOLDER is"
-        " who holds it by 'hold' or 'buffer --timeout', and a plain 'buffer' leaves none. --json prints a list, for each"
-        " plug an object: device, ifindex, parent, handle, qlen, backlog, drops, packets, bytes, and holder, which is"
-        " null or an object: pid, since (seconds of the epoch), timeout (seconds or null), limit (bytes, or null where"
-        " the holder has not set it), guard (pid), detached (by 'buffer --timeout'), foreign (somebody who took the"
-        " plug's mark and is no guard: only pid and uid are known), uid. --json --watch prints one line a look: an"
+        " who holds it by 'hold' or 'buffer --timeout', and a plain 'buffer' leaves none. --json prints a list, for"
+        " each plug an object: device, ifindex, parent, handle, qlen, backlog, drops, packets, bytes, and holder, which"
+        " is null or an object: pid, since (seconds of the epoch), timeout (seconds or null), limit (bytes, or null"
+        " where the holder has not set it), guard (pid), detached (by 'buffer --timeout'), foreign (somebody who took"
+        " the plug's mark and is no guard: only pid and uid are known), uid. --json --watch prints one line a look: an"
         " object of time (seconds of the epoch) and plugs (that list).",
     ),
     _Verb(
@@ -391,12 +396,12 @@ VERBS = (
         _LIMIT,
         _argument("--json", action="store_true", help="report as one line of JSON, on stderr as the plain one"),
         _NETNS,
-        more="It uses the plug that is there, or makes one and removes it again. A guard releases if libnlplug dies. The"
-        " command gets the signals that libnlplug gets, and is not run if nothing could be held. --json prints one"
+        more="It uses the plug that is there, or makes one and removes it again. A guard releases if libnlplug dies."
+        " The command gets the signals that libnlplug gets, and is not run if nothing could be held. --json prints one"
         " object: device, packets and bytes (held when it was released), dropped (packets that found the plug full),"
         " seconds, limit_needed (bytes that would have been enough, null if nothing was dropped), expired,"
-        " command_status (null if it was not run), status (this command's own). What cannot be known, as after an"
-        " expiry, is null. If nothing could be held, there is none.",
+        " command_status (null if it was not run), status (this command's own), error (a sentence, or null). What is"
+        " not known, as the counts after an expiry, is null.",
     ),
     _Verb(
         "lane",

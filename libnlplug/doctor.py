@@ -3,59 +3,39 @@
 
     examine()  -->  [Check, Check, ...]  -->  report(), as_json(), can_hold()
 
-What the kernel can do is found out by doing it, not by reading module folders: a child process enters a network
-namespace of its own, makes a plug there, holds a packet, has a guard release it, and makes what a lane needs. All of it
-goes when that process ends. Where no such namespace can be made, the kernel is asked by a request that it must refuse,
-and what cannot be found out that way is a warning that says so.
+What the kernel can do is found out by doing it (probe.py), not by reading module folders. Here is what surrounds it:
+libnl, the rights of this process, and what would end a guard together with its holder.
 
-Nothing in the caller's own network namespace is changed. The kernel may load a module to do what it is asked, as it
-would at the first real use; ifb, which would bring the links ifb0 and ifb1 with it, is loaded without them or not at
-all. Every child has a time limit, and no answer of a host (no /proc, no right, a seccomp filter that kills) is an
-exception here.
+Nothing in the caller's own network namespace is changed, and nothing is left behind but what the kernel may have loaded
+to do what it was asked, as it would at the first real use: a module. ifb, which would bring the links ifb0 and ifb1
+with it, is loaded without them or not at all. Every child has a time limit, and no answer of a host (no /proc, no
+right, a seccomp filter that kills) is an exception here.
 
-Threads: call it where there is one thread, as in the command: it forks.
+Threads: for a process with one thread, as the command is: it forks.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import select
-import signal
-import struct
 import time
-from _socket import AF_INET, SOCK_DGRAM, htons
-from _socket import socket as Socket
-from functools import partial
 
-from ._libnl import ffi, lib
-from ._record import Record
-from .attributes import attribute
-from .errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists, check
-from .qdisc import PlugQdisc, attach
-from .route import RouteSocket, qdisc_message
+from ._libnl import lib
+from .child import ANSWER, in_child, trial
+from .probe import NAMES, Check, ask_permission, in_own_namespace, probe, result, text_of, unknown
+from .route import RouteSocket
 
 __all__ = ["NAMES", "Check", "as_json", "can_hold", "examine", "report"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Callable
 
-    from ._libnl import CData
-
-PATIENCE = 15.0  # seconds for all that one child tries
-ANSWER = 3.0  # seconds for a released packet to arrive, for a zombie to go
 
 def examine() -> list[Check]:
     """Look at everything, and return one Check for each of NAMES, in that order. Takes a second or two."""
-    flags, refusal = _private_namespace()
-    found = [*_libnl(), _kernel(), _right(), _netns(flags), _cgroup(), _pid_namespace(), _orphans()]
-    lines, trouble = _in_child(partial(_lines, flags, refusal))
-    found += [Check(*json.loads(line)) for line in lines]
-    missing = set(NAMES) - {one.name for one in found}
-    found += [_unknown(name, f"the attempt {trouble or 'ended early'}") for name in missing]
+    found, can_make = probe()
+    found += [*_libnl(), _kernel(), _right(), _netns(can_make), _cgroup(), _pid_namespace(), _orphans()]
     return sorted(found, key=lambda one: NAMES.index(one.name))
 
 
@@ -66,7 +46,9 @@ def can_hold(checks: Iterable[Check]) -> bool:
 
 def report(checks: Iterable[Check]) -> str:
     """One line for each check: its state, its name, what was found, what to do."""
-    lines = [f"{one.state:<8} {one.name:<14} {one.detail}" + (f"; {one.advice}" * bool(one.advice)) for one in checks]
+    lines = [
+        f"{one.state:<8} {one.name:<14} {one.detail}" + (f"; {one.advice}" if one.advice else "") for one in checks
+    ]
     return "\n".join(" ".join(line.splitlines()) for line in lines)
 
 
@@ -81,71 +63,75 @@ def as_json(checks: Iterable[Check]) -> str:
 
 def _libnl() -> Iterator[Check]:
     version = f"{lib.nl_ver_maj}.{lib.nl_ver_min}.{lib.nl_ver_mic}"
-    maps = _text("/proc/self/maps") or ""
+    maps = text_of("/proc/self/maps") or ""
     files = sorted({line.split()[-1] for line in maps.splitlines() if "/libnl-" in line})
-    yield _check("libnl", "ok", f"version {version}" + "".join(f", {file}" for file in files))
+    yield result("libnl", "ok", ", ".join([f"version {version}", *files]))
     names = [name for name in dir(lib) if name.startswith(("nl_", "nla_", "nlmsg_", "rtnl_"))]
     count = sum(callable(getattr(lib, name)) for name in names)
-    yield _check("functions", "ok", f"all {count} of libnl's that are called were bound when the module was loaded")
+    yield result("functions", "ok", f"the {count} functions of libnl that are called were bound when it was loaded")
 
 
 def _kernel() -> Check:
     """The guard watches its holder through a pidfd."""
     release = os.uname().release
-    advice = "the guard needs pidfd_open: Linux 5.3 or newer, and a seccomp profile that lets it pass"
+    advice = "the guard needs pidfd_open: Linux 5.3 or newer, and a seccomp filter that lets it pass"
     try:
         os.close(os.pidfd_open(os.getpid()))
-    except AttributeError:  # Python was built where there was none
+    except AttributeError:  # this Python was built where there was none
         number = [int(part) for part in "".join(c if c.isdigit() else " " for c in release).split()[:2]]
         if number < [5, 3]:
-            return _check("kernel", "failed", f"Linux {release}", advice)
+            return result("kernel", "failed", f"Linux {release}", advice)
     except OSError as error:
-        return _check("kernel", "failed", f"Linux {release} refuses pidfd_open ({error.strerror})", advice)
-    return _check("kernel", "ok", f"Linux {release}, has pidfd_open")
+        return result("kernel", "failed", f"Linux {release} refuses pidfd_open ({error.strerror})", advice)
+    return result("kernel", "ok", f"Linux {release}, has pidfd_open")
 
 
 def _right() -> Check:
-    trouble = _trial(_ask_permission)
+    trouble = trial(ask_permission)
     if not trouble:
-        return _check("CAP_NET_ADMIN", "ok", "this process may change the qdiscs of its network namespace")
-    advice = "run it as root, in a unit with AmbientCapabilities=CAP_NET_ADMIN, in a container with --cap-add NET_ADMIN"
-    return _check("CAP_NET_ADMIN", "failed", trouble, advice)
+        return result("CAP_NET_ADMIN", "ok", "this process may change the qdiscs of its network namespace")
+    advice = "run as root; in a unit, AmbientCapabilities=CAP_NET_ADMIN; in a container, --cap-add NET_ADMIN"
+    return result("CAP_NET_ADMIN", "failed", trouble, advice)
 
 
-def _netns(flags: int) -> Check:
-    trouble = _trial(lambda: RouteSocket("/proc/self/ns/net").close())
+def _netns(can_make: bool) -> Check:
+    trouble = trial(lambda: RouteSocket("/proc/self/ns/net").close())
     if not trouble:
-        made = "can be made and entered" if flags else "can be entered, but none can be made"
-        return _check("netns", "ok", f"network namespaces {made}")
-    advice = "--netns needs CAP_SYS_ADMIN; without it start libnlplug inside the namespace"
-    return _check("netns", "warning", f"no other network namespace can be entered: {trouble.split(';')[0]}", advice)
+        words = "can be made and entered" if can_make else "can be entered, but none can be made"
+        return result("netns", "ok", f"network namespaces {words}")
+    advice = "--netns needs CAP_SYS_ADMIN; without it, start libnlplug inside the namespace"
+    words = trouble.split("; ")[0].split(": ")[-1]
+    return result("netns", "warning", f"no other network namespace can be entered ({words})", advice)
 
 
 def _cgroup() -> Check:
-    path = _cgroup_path()
-    if path is None:
-        return _unknown("cgroup", "/proc/self/cgroup cannot be read")
-    container = _in_own_namespace("cgroup") or any(word in path for word in ("docker", "libpod", "kubepods", "/lxc"))
+    text = text_of("/proc/self/cgroup")
+    if text is None:
+        return unknown("cgroup", "/proc/self/cgroup cannot be read", "mount /proc")
+    paths = dict(line.split(":", 2)[1:] for line in text.splitlines() if line.count(":") > 1)
+    path = paths.get("", "/")
+    if path == "/":  # the unified hierarchy is not in use, or this is its root
+        path = paths.get("name=systemd", "/")
+    container = in_own_namespace("cgroup") or any(word in path for word in ("docker", "libpod", "kubepods", "/lxc"))
     if path == "/" and not container:
-        return _check("cgroup", "ok", "the root cgroup, which nothing ends as a whole")
+        return result("cgroup", "ok", "the root cgroup, which nothing ends as a whole")
     name = "a container" if container else path.rsplit("/", 1)[1]
     detail = f"in {name}: what kills all of it at once (cgroup.kill, a forced stop) kills the guard with its holder"
     if container:
-        return _check("cgroup", "warning", detail, "release from outside then: libnlplug release DEV --netns PID")
+        return result("cgroup", "warning", detail, "release from outside then: libnlplug release DEV --netns PID")
     if name.endswith(".service"):
-        return _check("cgroup", "warning", detail, f"give {name} the line 'ExecStopPost=-libnlplug release DEV'")
-    return _check("cgroup", "ok", detail)
+        return result("cgroup", "warning", detail, f"give {name} the line 'ExecStopPost=-libnlplug release DEV'")
+    return result("cgroup", "ok", detail)
 
 
 def _pid_namespace() -> Check:
-    own = _in_own_namespace("pid")
+    own = in_own_namespace("pid")
     if own is None:
-        return _unknown("pid-namespace", "/proc/self/ns/pid cannot be read")
+        return unknown("pid-namespace", "/proc/self/ns/pid cannot be read", "mount /proc")
     if not own:
-        return _check("pid-namespace", "ok", "the system's first, which ends with the system alone")
-    detail = f"a pid namespace of its own: when its PID 1 ({_pid_1()}) ends, the guard is killed with its holder"
-    advice = "release from outside then: libnlplug release DEV --netns PID; or share the host's (--pid=host)"
-    return _check("pid-namespace", "warning", detail, advice)
+        return result("pid-namespace", "ok", "the system's first, which ends with the system alone")
+    detail = f"one of its own: when its PID 1 ({_pid_1()}) ends, the guard is killed with its holder"
+    return result("pid-namespace", "warning", detail, "release from outside then: libnlplug release DEV --netns PID")
 
 
 def _orphans() -> Check:
@@ -157,42 +143,37 @@ def _orphans() -> Check:
         pid = os.fork()
         if not pid:
             os.close(out)
-            os.read(ours, 1)  # the end of the file says that the parent is gone
+            os.read(ours, 1)  # the end of the file comes when its parent has gone
             os._exit(0)
         yield str(pid)
 
     try:
-        lines, why = _in_child(work)
+        lines, why = in_child(work)
     finally:
         os.close(theirs)
         os.close(ours)
     if why:
-        return _unknown("orphans", f"the attempt {why}")
+        return unknown("orphans", f"the attempt {why}", "run this as root, outside of what restricts it")
     pid, deadline = int(lines[0]), time.monotonic() + ANSWER
     while time.monotonic() < deadline:
-        try:
-            os.waitpid(pid, os.WNOHANG)  # where this process is PID 1 or a subreaper, it is its own
-        except ChildProcessError:
-            pass
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return _check("orphans", "ok", f"PID 1 ({_pid_1()}) waits for orphans, so no ended guard stays a zombie")
+        if _is_gone(pid):
+            return result("orphans", "ok", f"PID 1 ({_pid_1()}) waits for orphans: no guard that has ended stays")
         time.sleep(0.001)
-    detail = f"PID 1 ({_pid_1()}) does not wait for orphans: each ended guard stays a zombie"
-    return _check("orphans", "warning", detail, "run an init that does, in a container with --init")
+    detail = f"PID 1 ({_pid_1()}) does not wait for orphans: each guard that has ended stays a zombie"
+    return result("orphans", "warning", detail, "run an init that does; in a container, --init")
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.waitpid(pid, os.WNOHANG)  # where this process is PID 1 or a subreaper, the orphan is its own
+    except ChildProcessError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _pid_1() -> str:
-    return (_text("/proc/1/comm") or "unknown").strip()
-
-
-def _cgroup_path() -> str | None:
-    """This process's cgroup: that of the unified hierarchy, or systemd's where that one is not in use."""
-    text = _text("/proc/self/cgroup")
-    if text is None:
-        return None
-    paths = [line.split(":", 2)[1:] for line in text.splitlines() if line.count(":") >= 2]
-    return next((path for kind in ("", "name=systemd") for its, path in paths if its == kind and path != "/"), "/")
-
-
+    return (text_of("/proc/1/comm") or "unknown").strip()

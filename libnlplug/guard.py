@@ -32,7 +32,7 @@ from _socket import (
     socketpair,
 )
 from _socket import socket as Socket
-from _thread import RLock
+from _thread import RLock, allocate_lock
 
 from ._libnl import ffi, lib
 from ._record import Record
@@ -47,6 +47,7 @@ __all__ = ["Guard", "Holder", "holder_of", "mark_name"]
 
 PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libnlplug-guard")
 ANSWER_TIMEOUT = 5
+MARK_TIMEOUT = 0.5
 
 
 class Holder(Record):
@@ -74,13 +75,19 @@ class Guard:
 
     def __init__(self, route: RouteSocket, device: str, marks: list[str], release: bytes, drop: bytes) -> None:
         self._lock = RLock()
-        self._asking = False
+        self._asking = allocate_lock()  # by this thread, and not a flag: an interrupt cannot leave it set
         self._numbers = 0
         self._route = route
         self._device = device
         self._marks = marks
         self.pid = 0
-        self._socket = route.in_netns(lambda: self._start(release, drop))
+        try:
+            self._socket = route.in_netns(lambda: self._start(release, drop))
+        except NetlinkError as error:
+            if error.operation == "hold":
+                raise
+            kind = NotPermitted if isinstance(error, NotPermitted) else GuardUnavailable
+            raise kind(error.errno, f"cannot hold {device}: {error}", "hold", device, hint=error.hint) from None
 
     def _start(self, release: bytes, drop: bytes) -> Socket:
         try:
@@ -103,6 +110,10 @@ class Guard:
             try:
                 ours.send(ffi.buffer(head)[:] + release + drop + names, MSG_NOSIGNAL)
                 answer = _answer(ours.recv(64))
+            except BlockingIOError:
+                raise self._unavailable(errno.ETIMEDOUT) from None
+            except (ConnectionResetError, BrokenPipeError):
+                raise self._unavailable(0) from None
             except OSError as error:
                 raise self._unavailable(error.errno or 0) from None
             if answer is None:
@@ -127,6 +138,7 @@ class Guard:
             errno.EMFILE: "the limit of open files (ulimit -n) is reached",
             errno.ENOENT: f"{PATH} is missing: reinstall the package",
             errno.EACCES: f"{PATH} must be executable, on a file system not mounted noexec",
+            errno.ETIMEDOUT: f"it has not said within {ANSWER_TIMEOUT} s that it is ready",
             errno.ENOSYS: "it needs pidfd_open, Linux 5.3 or newer",
         }.get(number, "nothing is held")
         return GuardUnavailable(number or None, f"{message}; {hint}", "hold", self._device, hint=hint)
@@ -166,7 +178,8 @@ class Guard:
         command = ffi.new(
             "struct guard_command *", [lib.GUARD_HOLD, drop, detached, number, nanoseconds, time.time_ns(), limit or 0]
         )
-        for _ in range(10):
+        deadline = time.monotonic() + MARK_TIMEOUT
+        while True:
             answer = self._ask(command)
             if answer is None:
                 raise GuardUnavailable(
@@ -181,8 +194,10 @@ class Guard:
             holder = holder_of(self._route, self._marks[answer.mark])
             if holder is not None:
                 raise busy(self._device, holder)
-        why = "a socket that answers nobody sits on the plug's mark ('ss -xap' may show whose); end it"
-        raise PlugBusy.by(self._device, 0, why)
+            if time.monotonic() > deadline:
+                why = "a socket that answers nobody sits on the plug's mark ('ss -xap' may show whose); end it"
+                raise PlugBusy.by(self._device, 0, why)
+            time.sleep(0.001)  # a hold that has ended in between, and perhaps another one that has begun
 
     def release(self, number: int = 0) -> CData | None:
         """End the hold of this number, or the one that is on: the guard releases, then takes its mark away.
@@ -193,19 +208,17 @@ class Guard:
 
     def _ask(self, command: CData) -> CData | None:
         with self._lock:
-            if self._asking:
+            if self._asking.locked():
                 raise RuntimeError("called from a signal handler in the middle of a request of the same object")
-            self._asking = True
-            try:
-                self._socket.send(ffi.buffer(command)[:], MSG_NOSIGNAL)
-                answer = _answer(self._socket.recv(64))
-            except OSError:
-                answer = None
-            except BaseException:  # an interrupt between question and answer: the conversation cannot go on
-                self._hang_up()
-                raise
-            finally:
-                self._asking = False
+            with self._asking:
+                try:
+                    self._socket.send(ffi.buffer(command)[:], MSG_NOSIGNAL)
+                    answer = _answer(self._socket.recv(64))
+                except OSError:
+                    answer = None
+                except BaseException:  # an interrupt between question and answer: the conversation cannot go on
+                    self._hang_up()
+                    raise
             if answer is None:
                 self._hang_up()
             return answer
@@ -262,9 +275,10 @@ def mark_name(ifindex: int, parent: int) -> str:
     return f"libnlplug-hold/{ifindex}/{parent:x}"
 
 
-def holder_of(route: RouteSocket, mark: str) -> Holder | None:
-    """Who owns the mark, or None where nobody does."""
-    return route.in_netns(lambda: _ask_mark(mark))
+def holder_of(route: RouteSocket | None, mark: str) -> Holder | None:
+    """Who owns the mark, or None where nobody does: in the socket's namespace, which needs CAP_NET_ADMIN, or, with
+    None, in the calling thread's, which needs nothing."""
+    return _ask_mark(mark) if route is None else route.in_netns(lambda: _ask_mark(mark))
 
 
 def _ask_mark(mark: str) -> Holder | None:
@@ -293,12 +307,12 @@ def _ask_mark(mark: str) -> Holder | None:
     return Holder(holder, info.since / 1e9, timeout, limit, pid, bool(info.detached), False, uid)
 
 
-def busy(device: str, holder: Holder) -> PlugBusy:
+def busy(device: str, holder: Holder, operation: str = "hold") -> PlugBusy:
     """The refusal that names the holder."""
     if holder.foreign:
         why = f"process {holder.pid} of uid {holder.uid} sits on the plug's mark and is no guard; end it"
     elif holder.detached:
-        why = f"process {holder.pid}, a guard that releases it at its deadline; 'libnlplug release' ends it"
+        why = f"process {holder.pid}, a guard, holds it until its deadline; 'libnlplug release {device}' ends it"
     else:
         why = f"process {holder.pid} holds it"
-    return PlugBusy.by(device, holder.pid, why)
+    return PlugBusy.by(device, holder.pid, why, operation)

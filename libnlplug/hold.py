@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_MAX = 1e9  # seconds, 31 years
 RELEASE_TRIES = 3
+END_TIMEOUT = 1.0  # seconds for a guard that was told to end
 
 
 class PacketsDropped(RuntimeWarning):
@@ -81,6 +82,7 @@ class Hold:
         self._guard: Guard | None = None
         self._number = 0
         self._pid = 0
+        self._over = False
         self._begun = 0.0
         self._expiry_error = 0
         self._drops_before: int | None = None
@@ -97,10 +99,10 @@ class Hold:
             armed = True
             self._begun = time.monotonic()
             self._drops_before = plug._buffer_and_read().drops
+            return self._report
         except BaseException:
             self._take_back(armed)
             raise
-        return self._report
 
     def _take_back(self, armed: bool) -> None:
         """Undo an entry that failed or was interrupted."""
@@ -117,13 +119,17 @@ class Hold:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        try:
+            self._leave()
+        finally:
+            if not self._over and os.getpid() == self._pid:  # an interrupt came before the release
+                self._end()
+
+    def _leave(self) -> None:
         if os.getpid() != self._pid:
             return
-        before_release = None
-        try:
-            before_release = self._stats()
-        finally:
-            expired = self._end()
+        before_release = self._stats()
+        expired = self._end()
         report = self._report
         report.seconds = time.monotonic() - self._begun
         report.expired = expired
@@ -147,12 +153,12 @@ class Hold:
     def _end(self) -> bool:
         """Have the guard release; whether the hold had expired before. A failed release is tried again, then raised."""
         try:
-            return self._release()
+            expired = self._release()
         except NetlinkError:
+            self._over = True
             raise
-        except BaseException:  # interrupted: nobody else would release as long as this process lives
-            self._release()
-            raise
+        self._over = True
+        return expired
 
     def _release(self) -> bool:
         assert self._guard is not None
@@ -214,7 +220,7 @@ class Hold:
         message = (
             f"{dropped} packets were dropped while {self._plug.device} was held, because the plug was full: {advice}"
         )
-        warnings.warn(message, PacketsDropped, stacklevel=3)
+        warnings.warn(message, PacketsDropped, stacklevel=4)
 
 
 def start_guard(plug: PlugQdisc) -> Guard:
@@ -237,20 +243,35 @@ def hold_detached(plug: PlugQdisc, timeout: float) -> None:
     try:
         guard.hold(checked, detached=True, limit=plug.limit)
         plug.buffer()
+        if not guard.alive:  # somebody has released and ended it in between
+            plug.release_indefinite()
     except BaseException:
         guard.end()
         raise
     guard.leave()
 
 
-def end_detached(holder: Holder) -> None:
-    """End the guard of a detached hold, whose plug has been released by other means."""
+def end_detached(plug: PlugQdisc, holder: Holder) -> bool:
+    """End the guard of a detached hold, which releases nothing then; whether it has ended.
+
+    Release after it: a buffer on its way may come after any release that was sent before.
+    """
     import signal
 
+    if holder.guard <= 0:  # it is in a pid namespace that is not seen from here
+        return False
     try:
         os.kill(holder.guard, signal.SIGUSR1)
     except ProcessLookupError:
-        pass
+        return True
+    except PermissionError:
+        return False
+    deadline = time.monotonic() + END_TIMEOUT
+    while plug.holder() == holder:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def _checked_timeout(timeout: float) -> float:

@@ -38,7 +38,8 @@ def _described(actions: list[argparse.Action]) -> list[str]:
     lines = []
     for action in actions:
         names = ", ".join(f"\\fB{_roff(option)}\\fR" for option in action.option_strings)
-        value = f"\\fI{_roff(str(action.metavar))}\\fR" if action.metavar else ""
+        shown = action.metavar or " | ".join(action.choices or ())
+        value = f"\\fI{_roff(str(shown))}\\fR" if shown else ""
         lines += [".TP", f"{names} {value}".strip(), _roff(action.help or "")]
     return lines
 
@@ -123,13 +124,15 @@ def bash_completion(top: argparse.ArgumentParser) -> str:
 
     Names of devices and namespaces go into no list that the shell expands: they may contain what it would run.
     """
-    verbs, values = [], set()
+    verbs: list[str] = []
+    values: set[str] = set()
     for name, verb in _verbs(top).items():
         actions = _arguments(verb)
         options = [option for action in actions for option in action.option_strings]
         values.update(option for action in actions if action.nargs != 0 for option in action.option_strings)
         devices = " devices=1" if any(action.dest == "dev" for action in actions) else ""
-        words = " ".join([*options, "--"] if name == "hold" else options)
+        choices = [choice for action in actions if not action.option_strings for choice in action.choices or ()]
+        words = " ".join([*choices, *options, *(["--"] if name == "hold" else [])])
         verbs.append(f'            {name}) words="{words}"{devices} ;;')
     options = [option for action in _arguments(top) for option in action.option_strings]
     return (

@@ -10,8 +10,9 @@
 As in the C, one socket and one qdisc serve the whole module: the last attach says which plug the other functions mean.
 What differs, because the C ends the process there or worse: where libnl-cli would call exit(), -1 is returned and
 nothing is sent; before any attach the two toggles return -1; ``limit`` 0 leaves the limit to the kernel, where the C
-makes a plug that drops every packet for ever; one link is looked up, not all; an id that is no handle is refused, where
-libnl-cli would add it to libnl's classid file. New programs are better served by libnlplug.attach().
+makes a plug that drops every packet for ever (or sends an earlier attach's limit once more); one link is looked up,
+not all; an id that is no handle is refused, where libnl-cli would add it to libnl's classid file. New programs are
+better served by libnlplug.attach().
 
 Threads: one call at a time. Fork: in a child every function returns -1 until qdisc_init() is called there.
 """
@@ -79,6 +80,8 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
     Unlike the C, a release that fails after the attach is a failure too: the plug would go on holding.
     """
     global _attached
+    if not isinstance(limit, int):
+        raise TypeError(f"limit is a number of bytes, not {limit!r}")
     if not 0 <= limit < 1 << 32:
         return _refused(f"limit is {limit}: it must be 0 to {(1 << 32) - 1} bytes")
     if _socket is None and qdisc_init() < 0:
@@ -165,7 +168,7 @@ def _as_int(limit: int) -> int:
 
 
 def _refused(sentence: str) -> int:
-    """-1, and the sentence on stderr; as in the C, a stderr that is not there or cannot be written to changes nothing."""
+    """-1, and the sentence on stderr; as in the C, a stderr that cannot be written to changes nothing."""
     try:
         if sys.stderr is not None:
             print(f"plug_qdisc: {sentence}", file=sys.stderr)

@@ -95,7 +95,8 @@ class PlugQdisc:
     @classmethod
     def open(cls, device: str, *, parent: str = "root", netns: Netns = None) -> PlugQdisc:
         """The plug that is there; QdiscNotFound where there is none. Never creates, and sends the plug nothing."""
-        return open_by(RouteSocket(netns), device, _parent_number(parent))
+        parent_number = _parent_number(parent)
+        return open_by(RouteSocket(netns), device, parent_number)
 
     @property
     def device(self) -> str:
@@ -224,9 +225,9 @@ class PlugQdisc:
     def _refuse_while_held(self, operation: str) -> None:
         holder = self.holder()
         if holder is not None:
-            from .errors import PlugBusy
+            from .guard import busy
 
-            raise PlugBusy.by(self._device, holder.pid, f"process {holder.pid} holds it", operation)
+            raise busy(self._device, holder, operation)
 
     def _guarded(self) -> Guard:
         """This object's guard, started where there is none yet or the last one has gone."""

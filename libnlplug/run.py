@@ -44,7 +44,7 @@ class Command:
         """Run it; its exit status, 128 and the signal's number if a signal ended it, 126 or 127 if it did not run."""
         arrived_early = signal.sigpending() & self._awaited - {signal.SIGCHLD, signal.SIGWINCH}
         if arrived_early:  # it would not reach the program: a Ctrl-C goes to those that run already
-            return 128 + min(arrived_early)
+            return 128 + int(min(arrived_early))
         try:
             pid = self._start()
         except (FileNotFoundError, NotADirectoryError):

@@ -7,9 +7,13 @@ a hold() is known from the mark that its guard keeps.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import sys
 import time
+from functools import partial
 
 from .errors import DeviceNotFound, QdiscNotFound
 from .guard import holder_of, mark_name
@@ -20,17 +24,20 @@ __all__ = ["plugs", "show"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from .route import Netns, QdiscInfo
 
 INTERVAL = 0.5
 BAR = 20
 
 
-def plugs(route: RouteSocket, device: str | None) -> list[dict[str, object]]:
+def plugs(route: RouteSocket, device: str | None, *, here: bool = False) -> list[dict[str, object]]:
     """Every plug as the JSON shows it: device, ifindex, parent, handle, qlen, backlog, drops, packets, bytes, holder.
 
     ``holder`` is null or an object: pid, since (seconds of the epoch), timeout (seconds or null), limit (bytes, null
-    where the holder did not set it), guard (pid), detached, foreign, uid.
+    where the holder did not set it), guard (pid), detached, foreign, uid. ``here`` says that the socket's namespace is
+    the calling thread's: then no privilege is needed.
     """
     index = route.link(device) if device is not None else None
     found = []
@@ -38,14 +45,14 @@ def plugs(route: RouteSocket, device: str | None) -> list[dict[str, object]]:
         if info.kind != "plug" or index not in (None, info.ifindex):
             continue
         try:
-            found.append(_plug(route, info))
+            found.append(_plug(route, info, here))
         except DeviceNotFound:  # it went between two questions
             continue
     return found
 
 
-def _plug(route: RouteSocket, info: QdiscInfo) -> dict[str, object]:
-    holder = holder_of(route, mark_name(info.ifindex, info.parent))
+def _plug(route: RouteSocket, info: QdiscInfo, here: bool) -> dict[str, object]:
+    holder = holder_of(None if here else route, mark_name(info.ifindex, info.parent))
     return {
         "device": route.link_name(info.ifindex),
         "ifindex": info.ifindex,
@@ -61,13 +68,18 @@ def _plug(route: RouteSocket, info: QdiscInfo) -> dict[str, object]:
 
 
 def show(device: str | None, netns: Netns, *, as_json: bool, watch: bool) -> int:
-    """Print them; 1 where a device was named and has no plug."""
+    """Print them; QdiscNotFound where a device was named and has no plug."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a device's name may be any bytes
     route = RouteSocket(netns)
-    found = plugs(route, device)
+    look = partial(plugs, route, device, here=netns is None)
+    found = look()
     if device is not None and not found and not watch:
         raise QdiscNotFound(None, f"no plug on {device}: attach one with 'libnlplug attach {device}'", "show", device)
     if watch:
-        _watch(route, device, as_json)
+        _watch(look, as_json)
     elif as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -78,17 +90,17 @@ def show(device: str | None, netns: Netns, *, as_json: bool, watch: bool) -> int
 def _table(found: list[dict[str, object]]) -> list[str]:
     if not found:
         return ["no plug in this network namespace"]
-    heads = ["DEVICE", "PARENT", "HANDLE", "QLEN", "BACKLOG", "DROPS", "PACKETS", "BYTES", "HELD BY"]
+    heads = ["DEVICE", "PARENT", "HANDLE", "QLEN", "BACKLOG", "DROPS", "PACKETS", "BYTES", "HOLDER"]
     rows = [
         [str(plug[name]) for name in ("device", "parent", "handle", "qlen", "backlog", "drops", "packets", "bytes")]
-        + [_held_by(plug["holder"])]
+        + [_holder(plug["holder"])]
         for plug in found
     ]
     widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [heads, *rows]]
 
 
-def _held_by(holder: object) -> str:
+def _holder(holder: object) -> str:
     if not isinstance(holder, dict):
         return "-"
     if holder["foreign"]:
@@ -99,7 +111,7 @@ def _held_by(holder: object) -> str:
     return f"{detached}pid {holder['pid']} since {since} ({time.time() - holder['since']:.1f} s{timeout})"
 
 
-def _watch(route: RouteSocket, device: str | None, as_json: bool) -> None:
+def _watch(look: Callable[[], list[dict[str, object]]], as_json: bool) -> None:
     """Twice a second until interrupted: redrawn in place on a terminal, line after line elsewhere."""
     live = sys.stdout.isatty() and not as_json
     largest: dict[object, int] = {}
@@ -107,18 +119,38 @@ def _watch(route: RouteSocket, device: str | None, as_json: bool) -> None:
     drawn = 0
     try:
         while True:
-            found, now = plugs(route, device), time.monotonic()
+            found, now = look(), time.monotonic()
             if as_json:
                 print(json.dumps({"time": time.time(), "plugs": found}), flush=True)
             else:
-                lines = [_live(plug, now, largest, before) for plug in found] or ["no plug"]
+                lines = [_live(plug, now, largest, before) for plug in found] or ["no plug in this network namespace"]
                 if live:
+                    lines = _fitted(lines)
                     print(f"\033[{drawn}A\033[J" if drawn else "", end="")
                     drawn = len(lines)
                 print("\n".join(lines), flush=True)
             time.sleep(INTERVAL)
     except KeyboardInterrupt:
-        return
+        if live:
+            print()  # the terminal has shown ^C
+
+
+def _fitted(lines: list[str]) -> list[str]:
+    """The lines as a terminal shows them: what it wrapped or scrolled away by itself could not be drawn over."""
+    import textwrap
+
+    try:
+        columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        columns, rows = 0, 0
+    fitted = []
+    for line in lines:
+        fitted += textwrap.wrap(line, columns or 80, subsequent_indent="    ", break_on_hyphens=False)
+    most = (rows or 24) - 1
+    if len(fitted) > most:
+        hidden = len(fitted) - most + 1
+        fitted[most - 1 :] = [f"... {hidden} more lines"]
+    return fitted
 
 
 def _live(
@@ -136,8 +168,7 @@ def _live(
     before[key] = (now, packets)
     rate = (packets - packets_then) / (now - then) if now > then else 0.0
     of = f"of limit {format_size(limit)}" if limit else f"most seen {format_size(largest[key])}"
-    held = f"held by {_held_by(holder)}" if holder else "held by: not known"
     return (
         f"{plug['device']} {plug['parent']} [{'#' * filled}{'.' * (BAR - filled)}] {plug['qlen']} packets,"
-        f" {format_size(backlog)} {of}, {rate:.0f} packets/s leaving, {plug['drops']} drops, {held}"
+        f" {format_size(backlog)} {of}, {rate:.0f} packets/s leaving, {plug['drops']} drops, holder {_holder(holder)}"
     )

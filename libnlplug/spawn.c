@@ -119,16 +119,19 @@ int libnlplug_spawn(const char *path, char *const argv[], int commands)
 	}
 	spawn.stack = stacks + STACK;
 
-	/* A handler of the caller's must not run in the borrowed memory. */
+	/*
+	 * A handler of the caller's must not run in the borrowed memory. (sigprocmask() means the calling thread alone on
+	 * Linux; pthread_sigmask() is the same, but glibc's newer version of it would bind the module to glibc 2.32.)
+	 */
 	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	sigprocmask(SIG_SETMASK, &all, &before);
 	pid = clone(middle, stacks + STACK, CLONE_VM | CLONE_VFORK, &spawn);
 	if (pid < 0)
 		spawn.error = errno;
 	else
 		while (waitpid(pid, NULL, __WCLONE) < 0 && errno == EINTR)
 			;
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	sigprocmask(SIG_SETMASK, &before, NULL);
 
 	munmap(stacks, 2 * STACK);
 	close(spawn.fds[1]);

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What all tests share: hypothesis's settings, and a network namespace for each test that asks for one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from netlab import Netns
+
+# A fixture is shared by the examples of a property on purpose: making a namespace for each would take minutes.
+settings.register_profile(
+    "libnlplug",
+    database=None,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("libnlplug")
+
+
+@pytest.fixture
+def netns():
+    """A network namespace of the test's own."""
+    try:
+        made = Netns.take()
+    except PermissionError:
+        pytest.skip("no right to make a network namespace: run as root, or under 'unshare --map-root-user --net'")
+    yield made
+    made.give_back()

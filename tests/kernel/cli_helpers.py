@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command as scripts run it: a process of its own, in a namespace, with its status and what it printed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+import _cffi_backend
+from netlab import Netns
+from terminal import Terminal
+
+import libnlplug
+
+# Without the site module: what an editable install adds to Python's start takes longer than the command itself.
+COMMAND = (sys.executable, "-S", "-m", "libnlplug")
+PATHS = (os.path.dirname(os.path.dirname(libnlplug.__file__)), os.path.dirname(_cffi_backend.__file__))
+# Python's own switches, as for unbuffered output, would make it another command than the one that people run.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHONUN")}
+ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(PATHS)
+PATIENCE = 30
+
+
+class Printed(NamedTuple):
+    """What a command printed."""
+
+    out: str
+    err: str
+
+
+class Cli:
+    """The command, run inside a namespace."""
+
+    def __init__(self, netns: Netns) -> None:
+        self._netns = netns
+
+    def __call__(self, *words: str, status: int = 0, **options) -> Printed:
+        """Run it to its end, which must have this status; there is no traceback, and no line without our name."""
+        process = self.start(*words, **options)
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == status, (words, out, err)
+        assert "Traceback" not in err
+        return Printed(out, err)
+
+    def complaint(self, *words: str, status: int = 1, **options) -> str:
+        """The one line on stderr of a command that fails with this status, without the command's name before it."""
+        out, err = self(*words, status=status, **options)
+        assert out == ""
+        assert err.startswith("libnlplug: ")
+        assert err.count("\n") == 1
+        return err[len("libnlplug: ") :].rstrip("\n")
+
+    def start(self, *words: str, before: tuple[str, ...] = (), **options) -> subprocess.Popen[str]:
+        """Start it, with pipes; by the program ``before``, where there is one."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        options = {"text": True, "env": ENVIRONMENT, **pipes, **options}
+        return self._netns.run(subprocess.Popen, [*before, *COMMAND, *words], **options)
+
+    def holding(self, device: str, *options: str, script: str = "", **popen) -> subprocess.Popen[str]:
+        """Start ``hold`` with a command that ends when a line is typed; it is running when this returns."""
+        script = f"echo running; read line; {script}"
+        words = ("hold", device, *options, "--", "sh", "-c", script)
+        process = self.start(*words, stdin=subprocess.PIPE, **popen)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line == "running\n", process.communicate(timeout=PATIENCE)
+        return process
+
+    def terminal(self, *words: str, **options) -> Terminal:
+        """Start it on a terminal of its own."""
+
+        def start(argv: tuple[str, ...], **popen) -> subprocess.Popen[bytes]:
+            return self._netns.run(subprocess.Popen, argv, env=ENVIRONMENT, **popen)
+
+        return Terminal(*COMMAND, *words, start=start, **options)
+
+
+def let_end(process: subprocess.Popen[str], status: int = 0) -> Printed:
+    """Type the line that a command of Cli.holding() waits for, and wait for the status."""
+    printed = Printed(*process.communicate("go\n", timeout=PATIENCE))
+    assert process.returncode == status, printed
+    return printed

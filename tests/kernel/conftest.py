@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the tests on a real kernel stand on: a kernel with sch_plug, asked once by making a plug, and wires."""
+
+from __future__ import annotations
+
+import pytest
+from netlab import Netns, Wire, unable
+
+import libnlplug
+
+
+@pytest.fixture(scope="session")
+def without_plug() -> str:
+    """Why no plug can be made here; empty where one can."""
+    try:
+        netns = Netns()
+        libnlplug.attach("lo", netns=netns).close()
+        netns.close()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(autouse=True)
+def real_kernel(without_plug: str) -> None:
+    """Every test here needs a plug, a real one."""
+    if without_plug:
+        unable(f"no plug can be made here, run these tests with 'make kernel-test': {without_plug}")
+
+
+@pytest.fixture
+def wire():
+    """A veth pair between two namespaces, with a source and a sink of numbered packets."""
+    made = Wire()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def plug(wire: Wire):
+    """A plug at the root of the wire's device."""
+    made = libnlplug.attach(wire.device, netns=wire.near)
+    yield made
+    made.close()

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the tests of the hold stand on: holders that are processes of their own, and what /proc says of guards."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+
+import pytest
+from netlab import Netns, Wire, eventually, unable
+
+from libnlplug import PlugQdisc
+from libnlplug.guard import Holder, mark_name
+
+PATIENCE = 10.0
+
+
+class Child:
+    """A forked process that runs ``work(child, ...)``. It says values, the test hears them in their order.
+
+    Its exit status is 0, or what SystemExit says, or 99 where the work raised something else.
+    """
+
+    def __init__(self, work, *args) -> None:
+        read, self._write = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os._exit(self._run(work, args))
+        os.close(self._write)
+        self._said = os.fdopen(read)
+        self._status: int | None = None
+
+    def _run(self, work, args) -> int:
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            work(self, *args)
+        except SystemExit as end:
+            return int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            return 99
+        return 0
+
+    def say(self, value: object) -> None:
+        """In the child: tell the test something."""
+        os.write(self._write, json.dumps(value).encode() + b"\n")
+
+    def hear(self) -> object:
+        """In the test: what the child says next."""
+        if not select.select([self._said], [], [], PATIENCE)[0]:
+            pytest.fail("the child says nothing")
+        line = self._said.readline()
+        if not line:
+            pytest.fail(f"the child has ended: {self.status()}")
+        return json.loads(line)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def status(self) -> int:
+        """Its exit status once it has ended, the negative number of a signal that ended it."""
+        if self._status is None:
+
+            def over() -> bool:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self._status = os.waitstatus_to_exitcode(status)
+                return bool(pid)
+
+            eventually(over, f"process {self.pid} ends", PATIENCE)
+        return self._status
+
+    def close(self) -> None:
+        """End it, if it has not ended yet."""
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self._said.close()
+
+
+@contextmanager
+def child(work, *args):
+    """A Child that is gone afterwards."""
+    made = Child(work, *args)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def holding(wire: Wire, **options):
+    """A process that holds the wire's plug until it is ended, with an object of its own."""
+
+    def hold(this: Child) -> None:
+        with PlugQdisc.open(wire.device, netns=wire.near).hold(**options):
+            this.say("held")
+            while True:
+                signal.pause()
+
+    with child(hold) as made:
+        assert made.hear() == "held"
+        yield made
+
+
+def needs_root() -> None:
+    """Skip the test where other users and all rights of root are not to be had, as in a user namespace."""
+    with open("/proc/self/uid_map") as uids:
+        if os.geteuid() != 0 or uids.read().split() != ["0", "0", str(2**32 - 1)]:
+            unable("not the machine's root")
+
+
+def mark_of(plug: PlugQdisc) -> str:
+    """The name of the plug's mark, as /proc/net/unix shows it."""
+    return f"@{mark_name(plug._ifindex, plug._parent)}"
+
+
+def marks(netns: Netns) -> list[str]:
+    """The marks of all plugs of the namespace that are being held."""
+    lines = netns.run(lambda: open("/proc/thread-self/net/unix").read().splitlines())
+    return [line.split()[-1] for line in lines if "@libnlplug-hold/" in line]
+
+
+def holder_of(plug: PlugQdisc) -> Holder:
+    """Who holds the plug; a failure where nobody does."""
+    holder = plug.holder()
+    assert holder is not None, "nobody holds the plug"
+    return holder
+
+
+def expect_flow(wire: Wire, held: list[int]) -> None:
+    """What was held arrives, and what is sent from now on does, all in order."""
+    wire.expect(held + wire.send(3))
+
+
+def expect_held(wire: Wire, plug: PlugQdisc, count: int = 5) -> list[int]:
+    """Packets sent now wait in the plug; their numbers."""
+    before = plug.stats().qlen
+    numbers = wire.send(count)
+    assert plug.stats().qlen == before + count
+    assert wire.arrived() == []
+    return numbers
+
+
+def expect_ended(pid: int) -> None:
+    """The process ends, and whoever is its parent takes note of that."""
+    eventually(lambda: not os.path.exists(f"/proc/{pid}"), f"process {pid} ends", 2.0)
+
+
+def process_status(pid: int) -> dict[str, str]:
+    """The lines of /proc/PID/status."""
+    with open(f"/proc/{pid}/status") as lines:
+        return {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
+
+
+def descriptors(pid: int | str = "self") -> dict[int, str]:
+    """What each descriptor of a process is."""
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+        except FileNotFoundError:  # the one that listed the directory
+            pass
+    return found
+
+
+def wait_until(moment: float) -> None:
+    """Let time pass until this moment of the monotonic clock: for what happens when time is up."""
+    while (left := moment - time.monotonic()) > 0:
+        time.sleep(left)

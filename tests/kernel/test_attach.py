@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where a plug can be attached, what is adopted, and what is never displaced."""
+
+from __future__ import annotations
+
+import pytest
+from netlab import FRAME, Wire
+
+import libnlplug
+from libnlplug import PlugQdisc, QdiscExists, qdisc
+
+BAND_1, BAND_3 = 0x1_0001, 0x1_0003  # a packet's priority that is a class of qdisc 1: goes there
+
+
+@pytest.fixture
+def prio(wire: Wire) -> Wire:
+    """The wire's device with a prio qdisc of three bands at its root."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio bands 3")
+    return wire
+
+
+def test_the_root_of_a_device_with_its_default(wire: Wire) -> None:
+    """At the root stands what the caller asked for: kind plug, the documented handle, released, and nothing else."""
+    plug = libnlplug.attach(wire.device, netns=wire.near)
+    (shown,) = wire.near.qdiscs(wire.device)
+    assert (shown["kind"], shown["handle"], shown["root"]) == ("plug", "504c:", True)
+    assert (plug.device, plug.parent, plug.handle, plug.created) == (wire.device, "root", "504c:", True)
+    assert plug.last_action == "release_indefinite"
+    plug.close()
+
+
+def test_a_given_handle_is_the_plugs(wire: Wire) -> None:
+    """An explicit handle is used as it is: a hexadecimal number, as tc reads and writes it."""
+    for handle, shown in (("1:", "1:"), ("40:", "40:"), ("fffe:", "fffe:"), ("0x40:", "40:"), ("40:0", "40:")):
+        with libnlplug.attach(wire.device, handle=handle, netns=wire.near) as plug:
+            assert wire.near.qdisc(wire.device)["handle"] == plug.handle == shown
+
+
+def test_a_class_of_prio_holds_only_its_band(prio: Wire) -> None:
+    """A plug at 1:3 holds the packets of that band; the other bands go on."""
+    plug = libnlplug.attach(prio.device, parent="1:3", netns=prio.near)
+    assert (plug.parent, plug.handle) == ("1:3", "5003:")
+    assert prio.near.qdisc(prio.device, "1:3")["kind"] == "plug"
+    plug.buffer()
+    held = prio.send(7, to_class=BAND_3)
+    prio.expect(prio.send(5, to_class=BAND_1))
+    assert plug.stats().qlen == prio.near.qdisc(prio.device, "1:3")["qlen"] == 7
+    plug.release_indefinite()
+    prio.expect(held)
+    plug.close()
+
+
+def test_two_classes_at_once(prio: Wire) -> None:
+    """Two plugs on two bands of one device hold and release each for itself."""
+    one = libnlplug.attach(prio.device, parent="1:1", netns=prio.near)
+    three = libnlplug.attach(prio.device, parent="1:3", netns=prio.near)
+    one.buffer()
+    three.buffer()
+    first, third = prio.send(4, to_class=BAND_1), prio.send(6, to_class=BAND_3)
+    assert (one.stats().qlen, three.stats().qlen, prio.arrived()) == (4, 6, [])
+    three.release_indefinite()
+    prio.expect(third)
+    assert one.stats().qlen == 4
+    one.release_indefinite()
+    prio.expect(first)
+    one.detach()
+    assert three.stats().packets == 6
+    three.detach()
+    assert prio.near.kinds(prio.device) == ["prio"]
+
+
+def test_attaching_again_adopts_and_sends_nothing(wire: Wire, plug: PlugQdisc) -> None:
+    """attach() on a plug that holds leaves it holding: only a new buffer or release of the caller's changes it."""
+    plug.buffer()
+    numbers = wire.send(5)
+    adopted = libnlplug.attach(wire.device, netns=wire.near)
+    numbers += wire.send(5)
+    assert (adopted.created, adopted.handle, adopted.limit, adopted.last_action) == (False, plug.handle, None, None)
+    assert (adopted.stats().qlen, wire.arrived()) == (10, [])
+    adopted.release_indefinite()
+    wire.expect(numbers)
+    adopted.close()
+
+
+def test_adopting_with_a_limit_sets_it_and_goes_on_holding(wire: Wire, plug: PlugQdisc) -> None:
+    """The one thing an adopted plug is sent is a given limit; whether it holds does not change."""
+    plug.buffer()
+    numbers = wire.send(5)
+    adopted = libnlplug.attach(wire.device, limit=8 * FRAME, netns=wire.near)
+    assert (adopted.created, adopted.limit) == (False, 8 * FRAME)
+    numbers += wire.send(5)[:3]
+    assert (adopted.stats().qlen, adopted.stats().drops) == (8, 2)
+    adopted.release_indefinite()
+    wire.expect(numbers)
+    adopted.close()
+
+
+def test_adopting_a_plug_of_tc_whatever_its_handle(wire: Wire) -> None:
+    """A plug that tc made is a plug: it is adopted with the handle it has, also when that is given."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 77: plug limit 100000")
+    for handle in (None, "77:"):
+        plug = libnlplug.attach(wire.device, handle=handle, netns=wire.near)
+        assert (plug.handle, plug.created) == ("77:", False)
+        plug.close()
+    opened = PlugQdisc.open(wire.device, netns=wire.near)
+    numbers = wire.send(3)  # tc's plug starts holding
+    assert opened.stats().qlen == 3
+    opened.release_indefinite()
+    wire.expect(numbers)
+    opened.close()
+
+
+def test_a_plug_with_another_handle_is_an_error(wire: Wire, plug: PlugQdisc) -> None:
+    """A given handle that differs from the plug's is refused, and the plug stays as it is, held packets included."""
+    plug.buffer()
+    wire.send(4)
+    before = wire.near.qdiscs(wire.device)
+    with pytest.raises(QdiscExists, match="as 40:: plug 504c: stands there; leave the handle out, or give 504c:"):
+        libnlplug.attach(wire.device, handle="40:", netns=wire.near)
+    assert wire.near.qdiscs(wire.device) == before
+
+
+@pytest.mark.parametrize("other", ["prio bands 3", "pfifo limit 10", "htb default 1", "fq_codel", "netem delay 1ms"])
+def test_a_configured_qdisc_is_never_displaced(wire: Wire, other: str) -> None:
+    """Someone else's qdisc at the root is QdiscExists, with or without its handle, and tc shows it unchanged."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: {other}")
+    before = wire.near.qdiscs(wire.device)
+    for handle in (None, "1:", "40:"):
+        with pytest.raises(QdiscExists, match=f"{other.split()[0]} 1: stands there and is never displaced"):
+            libnlplug.attach(wire.device, handle=handle, netns=wire.near)
+        with pytest.raises(FileExistsError):
+            libnlplug.attach(wire.device, handle=handle, limit=5000, netns=wire.near)
+    assert wire.near.qdiscs(wire.device) == before
+
+
+def test_a_configured_qdisc_of_a_class_is_never_displaced(prio: Wire) -> None:
+    """At a class, too, another qdisc stays."""
+    prio.near.tc(f"qdisc add dev {prio.device} parent 1:3 handle 30: pfifo limit 10")
+    before = prio.near.qdiscs(prio.device)
+    with pytest.raises(QdiscExists, match="pfifo 30: stands there"):
+        libnlplug.attach(prio.device, parent="1:3", netns=prio.near)
+    assert prio.near.qdiscs(prio.device) == before
+
+
+@pytest.fixture
+def blind_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """attach()'s first look sees nothing, as if what is there came right after it. True when that has happened."""
+    happened: list[bool] = []
+    look = qdisc._found
+
+    def blind(*asked: object) -> object:
+        if happened:
+            return look(*asked)
+        happened.append(True)
+        return None
+
+    monkeypatch.setattr(qdisc, "_found", blind)
+    return happened
+
+
+@pytest.mark.parametrize("handle", ["504c:", "1:"])
+def test_a_qdisc_that_appears_after_the_look_is_not_displaced(wire: Wire, blind_once: list[bool], handle: str) -> None:
+    """The refusal is the kernel's, in one step: a qdisc that comes between the look and the attach stays too."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle {handle} prio bands 3")
+    before = wire.near.qdiscs(wire.device)
+    with pytest.raises(QdiscExists, match="never displaced"):
+        libnlplug.attach(wire.device, netns=wire.near)
+    assert wire.near.qdiscs(wire.device) == before
+    assert blind_once
+
+
+def test_a_plug_that_appears_after_the_look_is_adopted(wire: Wire, plug: PlugQdisc, blind_once: list[bool]) -> None:
+    """Two processes that attach at once get the same plug: the loser adopts it."""
+    blind_once.clear()  # the plug's own attach has used it up
+    loser = libnlplug.attach(wire.device, netns=wire.near)
+    assert blind_once
+    assert (loser.created, loser.handle) == (False, plug.handle)
+    loser.close()
+
+
+def test_open_finds_the_plug_and_sends_it_nothing(wire: Wire, plug: PlugQdisc) -> None:
+    """PlugQdisc.open() is the plug that is there, still holding, of any process."""
+    plug.buffer()
+    numbers = wire.send(3)
+    opened = PlugQdisc.open(wire.device, netns=wire.near)
+    assert (opened.handle, opened.parent, opened.created, opened.limit) == (plug.handle, "root", False, None)
+    assert (opened.stats().qlen, wire.arrived()) == (3, [])
+    opened.release_indefinite()
+    wire.expect(numbers)
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("there", "parent", "said"),
+    [
+        (None, "root", "at root is no configured qdisc"),
+        ("prio bands 3", "root", "at root is a qdisc of kind prio"),
+        ("prio bands 3", "1:2", "at 1:2 is no configured qdisc"),
+        ("prio bands 3", "1:9", "at 1:9 is no configured qdisc"),
+        ("prio bands 3", "7:1", "at 7:1 is no configured qdisc"),
+    ],
+)
+def test_open_never_creates(wire: Wire, there: str | None, parent: str, said: str) -> None:
+    """Without a plug open() is QdiscNotFound, and what is there stays."""
+    if there:
+        wire.near.tc(f"qdisc add dev {wire.device} root handle 1: {there}")
+    before = wire.near.qdiscs(wire.device)
+    with pytest.raises(libnlplug.QdiscNotFound, match=said):
+        PlugQdisc.open(wire.device, parent=parent, netns=wire.near)
+    assert wire.near.qdiscs(wire.device) == before
+
+
+def test_ingress_and_clsact_do_not_matter(wire: Wire) -> None:
+    """A clsact or ingress qdisc stands beside the root: attaching there leaves it alone."""
+    wire.near.tc(f"qdisc add dev {wire.device} clsact")
+    plug = libnlplug.attach(wire.device, netns=wire.near)
+    plug.buffer()
+    numbers = wire.send(3)
+    assert plug.stats().qlen == 3
+    plug.detach()
+    wire.expect(numbers)
+    assert "clsact" in wire.near.kinds(wire.device)

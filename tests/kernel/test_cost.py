@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a call costs, in system calls, as strace sees them: the same with 2 links and with 500."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+
+from netlab import Netns, Wire, random_name, unable
+
+import libnlplug
+
+PRELUDE = """
+import os, sys
+import libnlplug
+def mark(name):
+    os.access("/mark/" + name, 0)
+device = sys.argv[1]
+"""
+MARK = re.compile(r'"/mark/(\w+)"')
+CALL = re.compile(r"^(?:\d+ +)?(\w+)\(")
+
+
+def traced(netns: Netns, script: str, device: str, tmp_path) -> dict[str, list[str]]:
+    """Run a Python program under strace: the lines of strace that come after each of the program's marks."""
+    output = tmp_path / "strace"
+    argv = ["strace", "-f", "-o", str(output), "-v", sys.executable, "-c", PRELUDE + script, device]
+    try:
+        done = netns.run(subprocess.run, argv, capture_output=True, text=True, timeout=120)
+    except FileNotFoundError:
+        unable("strace is not installed")
+    if "PTRACE" in done.stderr:
+        unable(f"strace may not trace here: {done.stderr.splitlines()[0]}")
+    assert done.returncode == 0, done.stderr
+    after: dict[str, list[str]] = {"start": []}
+    name = "start"
+    for line in output.read_text().splitlines():
+        if found := MARK.search(line):
+            name = found[1]
+            after[name] = []
+        else:
+            after[name].append(line)
+    assert len(after) > 1
+    return after
+
+
+def counts(lines: list[str]) -> Counter[str]:
+    """How often each system call was made. (Where the clock is in the vDSO, reading it is none.)"""
+    made = Counter(found[1] for line in lines if (found := CALL.match(line)))
+    del made["clock_gettime"]
+    return made
+
+
+def sent(lines: list[str]) -> list[list[str]]:
+    """The types of the messages in each send."""
+    return [re.findall(r"nlmsg_type=(\w+)", line) for line in lines if " sendmsg(" in line]
+
+
+def test_a_toggle_is_one_send_and_one_receive(wire: Wire, tmp_path) -> None:
+    """buffer, release_one, release_indefinite and set_limit: exactly one sendmsg and one recvmsg, nothing else."""
+    script = """
+plug = libnlplug.attach(device)
+for name in ("warm", "once", "again"):
+    for verb in (plug.buffer, plug.release_one, plug.release_indefinite):
+        mark(f"{name}_{verb.__name__}")
+        verb()
+    mark(f"{name}_set_limit")
+    plug.set_limit(100_000)
+mark("end")
+"""
+    after = traced(wire.near, script, wire.device, tmp_path)
+    for verb in ("buffer", "release_one", "release_indefinite", "set_limit"):
+        for name in ("once", "again"):
+            assert counts(after[f"{name}_{verb}"]) == {"sendmsg": 1, "recvmsg": 1}, verb
+
+
+def test_the_ports_toggles_cost_the_same(wire: Wire, tmp_path) -> None:
+    """The drop-in port's toggles: one sendmsg and one recvmsg."""
+    script = """
+from libnlplug import plug_qdisc
+assert plug_qdisc.plug_qdisc_attach(device, "root", "1:", 100000) == 0
+for name in ("warm", "once"):
+    mark(name)
+    plug_qdisc.plug_qdisc_plug_buffer()
+mark("release")
+plug_qdisc.plug_qdisc_release_indefinite_buffer()
+mark("end")
+"""
+    after = traced(wire.near, script, wire.device, tmp_path)
+    assert counts(after["once"]) == counts(after["release"]) == {"sendmsg": 1, "recvmsg": 1}
+
+
+MANY = """
+plug = libnlplug.attach(device)
+plug.stats()
+mark("stats")
+plug.stats()
+mark("attach")
+libnlplug.attach(device)
+mark("open")
+libnlplug.PlugQdisc.open(device)
+mark("detach")
+plug.detach()
+mark("create")
+plug = libnlplug.attach(device)
+mark("end")
+"""
+
+
+def test_nothing_costs_more_with_many_links(netns: Netns, tmp_path) -> None:
+    """stats, attach, open and detach make the same system calls with 2 links and with 500."""
+    devices = [random_name() for _ in range(500)]
+    netns.ip(f"link add {devices[0]} type dummy")
+    few = traced(netns, MANY, devices[0], tmp_path)
+    netns.ip(*(f"link add {device} type dummy" for device in devices[1:]))
+    for device in devices[1:100]:
+        libnlplug.attach(device, netns=netns).close()
+    libnlplug.PlugQdisc.open(devices[0], netns=netns).detach()
+    many = traced(netns, MANY, devices[0], tmp_path)
+    for name in ("stats", "attach", "open", "detach", "create"):
+        few_here, many_here = counts(few[name]), counts(many[name])
+        for call in ("sendmsg", "recvmsg"):
+            assert few_here[call] == many_here[call] > 0, name
+        assert sum(many_here.values()) <= sum(few_here.values()) + 3, name  # memory may have grown meanwhile
+    assert counts(many["stats"])["sendmsg"] == 1
+
+
+def test_attach_creates_and_releases_in_one_send(wire: Wire, tmp_path) -> None:
+    """A new plug holds until it is released, so both messages go in one send: the third, after two questions."""
+    script = """
+mark("attach")
+libnlplug.attach(device)
+mark("end")
+"""
+    after = traced(wire.near, script, wire.device, tmp_path)
+    assert sent(after["attach"]) == [["RTM_GETLINK"], ["RTM_GETQDISC"], ["RTM_NEWQDISC", "RTM_NEWQDISC"]]
+
+
+def test_adopting_asks_and_sends_nothing(wire: Wire, tmp_path) -> None:
+    """attach() on a plug that is there, and open(), send questions only: RTM_GETLINK and RTM_GETQDISC."""
+    libnlplug.attach(wire.device, netns=wire.near).close()
+    script = """
+mark("adopt")
+libnlplug.attach(device)
+mark("open")
+libnlplug.PlugQdisc.open(device)
+mark("end")
+"""
+    after = traced(wire.near, script, wire.device, tmp_path)
+    assert sent(after["adopt"]) == sent(after["open"]) == [["RTM_GETLINK"], ["RTM_GETQDISC"]]

@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the guard cannot be made, nothing is held, the caller is told why, and nothing is left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hold_helpers import Child, child, descriptors, expect_flow, expect_held, holder_of, marks, needs_root
+from netlab import Wire, setns, unable, unprivileged
+
+from libnlplug import GuardUnavailable, NotPermitted, PlugQdisc, guard
+
+NOBODY = 65534
+CAP_NET_ADMIN = 12
+PR_SET_KEEPCAPS = 8
+
+
+def expect_refusal(wire: Wire, mine: PlugQdisc, error=GuardUnavailable, words: str = "") -> OSError:
+    """A hold is refused; nothing was sent to the plug, no descriptor and no mark is left, packets flow."""
+    before, last_action = descriptors(), mine.last_action
+    with pytest.raises(error, match=f"cannot hold {wire.device}: .*{words}") as caught, mine.hold():
+        pytest.fail("entered")
+    assert descriptors() == before
+    assert mine.last_action == last_action
+    assert marks(wire.near) == []
+    expect_flow(wire, [])
+    return caught.value
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A place for another program where the guard's is expected."""
+    path = tmp_path / "guard"
+    monkeypatch.setattr(guard, "PATH", str(path))
+    return path
+
+
+def test_the_program_is_missing(wire: Wire, plug: PlugQdisc, program: Path) -> None:
+    """The refusal names the missing file."""
+    error = expect_refusal(wire, plug, words=f"No such file or directory; {program} is missing")
+    assert error.errno == errno.ENOENT
+
+
+def test_the_program_may_not_be_run(wire: Wire, plug: PlugQdisc, program: Path) -> None:
+    """The refusal says that the file must be executable."""
+    shutil.copy(guard.__file__, program)
+    error = expect_refusal(wire, plug, words="Permission denied; .* must be executable")
+    assert error.errno == errno.EACCES
+
+
+def test_the_program_is_none(wire: Wire, plug: PlugQdisc, program: Path) -> None:
+    """A file that the kernel cannot run is refused with its reason."""
+    program.write_text("no program")
+    program.chmod(0o755)
+    assert expect_refusal(wire, plug).errno == errno.ENOEXEC
+
+
+@pytest.mark.parametrize("other", ["true", "false"])
+def test_the_program_is_another_one(wire: Wire, plug: PlugQdisc, program: Path, other: str) -> None:
+    """A program that ends without a word is no guard."""
+    shutil.copy(shutil.which(other) or "", program)
+    expect_refusal(wire, plug)
+
+
+def test_the_program_says_nothing(
+    wire: Wire, plug: PlugQdisc, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that neither answers nor ends is given up."""
+    program.write_text("#!/bin/sh\nexec sleep 5\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(guard, "ANSWER_TIMEOUT", 1)
+    expect_refusal(wire, plug, words="it has not said within 1 s that it is ready")
+
+
+def test_a_hold_works_again_afterwards(wire: Wire, plug: PlugQdisc) -> None:
+    """A refusal is not remembered: with the program back in place, the same object holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guard, "PATH", "/nonexistent")
+        expect_refusal(wire, plug)
+    with plug.hold():
+        numbers = expect_held(wire, plug)
+    expect_flow(wire, numbers)
+
+
+@pytest.mark.parametrize("free", [0, 1, 2, 3])
+def test_out_of_descriptors(wire: Wire, plug: PlugQdisc, free: int) -> None:
+    """With so many descriptors left, a hold is refused and leaves as many; with enough it works."""
+    before, limits = marks(wire.near), resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 20, limits[1]))
+        while True:
+            try:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                break
+        for _ in range(free):
+            os.close(taken.pop())
+        with pytest.raises(OSError) as caught, plug.hold():
+            pytest.fail("entered")
+        assert caught.value.errno == errno.EMFILE
+        for _ in range(free):
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+        with pytest.raises(OSError):
+            os.open("/dev/null", os.O_RDONLY)
+    finally:
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert marks(wire.near) == before
+    expect_flow(wire, [])
+    with plug.hold():
+        numbers = expect_held(wire, plug)
+    expect_flow(wire, numbers)
+
+
+def test_out_of_descriptors_in_a_running_hold(wire: Wire, plug: PlugQdisc) -> None:
+    """A holder that uses up its descriptors in the block can still release, and the report is complete."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 40, limits[1]))
+        with plug.hold() as held:
+            numbers = expect_held(wire, plug)
+            while True:
+                try:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+                except OSError:
+                    break
+    finally:
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert held.packets == len(numbers)
+    expect_flow(wire, numbers)
+
+
+def test_no_memory_for_the_guard(wire: Wire, plug: PlugQdisc, program: Path) -> None:
+    """Wherever in its start a guard runs out of memory, it is refused; with enough, it is a guard like any other."""
+    real = os.path.join(os.path.dirname(guard.__file__), "libnlplug-guard")
+    outcomes = []
+    for kilobytes in range(64, 4096, 64):
+        program.write_text(f"#!/bin/sh\nulimit -v {kilobytes}\nexec {real}\n")
+        program.chmod(0o755)
+        try:
+            with plug.hold():
+                numbers = expect_held(wire, plug)
+            expect_flow(wire, numbers)
+            outcomes.append("held")
+            break
+        except GuardUnavailable as error:
+            outcomes.append(str(error))
+            assert plug.last_action == "release_indefinite"
+            assert marks(wire.near) == []
+            expect_flow(wire, [])
+    assert outcomes[-1] == "held"
+    assert len(outcomes) > 2
+    assert "it ended at once" in outcomes[0]
+
+
+def test_no_memory_to_start_it(wire: Wire, plug: PlugQdisc) -> None:
+    """Without memory for the start itself (RLIMIT_AS), a hold is refused, and no descriptor is lost."""
+
+    def work(this: Child) -> None:
+        setns(wire.near.fileno())
+        mine = PlugQdisc.open(wire.device)
+        before = descriptors()
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        hold = mine.hold()
+        resource.setrlimit(resource.RLIMIT_AS, (0, limits[1]))
+        try:
+            hold.__enter__()
+            refused = None
+        except GuardUnavailable as error:
+            refused = error.errno
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+        this.say([refused, mine.last_action, descriptors() == before])
+
+    with child(work) as holder:
+        assert holder.hear() == [errno.ENOMEM, None, True]
+    expect_flow(wire, [])
+
+
+class _Cgroup:
+    """A cgroup of its own, removed afterwards."""
+
+    def __init__(self, controller: str) -> None:
+        needs_root()
+        root = Path("/sys/fs/cgroup")
+        try:
+            if controller not in (root / "cgroup.controllers").read_text().split():
+                unable(f"no cgroup controller {controller}")
+            (root / "cgroup.subtree_control").write_text(f"+{controller}")
+            self.path = Path(tempfile.mkdtemp(dir=root, prefix="hold-"))
+        except OSError as error:
+            unable(f"no cgroups: {error}")
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        while True:
+            try:
+                self.path.rmdir()
+                return
+            except OSError:
+                time.sleep(0.01)
+
+
+def test_fork_is_refused(wire: Wire, plug: PlugQdisc) -> None:
+    """Where no more processes may be made (pids.max), the refusal names that limit."""
+
+    def work(this: Child) -> None:
+        mine = PlugQdisc.open(wire.device, netns=wire.near)
+        (cgroup / "cgroup.procs").write_text("0")
+        setns(wire.near.fileno())
+        try:
+            mine.hold().__enter__()
+            this.say("entered")
+        except GuardUnavailable as error:
+            this.say([error.errno, str(error), mine.last_action])
+
+    with _Cgroup("pids") as cgroup:
+        for most in ("1", "2"):  # for the first and the second of the two processes that are made
+            (cgroup / "pids.max").write_text(most)
+            with child(work) as holder:
+                number, words, last_action = holder.hear()
+                holder.status()
+            assert number == errno.EAGAIN
+            assert "limit of processes" in words
+            assert last_action is None
+        expect_flow(wire, [])
+
+
+def test_no_thread_for_another_namespace(wire: Wire, plug: PlugQdisc) -> None:
+    """The way into another namespace takes a thread: where none may be made, that is the refusal's reason."""
+
+    def work(this: Child) -> None:
+        mine = PlugQdisc.open(wire.device, netns=wire.near)
+        (cgroup / "cgroup.procs").write_text("0")
+        try:
+            mine.hold().__enter__()
+            this.say("entered")
+        except OSError as error:
+            this.say([error.errno, str(error)])
+
+    with _Cgroup("pids") as cgroup:
+        (cgroup / "pids.max").write_text("1")
+        with child(work) as holder:
+            number, words = holder.hear()
+            holder.status()
+        assert number == errno.EAGAIN
+        assert "it takes a thread" in words
+
+
+def _become_nobody(*, keep: bool) -> None:
+    """Another user, with no right but CAP_NET_ADMIN, and that only with ``keep``."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_KEEPCAPS, int(keep), 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    if keep:
+        words = ctypes.c_uint32 * 2
+        sets = (ctypes.c_uint32 * 6)(1 << CAP_NET_ADMIN, 1 << CAP_NET_ADMIN, 0, 0, 0, 0)
+        assert libc.capset(words(0x20080522, 0), sets) == 0
+
+
+@pytest.fixture
+def for_everyone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    """The guard's program where any user may run it, wherever the package is installed."""
+    needs_root()
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    monkeypatch.setattr(guard, "PATH", shutil.copy(guard.PATH, place))
+    yield
+    shutil.rmtree(place)
+
+
+def test_a_holder_with_one_right_hands_it_on(wire: Wire, plug: PlugQdisc, for_everyone: None) -> None:
+    """A user with CAP_NET_ADMIN and nothing else can hold, and the guard can release when he is killed."""
+
+    def work(this: Child) -> None:
+        setns(wire.near.fileno())
+        _become_nobody(keep=True)
+        with PlugQdisc.open(wire.device).hold(timeout=60):
+            this.say("held")
+            signal.pause()
+
+    with child(work) as holder:
+        assert holder.hear() == "held"
+        numbers = expect_held(wire, plug)
+        found = holder_of(plug)
+        assert (found.uid, found.foreign) == (NOBODY, True)  # another user's word is not taken
+        holder.kill()
+        expect_flow(wire, numbers)
+
+
+def test_fork_is_refused_to_a_user(wire: Wire, plug: PlugQdisc, for_everyone: None) -> None:
+    """RLIMIT_NPROC, which does not bind root, refuses a user's guard: EAGAIN, nothing held."""
+
+    def work(this: Child) -> None:
+        setns(wire.near.fileno())
+        _become_nobody(keep=True)
+        mine = PlugQdisc.open(wire.device)
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        before = descriptors()
+        try:
+            mine.hold().__enter__()
+            this.say("entered")
+        except GuardUnavailable as error:
+            this.say([error.errno, mine.last_action, descriptors() == before])
+
+    with child(work) as holder:
+        assert holder.hear() == [errno.EAGAIN, None, True]
+    expect_flow(wire, [])
+
+
+def test_without_the_right_nothing_is_held(wire: Wire, plug: PlugQdisc, for_everyone: None) -> None:
+    """A user without CAP_NET_ADMIN is refused and told what is missing, before anything is sent to the plug."""
+
+    def work(this: Child) -> None:
+        setns(wire.near.fileno())
+        _become_nobody(keep=False)
+        mine = PlugQdisc.open(wire.device)
+        try:
+            mine.hold().__enter__()
+            this.say("entered")
+        except NotPermitted as error:
+            this.say([str(error), mine.last_action])
+
+    with child(work) as holder:
+        words, last_action = holder.hear()
+    assert "CAP_NET_ADMIN" in words
+    assert last_action is None
+    expect_flow(wire, [])
+
+
+def test_a_right_that_was_given_up_is_missed(wire: Wire, plug: PlugQdisc) -> None:
+    """The socket was opened by root, but the rights are gone when the hold begins: refused, nothing is held."""
+
+    def try_it() -> None:
+        setns(wire.near.fileno())
+        mine = PlugQdisc.open(wire.device)
+        before = descriptors()
+        with unprivileged(), pytest.raises(NotPermitted, match=f"cannot hold {wire.device}: .*CAP_NET_ADMIN"):
+            mine.hold().__enter__()
+        assert descriptors() == before
+        assert mine.last_action is None
+        mine.close()
+
+    wire.near.run(try_it)
+    expect_flow(wire, [])

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The limit: bytes, link headers included; what does not fit is dropped and counted, exactly."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from netlab import FRAME, Wire
+
+import libnlplug
+from libnlplug import PlugQdisc
+
+LIMIT_MAX = 2**31 - 1
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(10 * FRAME, 10), (10 * FRAME - 1, 9), (FRAME, 1), (FRAME - 1, 0), (1, 0)])
+def test_overflow_is_dropped_and_counted_exactly(wire: Wire, limit: int, fits: int) -> None:
+    """Exactly as many frames are held as the limit has room for; every other one is a drop, and the first ones go."""
+    plug = libnlplug.attach(wire.device, limit=limit, netns=wire.near)
+    assert plug.limit == limit
+    plug.buffer()
+    numbers = wire.send(25)
+    stats, shown = plug.stats(), wire.near.qdisc(wire.device)
+    assert (stats.qlen, stats.backlog, stats.drops) == (fits, fits * FRAME, 25 - fits)
+    assert (shown["qlen"], shown["backlog"], shown["drops"]) == (fits, fits * FRAME, 25 - fits)
+    plug.release_indefinite()
+    wire.expect(numbers[:fits])
+    assert plug.stats().packets == fits
+    plug.close()
+
+
+@settings(max_examples=40)
+@given(limit=st.integers(1, 20_000), frame=st.integers(60, 1514), count=st.integers(0, 60))
+def test_the_limit_is_bytes_for_any_size(wire: Wire, plug: PlugQdisc, limit: int, frame: int, count: int) -> None:
+    """For any limit and frame size, limit // frame frames are held and the others are drops."""
+    plug.set_limit(limit)
+    before = plug.stats().drops
+    plug.buffer()
+    numbers = wire.send(count, frame=frame)
+    fits = min(count, limit // frame)
+    stats = plug.stats()
+    assert (stats.qlen, stats.backlog, stats.drops - before) == (fits, fits * frame, count - fits)
+    plug.release_indefinite()
+    wire.expect(numbers[:fits])
+
+
+def test_a_dropped_packet_is_a_drop_once(wire: Wire) -> None:
+    """After the release there is room again: nothing more is dropped, and the counter stays."""
+    plug = libnlplug.attach(wire.device, limit=5 * FRAME, netns=wire.near)
+    plug.buffer()
+    held = wire.send(8)[:5]
+    plug.release_indefinite()
+    wire.expect(held)
+    wire.expect(wire.send(20))
+    assert plug.stats().drops == 3
+    plug.close()
+
+
+def test_a_larger_limit_while_held_makes_room(wire: Wire) -> None:
+    """set_limit during a hold: what did not fit before fits now, what was held stays held."""
+    plug = libnlplug.attach(wire.device, limit=10 * FRAME, netns=wire.near)
+    plug.buffer()
+    numbers = wire.send(15)[:10]
+    plug.set_limit(30 * FRAME)
+    assert plug.limit == 30 * FRAME
+    numbers += wire.send(25)[:20]
+    assert (plug.stats().qlen, plug.stats().drops, wire.arrived()) == (30, 10, [])
+    plug.release_indefinite()
+    wire.expect(numbers)
+    plug.close()
+
+
+def test_a_smaller_limit_while_held_loses_nothing(wire: Wire, plug: PlugQdisc) -> None:
+    """set_limit below what is held: that stays and is delivered, only new packets are refused."""
+    plug.buffer()
+    numbers = wire.send(20)
+    plug.set_limit(5 * FRAME)
+    wire.send(3)
+    assert (plug.stats().qlen, plug.stats().drops) == (20, 3)
+    plug.release_indefinite()
+    wire.expect(numbers)
+
+
+def test_no_limit_is_the_kernels_default(wire: Wire) -> None:
+    """limit=None leaves the limit to the kernel: txqueuelen times the MTU with link header, shown by what fits."""
+    wire.near.ip(f"link set {wire.device} txqueuelen 3")
+    limit = 3 * (wire.near.link(wire.device)["mtu"] + 14)
+    plug = libnlplug.attach(wire.device, netns=wire.near)
+    assert plug.limit is None
+    plug.buffer()
+    numbers = wire.send(limit // FRAME + 10)
+    assert (plug.stats().qlen, plug.stats().drops) == (limit // FRAME, 10)
+    plug.release_indefinite()
+    wire.expect(numbers[: limit // FRAME])
+    plug.close()
+
+
+def test_the_largest_limit_holds(wire: Wire) -> None:
+    """2^31-1 is a limit like any other: nothing wraps around to a small one."""
+    plug = libnlplug.attach(wire.device, limit=LIMIT_MAX, netns=wire.near)
+    plug.buffer()
+    numbers = wire.send(200)
+    assert (plug.stats().qlen, plug.stats().drops) == (200, 0)
+    plug.release_indefinite()
+    wire.expect(numbers)
+    plug.close()
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2**31, True, "32mb", 1.5])
+def test_a_refused_limit_changes_nothing(wire: Wire, plug: PlugQdisc, limit: object) -> None:
+    """set_limit refuses what is no limit, 0 above all, and the plug goes on with the one it has."""
+    plug.set_limit(10 * FRAME)
+    with pytest.raises(ValueError, match="limit is"):
+        plug.set_limit(limit)  # type: ignore[arg-type]
+    assert plug.limit == 10 * FRAME
+    plug.buffer()
+    wire.send(12)
+    assert (plug.stats().qlen, plug.stats().drops) == (10, 2)
+
+
+def test_plug_made_by_tc_without_a_limit_drops_everything_and_set_limit_cures_it(wire: Wire) -> None:
+    """tc's 'plug block' makes a plug with limit 0, which drops every packet for ever; an adopter's limit ends that."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 9: plug block")
+    wire.near.tc(f"qdisc change dev {wire.device} root handle 9: plug release_indefinite")
+    wire.send(5)
+    plug = libnlplug.attach(wire.device, netns=wire.near)
+    assert (plug.stats().drops, wire.arrived()) == (5, [])
+    plug.set_limit(10 * FRAME)
+    wire.expect(wire.send(5))
+    plug.close()

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A kernel without sch_plug: the module is taken out of the running test kernel, and put back."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from netlab import Netns, eventually, in_guest
+
+import libnlplug
+from libnlplug import plug_qdisc
+
+AUTOLOAD = Path("/proc/sys/kernel/modprobe")
+MODULE = Path("/sys/module/sch_plug")
+
+
+@pytest.fixture
+def unloaded(netns: Netns):
+    """The kernel without the module; it loads it again when it is asked for. Yields the program that loads modules."""
+    if not in_guest():
+        pytest.skip("modules are taken out of the test kernel only, never out of a host's")
+    if not MODULE.exists():
+        pytest.skip("sch_plug is built into this kernel")
+    plug_qdisc.qdisc_init()  # lets go of the namespace that the port's socket keeps alive
+
+    def remove() -> bool:  # namespaces and their plugs go a moment after they were closed
+        return subprocess.run(["rmmod", "sch_plug"], stderr=subprocess.DEVNULL).returncode == 0
+
+    eventually(remove, "no plug uses the module any more", within=20)
+    loader = AUTOLOAD.read_text().strip()
+    yield loader
+    AUTOLOAD.write_text(loader)
+    subprocess.run([loader, "sch_plug"], check=True)
+
+
+def test_a_kernel_without_sch_plug(netns: Netns, unloaded: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """PlugUnavailable, in a sentence that names the module and what to do; the port says the same; nothing changes."""
+    AUTOLOAD.write_text("\n")
+    with pytest.raises(libnlplug.PlugUnavailable) as caught:
+        libnlplug.attach("lo", netns=netns)
+    message = str(caught.value)
+    assert message.startswith("cannot attach a plug to lo: Specified qdisc kind is unknown (No such file or directory)")
+    assert "modprobe sch_plug" in message
+    assert "CONFIG_NET_SCH_PLUG" in message
+    assert not isinstance(caught.value, FileNotFoundError)
+
+    def port() -> int:
+        assert plug_qdisc.qdisc_init() == 0
+        return plug_qdisc.plug_qdisc_attach("lo", "root", "1:", 1000)
+
+    assert netns.run(port) == -1
+    assert "kind is unknown" in capfd.readouterr().err
+    assert "plug" not in netns.kinds("lo")
+
+
+def test_the_kernel_loads_the_module_by_itself(netns: Netns, unloaded: str) -> None:
+    """Where the module is only not loaded, attach() has the kernel load it: there is nothing to do first."""
+    assert not MODULE.exists()
+    with libnlplug.attach("lo", netns=netns) as plug:
+        assert plug.created
+    assert MODULE.exists()

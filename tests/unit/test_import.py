@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `import libnlplug` loads, what it says where libnl is missing, and that the version stands in one place."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import _cffi_backend
+import pytest
+
+import libnlplug
+from libnlplug import _libnl
+
+PACKAGE = Path(libnlplug.__file__).parent
+BACKEND = Path(_cffi_backend.__file__).parent
+
+# What the import may add to an interpreter that has only os and sys; the builtin ones cost nothing.
+MAY_BE_LOADED = {
+    "__future__",
+    "_cffi_backend",
+    "_thread",
+    "errno",
+    "time",
+    "libnlplug",
+    "libnlplug._libnl",
+    "libnlplug._libnl.lib",
+    "libnlplug._record",
+    "libnlplug._version",
+    "libnlplug.errors",
+    "libnlplug.qdisc",
+    "libnlplug.route",
+}
+
+
+def python(program: str, package: Path = PACKAGE) -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter without site: what the environment loads would hide what the program does."""
+    start = f"import sys, os; sys.path[:0] = {[str(package.parent), str(BACKEND)]!r}; before = set(sys.modules)\n"
+    argv = [sys.executable, "-I", "-S", "-B", "-c", start + program]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_import_is_cheap() -> None:
+    """No argparse, subprocess, typing, threading, collections, re or cffi package: nothing but what is listed here."""
+    done = python("import libnlplug; print(*sorted(set(sys.modules) - before))")
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) - MAY_BE_LOADED == set()
+    assert {"libnlplug", "libnlplug._libnl", "libnlplug.qdisc"} <= set(done.stdout.split())
+
+
+def test_everything_public_is_there() -> None:
+    """Every name of __all__ can be had, dir() shows it, and a name that is not there is an AttributeError."""
+    for name in libnlplug.__all__:
+        assert getattr(libnlplug, name) is not None
+        assert name in dir(libnlplug)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        libnlplug.nothing  # noqa: B018
+    assert (PACKAGE / "py.typed").exists()
+    assert (PACKAGE / "_libnl.pyi").exists()
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """The installed package's version is the module's."""
+    assert importlib.metadata.version("libnlplug") == libnlplug.__version__
+
+
+def copy_with(directory: Path, found: bytes, instead: bytes) -> Path:
+    """A copy of the package whose compiled module asks the system for something else."""
+    assert len(found) == len(instead)
+    package = directory / "libnlplug"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    module = package / Path(_libnl.__file__).name
+    content = module.read_bytes()
+    assert found + b"\0" in content
+    module.write_bytes(content.replace(found + b"\0", instead + b"\0"))
+    return package
+
+
+@pytest.mark.parametrize(
+    ("found", "instead"),
+    [
+        (b"libnl-3.so.200", b"libnl-9.so.200"),
+        (b"libnl-route-3.so.200", b"libnl-route-9.so.200"),
+        (b"rtnl_qdisc_plug_buffer", b"rtnl_qdisc_plug_buffex"),
+        (b"nl_wait_for_ack", b"nl_wait_for_acx"),
+    ],
+)
+def test_without_libnl_the_import_names_the_packages(tmp_path: Path, found: bytes, instead: bytes) -> None:
+    """A library that is not there, or lacks a function: one sentence with the packages of each distribution."""
+    done = python("import libnlplug", copy_with(tmp_path, found, instead))
+    assert done.returncode == 1
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith("ImportError: libnlplug needs the system's libnl-3 and libnl-route-3, version ")
+    assert instead.decode() in last
+    assert last.endswith(
+        "install libnl-3-200 and libnl-route-3-200 (Debian, Ubuntu), libnl3 (Fedora, RHEL, Alpine) or libnl (Arch)"
+    )
+    assert "During handling" not in done.stderr
+
+
+def test_a_missing_compiled_module_is_not_blamed_on_libnl(tmp_path: Path) -> None:
+    """Where the package itself is incomplete, Python's own ImportError comes out."""
+    package = copy_with(tmp_path, b"libnl-3.so.200", b"libnl-3.so.200")
+    (package / Path(_libnl.__file__).name).unlink()
+    done = python("import libnlplug", package)
+    assert done.returncode == 1
+    assert "cannot import name '_libnl'" in done.stderr
+    assert "Debian" not in done.stderr
+
+
+def test_libnl_cli_is_never_loaded() -> None:
+    """libnl-cli, whose functions call exit(), is not in the process: only libnl-3 and libnl-route-3 are."""
+    done = python(
+        "import libnlplug, libnlplug.plug_qdisc\n"
+        "print(*{line.split('/')[-1].split('.so')[0] for line in open('/proc/self/maps') if 'libnl-' in line})"
+    )
+    assert set(done.stdout.split()) == {"libnl-3", "libnl-route-3"}, done.stderr

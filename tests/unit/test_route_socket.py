@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""RouteSocket without a plug: look-ups that need no right, its end, and its fork rule."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libnlplug import ClosedError, DeviceNotFound, ForkedError, PlugQdisc
+from libnlplug._libnl import lib
+from libnlplug.route import RouteSocket
+
+LOOPBACK = 1  # lo's interface index, in every namespace
+
+
+@pytest.fixture
+def route():
+    """A socket in the caller's namespace."""
+    made = RouteSocket()
+    yield made
+    made.close()
+
+
+def test_lo_is_found(route: RouteSocket) -> None:
+    """A device is looked up by name, and by index."""
+    assert route.link("lo") == LOOPBACK
+    assert route.link_name(LOOPBACK) == "lo"
+
+
+@given(name=st.text(max_size=20).filter(lambda name: name != "lo"))
+def test_no_name_disturbs_the_socket(name: str) -> None:
+    """Any text is a device's index or DeviceNotFound; lo is found afterwards."""
+    route = RouteSocket()
+    try:
+        index = route.link(name)
+    except DeviceNotFound:
+        index = None
+    assert index != LOOPBACK
+    assert route.link("lo") == LOOPBACK
+    route.close()
+
+
+@pytest.mark.parametrize("name", [None, 1, b"lo", object()])
+def test_a_device_is_a_text(route: RouteSocket, name: object) -> None:
+    """A device of any other type is a TypeError that shows how one is named."""
+    with pytest.raises(TypeError, match="as 'eth0'"):
+        route.link(name)  # type: ignore[arg-type]
+
+
+def plug_of(route: RouteSocket) -> PlugQdisc:
+    """An object for a plug that need not be there: what is tested ends before the kernel is asked."""
+    return PlugQdisc(route, "lo", LOOPBACK, lib.TC_H_ROOT, 0x504C_0000)
+
+
+USES = [
+    ("buffer", ()),
+    ("release_one", ()),
+    ("release_indefinite", ()),
+    ("set_limit", (1000,)),
+    ("stats", ()),
+    ("detach", ()),
+    ("__enter__", ()),
+]
+
+
+@pytest.mark.parametrize(("verb", "arguments"), USES)
+def test_a_closed_object_says_so(route: RouteSocket, verb: str, arguments: tuple[object, ...]) -> None:
+    """After close() every use is ClosedError, a ValueError as with files."""
+    plug = plug_of(route)
+    plug.close()
+    with pytest.raises(ClosedError, match="closed") as caught:
+        getattr(plug, verb)(*arguments)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_what_a_closed_object_still_tells(route: RouteSocket) -> None:
+    """device, parent, handle, limit, last_action, closed and repr need no socket; close() can be repeated."""
+    plug = plug_of(route)
+    assert (plug.closed, repr(plug)) == (False, "<PlugQdisc lo parent root handle 504c: last_action=None>")
+    plug.close()
+    plug.close()
+    assert (plug.closed, repr(plug)) == (True, "<PlugQdisc lo parent root handle 504c: closed>")
+    assert (plug.device, plug.parent, plug.handle, plug.limit, plug.last_action) == ("lo", "root", "504c:", None, None)
+    plug.__exit__(None, None, None)
+
+
+def test_close_in_one_thread_while_others_call(route: RouteSocket) -> None:
+    """A call that comes after another thread's close is ClosedError, and nothing worse."""
+    seen: list[BaseException] = []
+    started = threading.Barrier(5)
+
+    def call() -> None:
+        started.wait()
+        try:
+            for _ in range(100_000):
+                route.link("lo")
+        except BaseException as error:
+            seen.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    route.close()
+    for thread in threads:
+        thread.join()
+    assert [type(error) for error in seen] == [ClosedError] * 4
+
+
+def test_a_forked_child_is_refused(route: RouteSocket) -> None:
+    """In a child every use is ForkedError, a RuntimeError; close() works; the parent's socket goes on."""
+    plug = plug_of(route)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        seen = []
+        try:
+            for verb, arguments in USES:
+                try:
+                    getattr(plug, verb)(*arguments)
+                except RuntimeError as error:
+                    seen.append(type(error).__name__)
+            plug.close()
+            own = RouteSocket()
+            seen.append(str(own.link("lo")))
+        finally:
+            os.write(write, " ".join(seen).encode())
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        assert pipe.read().split() == [ForkedError.__name__] * len(USES) + ["1"]
+    os.waitpid(pid, 0)
+    assert route.link("lo") == LOOPBACK
+
+
+def test_thousands_of_sockets() -> None:
+    """A process may have more than a thousand of them (libnl numbers only the first 1024 of a process itself)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(2500, hard - 200)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 200), hard))
+    try:
+        routes = [RouteSocket() for _ in range(count)]
+        assert count > 1024
+        assert {route.link("lo") for route in routes} == {LOOPBACK}
+        for route in routes:
+            route.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_forgotten_sockets_are_closed() -> None:
+    """An object without references frees its descriptor at once: nothing waits for the garbage collector."""
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            plug_of(RouteSocket())
+            with pytest.raises(DeviceNotFound):
+                RouteSocket().link("nosuch0")
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
