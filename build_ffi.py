@@ -17,10 +17,7 @@ ffi = FFI()
 ffi.cdef(
     """
     /* the kernel's structures, as far as they are read or written here */
-    struct sockaddr_nl { ...; };
-    struct iovec { void *iov_base; size_t iov_len; };
     struct nlmsghdr { uint32_t nlmsg_len; uint16_t nlmsg_type; uint16_t nlmsg_flags; uint32_t nlmsg_seq; ...; };
-    struct nlmsgerr { int error; ...; };
     struct ifinfomsg { unsigned char ifi_family; int ifi_index; unsigned int ifi_flags; unsigned int ifi_change; ...; };
     struct rtnl_link_stats64 { uint64_t rx_packets; uint64_t tx_packets; ...; };
     struct tc_mirred { int ifindex; ...; };
@@ -33,12 +30,16 @@ ffi.cdef(
     #define NETLINK_EXT_ACK ...
     #define NETLINK_CAP_ACK ...
     #define NLM_F_REQUEST ...
+    #define NLM_F_ACK ...
     #define NLM_F_CREATE ...
     #define NLM_F_EXCL ...
     #define NLM_F_ECHO ...
     #define NLM_F_DUMP ...
     #define NLM_F_CAPPED ...
     #define NLM_F_ACK_TLVS ...
+    #define NLM_F_DUMP_INTR ...
+    #define NLMSG_ERROR ...
+    #define NLMSG_MIN_TYPE ...
     #define NLMSG_HDRLEN ...
     #define NLMSG_ALIGNTO ...
     #define NLMSGERR_ATTR_MSG ...
@@ -95,9 +96,6 @@ ffi.cdef(
     #define SIOCGSKNS ...
 
     /* libnl's enumerations; the numbers are the compiler's too */
-    enum nl_cb_action { NL_OK, NL_STOP, ... };
-    enum nl_cb_kind { NL_CB_CUSTOM, ... };
-    enum nl_cb_type { NL_CB_VALID, ... };
     enum rtnl_tc_stat { RTNL_TC_PACKETS, RTNL_TC_BYTES, RTNL_TC_QLEN, RTNL_TC_BACKLOG, RTNL_TC_DROPS, ... };
 
     /* spawn.c */
@@ -111,16 +109,11 @@ ffi.cdef(
     int setns(int fd, int nstype);
     int unshare(int flags);
     int setsockopt(int sockfd, int level, int optname, const void *optval, unsigned int optlen);
-    ssize_t recv(int sockfd, void *buf, size_t len, int flags);
-
-    /* what libnl calls back: see route.py */
-    extern "Python" int libnlplug_on_error(struct sockaddr_nl *nla, struct nlmsgerr *nlerr, void *arg);
-    extern "Python" int libnlplug_on_message(struct nl_msg *msg, void *arg);
-    extern "Python" void libnlplug_on_object(struct nl_object *obj, void *arg);
     """
 )
 ffi.cdef((HEADERS / "libnl_functions.h").read_text())
-ffi.cdef((HERE / "libnlplug" / "guard_protocol.h").read_text())
+for ours in ("exchange.h", "guard_protocol.h"):
+    ffi.cdef((HERE / "libnlplug" / ours).read_text())
 
 ffi.set_source(
     "libnlplug._libnl",
@@ -144,14 +137,20 @@ ffi.set_source(
     #include <linux/tc_act/tc_mirred.h>
     #include "libnl_enums.h"
     #include "libnl_functions.h"
+    #include "exchange.h"
     #include "guard_protocol.h"
 
     int libnlplug_spawn(const char *path, char *const argv[], int commands);
     int libnlplug_tcx_programs(int ifindex, int ingress);
     """,
-    sources=["libnlplug/spawn.c", "libnlplug/tcx.c"],
+    sources=["libnlplug/exchange.c", "libnlplug/spawn.c", "libnlplug/tcx.c"],
     include_dirs=["vendor_headers", "libnlplug"],
-    depends=["vendor_headers/libnl_enums.h", "vendor_headers/libnl_functions.h", "libnlplug/guard_protocol.h"],
+    depends=[
+        "vendor_headers/libnl_enums.h",
+        "vendor_headers/libnl_functions.h",
+        "libnlplug/exchange.h",
+        "libnlplug/guard_protocol.h",
+    ],
     extra_link_args=["-l:libnl-route-3.so.200", "-l:libnl-3.so.200", "-Wl,-z,now"],
     py_limited_api=True,
 )

@@ -23,6 +23,11 @@ class BuildWithGuard(build_ext):
         except (CompileError, LinkError):
             self.compiler.link_executable(objects, GUARD, output_dir=folder, extra_postargs=["-s"])
 
+    def build_extensions(self):
+        # Where this Python keeps its own libraries means nothing where the module is loaded.
+        self.compiler.linker_so = [word for word in self.compiler.linker_so if not word.startswith("-Wl,-rpath")]
+        super().build_extensions()
+
     def get_outputs(self):
         return [*super().get_outputs(), os.path.join(self.build_lib, "libnlplug", GUARD)]
 

@@ -20,9 +20,12 @@ except ImportError as error:
     loading = (error.path or "").endswith(".so")  # glibc's words or musl's: a library is missing, or a function in it
     if not loading or ("libnl-" not in str(error) and "symbol" not in str(error)):
         raise
+    words = str(error).replace(":", " ").split()
+    function = next((name for name in words if name.startswith(("nl_", "nla_", "nlmsg_", "rtnl_"))), "")
+    old = f"what is here is too old, without {function}(): " if function else ""
     raise ImportError(
-        f"libnlplug needs the system's libnl-3 and libnl-route-3, version 3.2.29 or newer ({error}): install"
-        " libnl-3-200 and libnl-route-3-200 (Debian, Ubuntu), libnl3 (Fedora, RHEL, Alpine) or libnl (Arch)"
+        f"libnlplug needs the system's libnl-3 and libnl-route-3, version 3.2.29 or newer ({old}{error}): upgrade or"
+        " install libnl-3-200 and libnl-route-3-200 (Debian, Ubuntu), libnl3 (Fedora, RHEL, Alpine) or libnl (Arch)"
     ) from None
 
 from .errors import (

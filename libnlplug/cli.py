@@ -7,12 +7,13 @@ The table makes --help, the manual page and the completion (manual.py); STATUSES
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 
 from . import PlugQdisc, __version__, attach
 from ._libnl import lib
-from .errors import HoldExpired, NetlinkError
+from .errors import HoldExpired, NetlinkError, QdiscNotFound
 from .qdisc import LIMIT_MAX
 from .units import format_size, parse_size, parse_time
 
@@ -75,7 +76,8 @@ def _release(args: argparse.Namespace) -> int:
     elif end_detached(plug, holder):
         plug.release_indefinite()
     else:
-        _say(f"released {args.dev}, but its guard, process {holder.pid}, cannot be ended and keeps others from holding")
+        who = f"process {holder.pid}" if holder.pid else "in another pid namespace"
+        _say(f"released {args.dev}; its guard, {who}, cannot be ended from here and keeps others from holding")
     return DONE
 
 
@@ -132,10 +134,19 @@ def _what_to_hold(args: argparse.Namespace) -> PlugQdisc | PlugLane:
     """The device's plug or, with packet options, a lane."""
     match = _match(args)
     if match is None and not args.ingress:
+        if args.limit is not None:
+            _refuse_if_held(args)  # or the limit would change under the one who holds
         return attach(args.dev, parent=args.parent, limit=args.limit, netns=args.netns)
     if args.parent != "root":
         raise ValueError("--parent is of the whole device: it goes with no packet option")
     return _lane_of(args, match)
+
+
+def _refuse_if_held(args: argparse.Namespace) -> None:
+    try:
+        _open(args)._refuse_while_held("hold")
+    except QdiscNotFound:
+        pass
 
 
 def _lane_of(args: argparse.Namespace, match: Match | None, *, keep: bool = False) -> PlugLane:
@@ -505,6 +516,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             args = _read(sys.argv[1:] if argv is None else argv)
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="surrogateescape")  # a device's name may be any bytes
             status = int(args.run(args))
         except SystemExit as end:
             status = int(end.code or 0)

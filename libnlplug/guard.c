@@ -391,6 +391,34 @@ static int open_threads(void)
 	return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
+/* Whether these are messages about qdiscs, one after the other, and nothing else. */
+static int well_formed(const struct batch *batch)
+{
+	size_t at = 0;
+
+	while (batch->length - at >= NLMSG_LENGTH(sizeof(struct tcmsg))) {
+		size_t length = ((struct nlmsghdr *)(batch->messages + at))->nlmsg_len;
+
+		if (length < NLMSG_LENGTH(sizeof(struct tcmsg)) || NLMSG_ALIGN(length) > batch->length - at)
+			return 0;
+		at += NLMSG_ALIGN(length);
+	}
+	return at && at == batch->length;
+}
+
+/* Whether these are names that a socket can have, each with its NUL. */
+static int well_named(const char *names, size_t length)
+{
+	size_t size;
+
+	for (const char *end = names + length; names < end; names += size + 1) {
+		size = strnlen(names, end - names);
+		if (!size || size >= sizeof ((struct sockaddr_un *)0)->sun_path || size == (size_t)(end - names))
+			return 0;
+	}
+	return 1;
+}
+
 /* Everything that can fail, before the answer that says it did not. */
 static int prepare(const struct guard_config *head, ssize_t length)
 {
@@ -404,6 +432,9 @@ static int prepare(const struct guard_config *head, ssize_t length)
 		return EPROTO;
 	release_batch = (struct batch){ config + sizeof *head, head->release_length };
 	drop_batch = (struct batch){ release_batch.messages + head->release_length, head->drop_length };
+	if (!well_formed(&release_batch) || !well_formed(&drop_batch) ||
+	    !well_named(drop_batch.messages + drop_batch.length, head->marks_length))
+		return EPROTO;
 	info.holder = head->holder;
 	polled = calloc(2 + head->marks_length / 2, sizeof *polled);
 	if (!polled)

@@ -309,10 +309,11 @@ def _ask_mark(mark: str) -> Holder | None:
 
 def busy(device: str, holder: Holder, operation: str = "hold") -> PlugBusy:
     """The refusal that names the holder."""
+    who = f"process {holder.pid}" if holder.pid else "a process in another pid namespace"
     if holder.foreign:
-        why = f"process {holder.pid} of uid {holder.uid} sits on the plug's mark and is no guard; end it"
+        why = f"{who} of uid {holder.uid} sits on the plug's mark and is no guard; end it"
     elif holder.detached:
-        why = f"process {holder.pid}, a guard, holds it until its deadline; 'libnlplug release {device}' ends it"
+        why = f"{who}, a guard, holds it until its deadline; 'libnlplug release {device}' ends it"
     else:
-        why = f"process {holder.pid} holds it"
+        why = f"{who} holds it"
     return PlugBusy.by(device, holder.pid, why, operation)

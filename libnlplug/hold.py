@@ -15,10 +15,10 @@ from __future__ import annotations
 import os
 import time
 
-from ._libnl import ffi, lib
+from ._libnl import lib
 from .errors import HoldExpired, NetlinkError, PlugBusy
 from .guard import Guard, mark_name
-from .route import built, qdisc_message
+from .route import message_bytes
 
 __all__ = ["Hold", "HoldReport", "PacketsDropped"]
 
@@ -225,15 +225,9 @@ class Hold:
 
 def start_guard(plug: PlugQdisc) -> Guard:
     """The guard of a plug, ready: with the messages that release and that drop, prebuilt."""
-    release = built(lib.rtnl_qdisc_build_add_request, plug._release_indefinite, 0)
-    drop = qdisc_message(lib.RTM_DELQDISC, 0, plug._ifindex, plug._parent, plug._handle, b"plug")
-    raw = []
-    for number, msg in enumerate((release, drop), 1):
-        header = lib.nlmsg_hdr(msg)
-        header.nlmsg_flags |= lib.NLM_F_REQUEST
-        header.nlmsg_seq = number
-        raw.append(ffi.buffer(header, (header.nlmsg_len + 3) & ~3)[:])
-    return Guard(plug._route, plug.device, [mark_name(plug._ifindex, plug._parent)], raw[0], raw[1])
+    release = message_bytes(plug._built(lib.rtnl_qdisc_plug_release_indefinite), 1, ack=False)
+    drop = message_bytes(plug._deletion(), 2, ack=False)
+    return Guard(plug._route, plug.device, [mark_name(plug._ifindex, plug._parent)], release, drop)
 
 
 def hold_detached(plug: PlugQdisc, timeout: float) -> None:

@@ -23,7 +23,7 @@ import sys
 
 from ._libnl import ffi, lib
 from .errors import NetlinkError
-from .route import ForkedError, RouteSocket, parse_handle, qdisc_message
+from .route import ForkedError, RouteSocket, built, message_bytes, parse_handle, qdisc_message
 
 __all__ = [
     "plug_qdisc_attach",
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _socket: RouteSocket | None = None
 _qdisc: CData | None = None
 _attached = False
+_messages: dict[Callable[..., int], bytes] = {}  # what the toggles send, until the next attach
 
 
 def qdisc_init() -> int:
@@ -105,6 +106,7 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
     lib.rtnl_tc_set_ifindex(tc, ifindex)
     lib.rtnl_tc_set_parent(tc, parent_number)
     _attached = True
+    _messages.clear()
     if parent_number == 0:
         return _refused(f"parent {parent!r} names no place for a qdisc")
     if id is not None:
@@ -152,9 +154,12 @@ def plug_qdisc_release_indefinite_buffer() -> int:
 def _toggle(set_action: Callable[[CData | None], int]) -> int:
     if _socket is None or not _attached:
         return -1
-    set_action(_qdisc)
     try:
-        _socket.change(_qdisc, 0, "toggle the plug", None)
+        message = _messages.get(set_action)
+        if message is None:
+            set_action(_qdisc)
+            message = _messages[set_action] = message_bytes(built(lib.rtnl_qdisc_build_add_request, _qdisc, 0))
+        _socket.request(message, "toggle the plug", None)
     except ForkedError:
         return -1
     except NetlinkError as error:

@@ -15,7 +15,7 @@ Whether a plug holds cannot be read back from any kernel (sch_plug has no dump),
 to know. ``last_action`` is what this object sent last.
 
 Threads: one object may be used by several threads; it locks. Fork: use in a child raises ForkedError. Signals: a signal
-handler may call it too, unless the signal came in the middle of a longer request of the same object (RuntimeError).
+handler may call it too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .errors import (
     check,
     failure,
 )
-from .route import RouteSocket, built, handle_text, parse_handle, qdisc_info, qdisc_message
+from .route import RouteSocket, built, handle_text, message_bytes, parse_handle, qdisc_info, qdisc_message
 
 __all__ = ["PlugQdisc", "PlugStats", "attach"]
 
@@ -82,9 +82,9 @@ class PlugQdisc:
         self._ifindex = ifindex
         self._parent = parent
         self._handle = handle
-        self._buffer = self._message(lib.rtnl_qdisc_plug_buffer)
-        self._release_one = self._message(lib.rtnl_qdisc_plug_release_one)
-        self._release_indefinite = self._message(lib.rtnl_qdisc_plug_release_indefinite)
+        self._buffer = message_bytes(self._built(lib.rtnl_qdisc_plug_buffer))
+        self._release_one = message_bytes(self._built(lib.rtnl_qdisc_plug_release_one))
+        self._release_indefinite = message_bytes(self._built(lib.rtnl_qdisc_plug_release_indefinite))
         self._buffer_and_show: CData | None = None
         self._guard: Guard | None = None
         self._limit: int | None = None
@@ -168,8 +168,8 @@ class PlugQdisc:
         refused. Raises ValueError for any other limit (0 would drop every packet for ever), else as buffer() does.
         """
         checked = checked_limit(limit)
-        message = self._message(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, checked))
-        self._change(message, "set the limit of the plug on")
+        message = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, checked))
+        self._change(message_bytes(message), "set the limit of the plug on")
         self._limit = checked
 
     def stats(self) -> PlugStats:
@@ -242,7 +242,7 @@ class PlugQdisc:
     def _buffer_and_read(self) -> PlugStats:
         """buffer(), and the counters of that moment in the same send: NLM_F_ECHO shows the changed qdisc."""
         if self._buffer_and_show is None:
-            self._buffer_and_show = built(lib.rtnl_qdisc_build_add_request, self._buffer, lib.NLM_F_ECHO)
+            self._buffer_and_show = self._built(lib.rtnl_qdisc_plug_buffer, lib.NLM_F_ECHO)
         try:
             found = self._route.get(self._buffer_and_show, "buffer on", self._device)
         except QdiscExists:
@@ -271,7 +271,7 @@ class PlugQdisc:
         self._delete()
 
     def _delete(self) -> None:
-        self._route.delete(self._release_indefinite, "detach the plug of", self._device)
+        self._route.send_one(self._deletion(), "detach the plug of", self._device)
         self._detached = True
 
     def close(self) -> None:
@@ -313,10 +313,10 @@ class PlugQdisc:
         state = "closed" if self.closed else f"last_action={self._last_action}"
         return f"<PlugQdisc {self._device} parent {self.parent} handle {self.handle} {state}>"
 
-    def _change(self, message: CData, operation: str) -> None:
+    def _change(self, message: bytes, operation: str) -> None:
         """Send the plug one action. Where another qdisc has taken its place, the kernel says EEXIST (sch_api.c)."""
         try:
-            self._route.change(message, 0, operation, self._device)
+            self._route.request(message, operation, self._device)
         except QdiscExists:
             raise self._gone(operation) from None
 
@@ -324,8 +324,8 @@ class PlugQdisc:
         message = f"cannot {operation} {self._device}: the plug {self.handle} is gone; attach one"
         return QdiscNotFound(None, message, operation, self._device)
 
-    def _message(self, set_action: Callable[[CData], int]) -> CData:
-        """A qdisc object of libnl's that names this plug and carries one action."""
+    def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> CData:
+        """The message that names this plug and carries one action, as libnl makes it."""
         qdisc = lib.rtnl_qdisc_alloc()
         if qdisc == ffi.NULL:
             raise MemoryError("libnl has no memory for a qdisc")
@@ -336,7 +336,10 @@ class PlugQdisc:
         lib.rtnl_tc_set_handle(tc, self._handle)
         check(lib.rtnl_tc_set_kind(tc, b"plug"), "build a request")
         check(set_action(qdisc), "build a request")
-        return qdisc
+        return built(lib.rtnl_qdisc_build_add_request, qdisc, flags)
+
+    def _deletion(self) -> CData:
+        return qdisc_message(lib.RTM_DELQDISC, 0, self._ifindex, self._parent, self._handle, b"plug")
 
     def _create(self, limit: int | None) -> None:
         """Create the plug and release it, both in one send, so that it holds for the shortest time there is.
@@ -348,9 +351,8 @@ class PlugQdisc:
         if limit is None:
             create = qdisc_message(lib.RTM_NEWQDISC, flags, self._ifindex, self._parent, self._handle, b"plug")
         else:
-            limited = self._message(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, limit))
-            create = built(lib.rtnl_qdisc_build_add_request, limited, flags)
-        release = built(lib.rtnl_qdisc_build_add_request, self._release_indefinite, 0)
+            create = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, limit), flags)
+        release = self._built(lib.rtnl_qdisc_plug_release_indefinite)
         created, released = self._route.send_all([create, release])
         check(created[0], "attach a plug to", self._device, created[1])
         if released[0] < 0:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """RouteSocket: one NETLINK_ROUTE socket in one network namespace, used for one request at a time.
 
-The kernel carries out a route request inside the caller's send and has queued its answer when the send returns
-(net/netlink/af_netlink.c), so the socket does not block: an answer that is not there will not come, and nothing can
-hang. Sequence numbers are not checked: every request takes its own answers under the lock, and where one did not come
-as expected the queue is emptied, so that the next request never reads the answer of an earlier one.
+libnl makes the messages and reads the objects; exchange.c sends a request and takes all that comes back for it in one
+call, under a lock. So a request is whole or not made: no thread, signal handler or interrupt comes between a question
+and its answer.
 
 Threads: a RouteSocket may be used by several threads; it locks. Fork: use in a child raises ForkedError; the parent's
 socket stays usable. Close the object in the child, or forget it; a new one in the child is fine.
@@ -14,11 +13,11 @@ from __future__ import annotations
 
 import errno
 import os
-from _thread import RLock, allocate_lock, start_new_thread
+from _thread import allocate_lock, start_new_thread
 
 from ._libnl import ffi, lib
 from ._record import Record
-from .errors import DeviceNotFound, NetlinkError, NetnsNotFound, NotPermitted, check, failure
+from .errors import DeviceNotFound, NetlinkError, NetnsNotFound, NotPermitted, check, failure, parse_reply
 
 __all__ = [
     "ClosedError",
@@ -28,6 +27,7 @@ __all__ = [
     "RouteSocket",
     "built",
     "handle_text",
+    "message_bytes",
     "parse_handle",
     "qdisc_info",
     "qdisc_message",
@@ -35,7 +35,7 @@ __all__ = [
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Container
     from typing import Callable, Protocol, TypeVar, Union
 
     from ._libnl import CData
@@ -66,37 +66,6 @@ def _count_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_count_fork)
-
-
-def _interrupted(kind: type[BaseException], error: BaseException, traceback: TracebackType) -> None:
-    """A signal handler raised in the middle of a callback: C cannot carry that, so it waits until libnl returns."""
-    ffi.from_handle(traceback.tb_frame.f_locals["arg"]).interrupt = error
-
-
-@ffi.def_extern(error=lib.NL_STOP, onerror=_interrupted)
-def libnlplug_on_error(nla: CData, nlerr: CData, arg: CData) -> int:
-    """Keep the kernel's reply: libnl hands over the nlmsgerr, and its nlmsghdr stands right before it."""
-    header = ffi.cast("struct nlmsghdr *", ffi.cast("char *", nlerr) - lib.NLMSG_HDRLEN)
-    ffi.from_handle(arg).reply = ffi.buffer(header, header.nlmsg_len)[:]
-    return lib.NL_STOP
-
-
-@ffi.def_extern(error=lib.NL_STOP, onerror=_interrupted)
-def libnlplug_on_message(msg: CData, arg: CData) -> int:
-    """A message that is neither an ACK nor an error: keep it as it is, or let libnl read the object in it."""
-    listed = ffi.from_handle(arg).listed
-    if listed is not None:
-        header = lib.nlmsg_hdr(msg)
-        listed.append(ffi.buffer(header, header.nlmsg_len)[lib.NLMSG_HDRLEN :])
-        return lib.NL_OK
-    return lib.nl_msg_parse(msg, lib.libnlplug_on_object, arg)
-
-
-@ffi.def_extern(onerror=_interrupted)
-def libnlplug_on_object(obj: CData, arg: CData) -> None:
-    """Keep the object that libnl read; libnl drops its own reference when this returns."""
-    lib.nl_object_get(obj)
-    ffi.from_handle(arg).object = ffi.gc(obj, lib.nl_object_put)
 
 
 class QdiscInfo(Record):
@@ -153,18 +122,6 @@ def handle_text(number: int) -> str:
     return f"{major:x}:{minor:x}" if minor else f"{major:x}:"
 
 
-class _Answer:
-    """What came back for the request under way."""
-
-    __slots__ = ("interrupt", "listed", "object", "reply")
-
-    def __init__(self) -> None:
-        self.reply: bytes | None = None
-        self.object: CData | None = None
-        self.listed: list[bytes] | None = None
-        self.interrupt: BaseException | None = None
-
-
 class RouteSocket:
     """A connected NETLINK_ROUTE socket. ``netns`` is the namespace it is opened in; None is the calling thread's.
 
@@ -172,13 +129,13 @@ class RouteSocket:
     """
 
     def __init__(self, netns: Netns = None) -> None:
-        self._lock = RLock()
-        self._answer = _Answer()
-        self._handle = ffi.new_handle(self._answer)
-        self._busy = False
-        self._answered = True  # False where a signal handler's exception broke off a request
         self._generation = _generation
         self._sk: CData | None = _in_netns(netns, self._connect)
+        self._fd = int(lib.nl_socket_get_fd(self._sk))
+        line = lib.libnlplug_line_new(self._fd)
+        if line == ffi.NULL:
+            raise MemoryError("no memory for a socket")
+        self._line = ffi.gc(line, lib.libnlplug_line_free)
 
     def _connect(self) -> CData:
         sk = lib.nl_socket_alloc()
@@ -186,20 +143,16 @@ class RouteSocket:
             raise MemoryError("libnl has no memory for a socket")
         sk = ffi.gc(sk, lib.nl_socket_free)
         check(lib.nl_connect(sk, lib.NETLINK_ROUTE), "open a netlink socket")
-        check(lib.nl_socket_set_nonblocking(sk), "set a netlink socket to non-blocking")
-        lib.nl_socket_disable_seq_check(sk)
-        lib.nl_socket_disable_msg_peek(sk)
         one = ffi.new("int *", 1)
         for option in (lib.NETLINK_EXT_ACK, lib.NETLINK_CAP_ACK):
             # A kernel older than 4.12 refuses: then the messages are without the kernel's sentence.
             lib.setsockopt(lib.nl_socket_get_fd(sk), lib.SOL_NETLINK, option, one, ffi.sizeof("int"))
-        lib.nl_socket_modify_err_cb(sk, lib.NL_CB_CUSTOM, lib.libnlplug_on_error, self._handle)
-        lib.nl_socket_modify_cb(sk, lib.NL_CB_VALID, lib.NL_CB_CUSTOM, lib.libnlplug_on_message, self._handle)
         return sk
 
     def fileno(self) -> int:
         """The socket's descriptor."""
-        return int(lib.nl_socket_get_fd(self._open()))
+        self._check()
+        return self._fd
 
     @property
     def closed(self) -> bool:
@@ -208,10 +161,11 @@ class RouteSocket:
 
     def close(self) -> None:
         """Close the socket; calling it again does nothing. The kernel's qdiscs are not touched."""
-        with self._lock:
-            sk, self._sk = self._sk, None
-            if sk is not None:
-                ffi.release(sk)
+        sk, self._sk = self._sk, None
+        if sk is not None:
+            if not self.forked:  # the line's lock may be another thread's, which the child does not have
+                lib.libnlplug_line_close(self._line)
+            ffi.release(sk)
 
     def in_netns(self, call: Callable[[], T]) -> T:
         """The result of ``call`` in the socket's namespace, wherever the calling thread is."""
@@ -232,116 +186,77 @@ class RouteSocket:
         """Whether this is a forked child of the process that the object belongs to."""
         return self._generation != _generation
 
-    def _open(self) -> CData:
+    def _check(self) -> None:
         if self._generation != _generation:
             raise ForkedError("this object belongs to the parent process: make a new one in the forked child")
         if self._sk is None:
             raise ClosedError("this object is closed")
-        if self._busy:
-            raise RuntimeError("called from a signal handler in the middle of a request of the same object")
-        if not self._answered:
-            self._drain()
-        return self._sk
+
+    def request(self, message: bytes, operation: str, device: str | None) -> None:
+        """Send one message, as message_bytes() makes it, and take the ACK: one sendmsg, one recvmsg."""
+        if self._generation != _generation or self._sk is None:
+            self._check()
+        answer = lib.libnlplug_exchange(self._line, message, len(message), 1)
+        if answer:
+            raise self._failure(*_taken(answer), operation, device)
 
     def change(self, qdisc: CData, flags: int, operation: str, device: str | None) -> None:
-        """Send ``qdisc`` as RTM_NEWQDISC and take the ACK: one send and one receive."""
-        with self._lock:
-            code = lib.rtnl_qdisc_add(self._open(), qdisc, flags)
-            if code < 0:
-                raise self._failure(code, operation, device)
+        """Send ``qdisc`` as RTM_NEWQDISC and take the ACK."""
+        self.request(message_bytes(built(lib.rtnl_qdisc_build_add_request, qdisc, flags)), operation, device)
 
-    def delete(self, qdisc: CData, operation: str, device: str | None) -> None:
-        """Send ``qdisc`` as RTM_DELQDISC and take the ACK."""
-        with self._lock:
-            code = lib.rtnl_qdisc_delete(self._open(), qdisc)
-            if code < 0:
-                raise self._failure(code, operation, device)
+    def send_one(self, msg: CData, operation: str, device: str | None) -> None:
+        """Send a message of the caller's own making and take the ACK."""
+        self.request(message_bytes(msg), operation, device)
+
+    def send_all(self, messages: list[CData]) -> list[tuple[int, bytes | None]]:
+        """Send the messages in one send; libnl's code and the kernel's reply for each, (0, None) for what is done."""
+        refused = self.batch(b"".join(message_bytes(msg, number) for number, msg in enumerate(messages)), len(messages))
+        return [refused.get(number, (0, None)) for number in range(len(messages))]
+
+    def batch(self, messages: bytes, count: int) -> dict[int, tuple[int, bytes | None]]:
+        """Send messages with the numbers 0 to ``count`` - 1, of which the last must ask for an ACK, in one send.
+
+        What failed, by number: libnl's code and the kernel's reply. The others are done, whatever comes before them.
+        """
+        self._check()
+        error, answers = _taken(lib.libnlplug_exchange(self._line, messages, len(messages), count - 1))
+        refused: dict[int, tuple[int, bytes | None]] = {}
+        for one in answers:
+            if one.kind == lib.NLMSG_ERROR:
+                refused[one.number] = (_code(one.message), one.message)
+        known = max(refused, default=-1) if error else count
+        for number in range(known + 1, count):  # whose answer did not come: it may be done or not
+            refused[number] = (-lib.nl_syserr2nlerr(error), None)
+        return refused
 
     def get(self, msg: CData, operation: str, device: str | None) -> CData | None:
         """Send a request for one object; the object, or None where the kernel has nothing to show.
 
         The kernel sends the object first and the ACK after it (rtnetlink_rcv_msg), each in a datagram of its own.
         """
-        with self._lock:
-            sk = self._open()
-            self._busy, self._answered = True, False
-            try:
-                self._answer.object = None
-                lib.nl_socket_enable_msg_peek(sk)  # an object may be larger than an ACK's buffer
-                code = lib.nl_send_auto(sk, msg)
-                if code >= 0:
-                    code = lib.nl_wait_for_ack(sk)
-                if code >= 0 and self._answer.object is not None:
-                    code = lib.nl_wait_for_ack(sk)
-                self._raise_interrupt()
-                self._answered = True
-            finally:
-                self._busy = False
-                lib.nl_socket_disable_msg_peek(sk)
-            if code < 0:
-                raise self._failure(code, operation, device)
-            found, self._answer.object = self._answer.object, None
-            return found
+        for answer in self._asked(msg, operation, device):
+            return _object(answer.message)
+        return None
 
     def dump(self, msg: CData, operation: str, device: str | None) -> list[bytes]:
         """Send a request with NLM_F_DUMP; the payload of each message that comes back, as bytes."""
-        with self._lock:
-            sk = self._open()
-            self._busy, self._answered = True, False
-            try:
-                lib.nl_socket_enable_msg_peek(sk)
-                for _ in range(10):  # a dump that something changed in the meantime is asked for again
-                    listed: list[bytes] = []
-                    self._answer.listed = listed
-                    lib.nlmsg_hdr(msg).nlmsg_seq = 0
-                    code = lib.nl_send_auto(sk, msg)
-                    if code >= 0:
-                        code = lib.nl_recvmsgs_default(sk)
-                    if code >= 0 or self._answer.reply is not None:
-                        break
-                    self._drain()
-                self._raise_interrupt()
-                self._answered = True
-            finally:
-                self._busy = False
-                self._answer.listed = None
-                lib.nl_socket_disable_msg_peek(sk)
-            if code < 0:
-                raise self._failure(code, operation, device)
-            return listed
+        return [message[lib.NLMSG_HDRLEN :] for message in self._listed(msg, operation, device)]
 
-    def send_one(self, msg: CData, operation: str, device: str | None) -> None:
-        """Send a message of the caller's own making and take the ACK."""
-        ((code, reply),) = self.send_all([msg])
-        check(code, operation, device, reply)
+    def _listed(self, msg: CData, operation: str, device: str | None) -> list[bytes]:
+        for _ in range(10):  # a dump that something changed in the meantime is asked for again
+            answers = self._asked(msg, operation, device)
+            if not any(answer.flags & lib.NLM_F_DUMP_INTR for answer in answers):
+                return [answer.message for answer in answers if answer.kind >= lib.NLMSG_MIN_TYPE]
+        raise NetlinkError(None, f"cannot {operation}: it changes faster than it can be read", operation, device)
 
-    def send_all(self, messages: list[CData]) -> list[tuple[int, bytes | None]]:
-        """Send the messages in one send, each asking for an ACK; libnl's code and the kernel's reply for each."""
-        with self._lock:
-            sk = self._open()
-            iov = ffi.new("struct iovec[]", len(messages))
-            for part, msg in zip(iov, messages):
-                lib.nl_complete_msg(sk, msg)
-                part.iov_base = lib.nlmsg_hdr(msg)
-                part.iov_len = lib.nlmsg_hdr(msg).nlmsg_len
-            self._busy, self._answered = True, False
-            try:
-                code = lib.nl_send_iovec(sk, messages[0], iov, len(messages))
-                if code < 0:
-                    return [(code, None) for _ in messages]
-                answers: list[tuple[int, bytes | None]] = []
-                for _ in messages:
-                    self._answer.reply = None
-                    code = lib.nl_wait_for_ack(sk)
-                    answers.append((code, self._answer.reply))
-                    if code < 0 and self._answer.reply is None:
-                        self._drain()
-                self._raise_interrupt()
-                self._answered = True
-                return answers
-            finally:
-                self._busy = False
-                self._answer.reply = None
+    def _asked(self, msg: CData, operation: str, device: str | None) -> list[Answer]:
+        """Send a question; what came back, none of it an error."""
+        self._check()
+        message = message_bytes(msg)
+        error, answers = _taken(lib.libnlplug_exchange(self._line, message, len(message), 1))
+        if error or any(answer.kind == lib.NLMSG_ERROR for answer in answers):
+            raise self._failure(error, answers, operation, device)
+        return answers
 
     def link(self, device: str) -> int:
         """The interface index of ``device`` in the socket's namespace; DeviceNotFound where there is none."""
@@ -380,45 +295,75 @@ class RouteSocket:
         found = self.get(msg, "read the qdisc of", device)
         return None if found is None else qdisc_info(found)
 
-    def qdiscs(self) -> list[QdiscInfo]:
-        """Every qdisc of the namespace, by one dump."""
-        with self._lock:
-            sk = self._open()
-            cache = ffi.new("struct nl_cache **")
-            lib.nl_socket_enable_msg_peek(sk)
-            code = lib.rtnl_qdisc_alloc_cache(sk, cache)
-            lib.nl_socket_disable_msg_peek(sk)
-            if code < 0:
-                raise self._failure(code, "list the qdiscs", None)
-        owned = ffi.gc(cache[0], lib.nl_cache_free)
-        infos = []
-        obj = lib.nl_cache_get_first(owned)
-        while obj != ffi.NULL:
-            infos.append(qdisc_info(obj))
-            obj = lib.nl_cache_get_next(obj)
-        return infos
+    def qdiscs(self, wanted: Container[tuple[int, int]] | None = None) -> list[QdiscInfo]:
+        """Every qdisc of the namespace, or those at the ``wanted`` places (ifindex and parent), by one dump."""
+        msg = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_DUMP, 0, 0, 0, None)
+        found = []
+        for message in self._listed(msg, "list the qdiscs", None):
+            place = ffi.cast("struct tcmsg *", ffi.from_buffer(message) + lib.NLMSG_HDRLEN)
+            if wanted is None or (place.tcm_ifindex, place.tcm_parent) in wanted:
+                found.append(qdisc_info(_object(message)))
+        return found
 
-    def _failure(self, code: int, operation: str, device: str | None) -> NetlinkError:
-        self._raise_interrupt()
-        reply, self._answer.reply = self._answer.reply, None
-        if reply is None:
-            self._drain()
-        return failure(code, operation, device, reply)
+    def _failure(self, error: int, answers: list[Answer], operation: str, device: str | None) -> Exception:
+        if self.closed:
+            return ClosedError("this object was closed in the middle of a request")
+        for answer in answers:
+            if answer.kind == lib.NLMSG_ERROR:
+                return failure(_code(answer.message), operation, device, answer.message)
+        return failure(-lib.nl_syserr2nlerr(error), operation, device)
 
-    def _raise_interrupt(self) -> None:
-        error, self._answer.interrupt = self._answer.interrupt, None
-        if error is not None:
-            raise error
 
-    def _drain(self) -> None:
-        """Throw away what is queued: answers to requests whose caller has given up."""
-        self._answer.reply = None
-        waste = ffi.new("char[]", 1)
-        fd = lib.nl_socket_get_fd(self._sk)
-        for _ in range(100_000):
-            if lib.recv(fd, waste, 1, 0) < 0 and ffi.errno == errno.EAGAIN:
-                break
-        self._answered = True
+class Answer(Record):
+    """One message of the kernel's: ``kind`` and ``flags`` are netlink's, ``number`` is that of the message it answers,
+    ``message`` all of its bytes."""
+
+    __slots__ = ("kind", "flags", "number", "message")
+    kind: int
+    flags: int
+    number: int
+    message: bytes
+
+
+def _taken(answer: CData) -> tuple[int, list[Answer]]:
+    """What libnlplug_exchange() returned: its error, and the messages."""
+    if not answer:
+        return 0, []
+    answer = ffi.gc(answer, lib.libnlplug_answer_free)
+    messages, at = [], 0
+    while at + lib.NLMSG_HDRLEN <= answer.length:
+        header = ffi.cast("struct nlmsghdr *", answer.messages + at)
+        if not lib.NLMSG_HDRLEN <= header.nlmsg_len <= answer.length - at:
+            break
+        message = ffi.buffer(header, header.nlmsg_len)[:]
+        messages.append(Answer(header.nlmsg_type, header.nlmsg_flags, header.nlmsg_seq, message))
+        at += _aligned(header.nlmsg_len)
+    return answer.error, messages
+
+
+def _aligned(length: int) -> int:
+    return int(length + lib.NLMSG_ALIGNTO - 1 & -lib.NLMSG_ALIGNTO)
+
+
+def _code(message: bytes) -> int:
+    """libnl's code for the error in an NLMSG_ERROR message: the errno that it would have made of it."""
+    reply = parse_reply(message)
+    return -int(lib.nl_syserr2nlerr(reply[0] if reply else errno.EBADMSG))
+
+
+def _object(message: bytes) -> CData:
+    obj = lib.libnlplug_object(message)
+    if obj == ffi.NULL:
+        raise NetlinkError(None, "libnl cannot read the kernel's answer", "read an answer")
+    return ffi.gc(obj, lib.nl_object_put)
+
+
+def message_bytes(msg: CData, number: int = 1, *, ack: bool = True) -> bytes:
+    """The message as it is sent: a request with this number that asks for an ACK, padded as the next one needs it."""
+    header = lib.nlmsg_hdr(msg)
+    header.nlmsg_flags |= lib.NLM_F_REQUEST | (lib.NLM_F_ACK if ack else 0)
+    header.nlmsg_seq = number
+    return bytes(ffi.buffer(header, _aligned(header.nlmsg_len)))
 
 
 def qdisc_message(

@@ -8,7 +8,6 @@ a hold() is known from the mark that its guard keeps.
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import sys
@@ -71,8 +70,6 @@ def show(device: str | None, netns: Netns, *, as_json: bool, watch: bool) -> int
     """Print them; QdiscNotFound where a device was named and has no plug."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, "standard output is closed")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a device's name may be any bytes
     route = RouteSocket(netns)
     look = partial(plugs, route, device, here=netns is None)
     found = look()
@@ -124,11 +121,11 @@ def _watch(look: Callable[[], list[dict[str, object]]], as_json: bool) -> None:
                 print(json.dumps({"time": time.time(), "plugs": found}), flush=True)
             else:
                 lines = [_live(plug, now, largest, before) for plug in found] or ["no plug in this network namespace"]
+                erase = ""
                 if live:
                     lines = _fitted(lines)
-                    print(f"\033[{drawn}A\033[J" if drawn else "", end="")
-                    drawn = len(lines)
-                print("\n".join(lines), flush=True)
+                    erase, drawn = f"\033[{drawn}A\033[J" if drawn else "", len(lines)
+                print(erase + "\n".join([*lines, ""]), end="", flush=True)  # in one write
             time.sleep(INTERVAL)
     except KeyboardInterrupt:
         if live:

@@ -8,6 +8,7 @@ thread), so nothing is left behind however a test ends, and the machine's own li
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import secrets
@@ -59,6 +60,12 @@ def eventually(condition, what: str, within: float = 5.0):
             pytest.fail(f"not within {within:g} s: {what}")
         time.sleep(0.001)
     return value
+
+
+def descriptors() -> int:
+    """How many descriptors this process has open, when what is no longer in use is gone."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
 
 
 def in_thread(call, *args, **named):

@@ -6,11 +6,6 @@
 #ifndef LIBNLPLUG_LIBNL_ENUMS_H
 #define LIBNLPLUG_LIBNL_ENUMS_H
 
-/* netlink/handlers.h */
-enum nl_cb_action { NL_OK, NL_SKIP, NL_STOP };
-enum nl_cb_kind { NL_CB_DEFAULT, NL_CB_VERBOSE, NL_CB_DEBUG, NL_CB_CUSTOM };
-enum nl_cb_type { NL_CB_VALID };
-
 /* netlink/route/tc.h */
 enum rtnl_tc_stat {
 	RTNL_TC_PACKETS,

@@ -18,7 +18,7 @@ import libnlplug
 COMMAND = (sys.executable, "-S", "-m", "libnlplug")
 PATHS = (os.path.dirname(os.path.dirname(libnlplug.__file__)), os.path.dirname(_cffi_backend.__file__))
 # Python's own switches, as for unbuffered output, would make it another command than the one that people run.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHONUN")}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(PATHS)
 PATIENCE = 30
 
@@ -51,6 +51,12 @@ class Cli:
         assert err.startswith("libnlplug: ")
         assert err.count("\n") == 1
         return err[len("libnlplug: ") :].rstrip("\n")
+
+    def complaint_of_usage(self, *words: str) -> str:
+        """The one line on stderr of a command that was not understood."""
+        out, err = self(*words, status=2)
+        assert (out, err.count("\n")) == ("", 1)
+        return err
 
     def start(self, *words: str, before: tuple[str, ...] = (), **options) -> subprocess.Popen[str]:
         """Start it, with pipes; by the program ``before``, where there is one."""

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import faulthandler
 import json
 import os
 import select
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from netlab import Netns, Wire, eventually, unable
@@ -19,6 +24,9 @@ from libnlplug import PlugQdisc
 from libnlplug.guard import Holder, mark_name
 
 PATIENCE = 10.0
+NOBODY = 65534
+CAP_NET_ADMIN = 12
+PR_SET_KEEPCAPS = 8
 
 
 class Child:
@@ -40,6 +48,7 @@ class Child:
 
     def _run(self, work, args) -> int:
         try:
+            faulthandler.disable()
             signal.signal(signal.SIGINT, signal.default_int_handler)
             work(self, *args)
         except SystemExit as end:
@@ -120,6 +129,48 @@ def needs_root() -> None:
             unable("not the machine's root")
 
 
+def become_nobody(*, keep: bool) -> None:
+    """Another user, with no right but CAP_NET_ADMIN, and that only with ``keep``."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_KEEPCAPS, int(keep), 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    if keep:
+        words = ctypes.c_uint32 * 2
+        sets = (ctypes.c_uint32 * 6)(1 << CAP_NET_ADMIN, 1 << CAP_NET_ADMIN, 0, 0, 0, 0)
+        assert libc.capset(words(0x20080522, 0), sets) == 0
+
+
+class Cgroup:
+    """A cgroup of its own, with a controller; OSError where there is none."""
+
+    def __init__(self, controller: str) -> None:
+        root = Path("/sys/fs/cgroup")
+        if controller not in (root / "cgroup.controllers").read_text().split():
+            raise OSError(errno.ENOENT, f"no cgroup controller {controller}")
+        (root / "cgroup.subtree_control").write_text(f"+{controller}")
+        self.path = Path(tempfile.mkdtemp(dir=root, prefix="hold-"))
+
+    def write(self, name: str, value: object) -> None:
+        """Set one of its files."""
+        (self.path / name).write_text(str(value))
+
+    def close(self) -> None:
+        """Remove it, with what still runs in it."""
+
+        def removed() -> bool:
+            for pid in (self.path / "cgroup.procs").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+            try:
+                self.path.rmdir()
+            except OSError:
+                return False
+            return True
+
+        eventually(removed, "the cgroup is empty")
+
+
 def mark_of(plug: PlugQdisc) -> str:
     """The name of the plug's mark, as /proc/net/unix shows it."""
     return f"@{mark_name(plug._ifindex, plug._parent)}"
@@ -127,8 +178,8 @@ def mark_of(plug: PlugQdisc) -> str:
 
 def marks(netns: Netns) -> list[str]:
     """The marks of all plugs of the namespace that are being held."""
-    lines = netns.run(lambda: open("/proc/thread-self/net/unix").read().splitlines())
-    return [line.split()[-1] for line in lines if "@libnlplug-hold/" in line]
+    lines = netns.run(Path("/proc/thread-self/net/unix").read_text)
+    return [line.split()[-1] for line in lines.splitlines() if "@libnlplug-hold/" in line]
 
 
 def holder_of(plug: PlugQdisc) -> Holder:

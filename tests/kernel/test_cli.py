@@ -42,62 +42,58 @@ def test_attach_buffer_release_detach(wire: Wire, cli: Cli) -> None:
 def test_attach_adopts_what_is_there(wire: Wire, cli: Cli) -> None:
     """A second attach changes nothing but a given limit; a handle that differs is refused, and said."""
     cli("attach", wire.device, "--handle", "40:")
-    cli("buffer", wire.device)
+    plug = PlugQdisc.open(wire.device, netns=wire.near)
+    plug.buffer()
     numbers = wire.send(3)
     cli("attach", wire.device, "--limit", "400b")
-    wire.send(2)
+    numbers += wire.send(2)
     shown = wire.near.qdisc(wire.device)
     assert (shown["handle"], shown["qlen"], shown["drops"]) == ("40:", 4, 1)
     assert "plug 40: stands there" in cli.complaint("attach", wire.device, "--handle", "41:")
-    cli("release", wire.device)
-    wire.expect([*numbers, numbers[-1] + 1])
+    plug.release_indefinite()
+    wire.expect(numbers[:4])
 
 
 def test_a_configured_qdisc_is_not_displaced(wire: Wire, cli: Cli) -> None:
-    """attach and hold refuse to replace an admin's root qdisc, and work at a class of it."""
+    """attach refuses to replace an admin's root qdisc, and works at a class of it; so do the other verbs."""
     wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio")
     assert "prio 1: stands there and is never displaced" in cli.complaint("attach", wire.device)
-    assert "never displaced" in cli.complaint("hold", wire.device, "--", "true", status=125)
     cli("attach", wire.device, "--parent", "1:1")
     cli("buffer", wire.device, "--parent", "1:1")
     held, passing = wire.send(3, to_class=0x10001), wire.send(3, to_class=0x10002)
     wire.expect(passing)
-    cli("release", wire.device, "--parent", "1:1")
-    wire.expect(held)
     cli("detach", wire.device, "--parent", "1:1")
+    wire.expect(held)
     assert "plug" not in wire.near.kinds(wire.device)
 
 
-def test_release_one_lets_one_epoch_go(wire: Wire, cli: Cli) -> None:
+def test_release_one_lets_one_epoch_go(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
     """release --one lets go what came before the latest buffer, and goes on holding what came after it."""
-    cli("attach", wire.device)
-    cli("buffer", wire.device)
+    plug.buffer()
     first = wire.send(3)
     cli("buffer", wire.device)
     second = wire.send(2)
     cli("release", wire.device, "--one")
     wire.expect(first)
     assert wire.near.qdisc(wire.device)["qlen"] == 2
-    cli("release", wire.device)
+    plug.release_indefinite()
     wire.expect(second)
 
 
-def test_limit_is_bytes_as_tc_writes_them(wire: Wire, cli: Cli) -> None:
+def test_limit_is_bytes_as_tc_writes_them(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
     """limit DEV 1k holds ten packets of 100 bytes and drops the others; the units are tc's."""
-    cli("attach", wire.device)
-    cli("buffer", wire.device)
+    plug.buffer()
     cli("limit", wire.device, "1k")
     numbers = wire.send(12)
     shown = wire.near.qdisc(wire.device)
     assert (shown["qlen"], shown["backlog"], shown["drops"]) == (10, 10 * FRAME, 2)
-    cli("release", wire.device)
+    plug.release_indefinite()
     wire.expect(numbers[:10])
 
 
-def test_detach_loses_nothing(wire: Wire, cli: Cli) -> None:
+def test_detach_loses_nothing(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
     """detach of a plug that a plain buffer left holding delivers what it holds, and then removes it."""
-    cli("attach", wire.device)
-    cli("buffer", wire.device)
+    plug.buffer()
     numbers = wire.send(20)
     cli("detach", wire.device)
     assert "plug" not in wire.near.kinds(wire.device)
@@ -199,6 +195,20 @@ def test_release_ends_the_guard_of_a_timeout(wire: Wire, plug: PlugQdisc, cli: C
         expect_held(wire, plug)
 
 
+def test_release_from_another_pid_namespace(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """Where the guard cannot be seen, release still releases, says what it could not do, and kills nothing else."""
+    cli("buffer", wire.device, "--timeout", "60")
+    numbers = expect_held(wire, plug)
+    err = cli("release", wire.device, before=("unshare", "--pid", "--fork"), start_new_session=True).err
+    assert err == (
+        f"libnlplug: released {wire.device}; its guard, in another pid namespace,"
+        " cannot be ended from here and keeps others from holding\n"
+    )
+    expect_flow(wire, numbers)
+    cli("release", wire.device)
+    assert plug.holder() is None
+
+
 def test_a_timeout_of_0_is_none(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
     """buffer --timeout 0 is a plain buffer: no guard, no holder."""
     cli("buffer", wire.device, "--timeout", "0")
@@ -226,7 +236,7 @@ def test_netns_by_name_path_and_pid(wire: Wire, plug: PlugQdisc, name: str) -> N
         for where in (name, wire.near.path, str(inside.pid)):
             cli("buffer", wire.device, "--netns", where)
             numbers = expect_held(wire, plug)
-            cli("release", wire.device, "--netns", where)
+            plug.release_indefinite()
             wire.expect(numbers)
         assert wire.device in cli("show", "--netns", name).out
     finally:

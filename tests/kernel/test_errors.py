@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import errno
-import os
 from contextlib import contextmanager
 
 import pytest
-from netlab import CAP_NET_ADMIN, Netns, Wire, random_name, unprivileged
+from netlab import CAP_NET_ADMIN, Netns, Wire, descriptors, random_name, unprivileged
 
 import libnlplug
 from libnlplug import PlugQdisc
@@ -190,10 +189,10 @@ def test_no_such_namespace() -> None:
 
 def test_failed_calls_leak_nothing(prio: Wire) -> None:
     """A hundred refused attaches leave no descriptor behind."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for device, parent in ((random_name(), "root"), (prio.device, "root"), (prio.device, "1:9")) * 33:
         with pytest.raises(libnlplug.NetlinkError):
             libnlplug.attach(device, parent=parent, netns=prio.near)
         with pytest.raises(libnlplug.NetlinkError):
             PlugQdisc.open(device, parent=parent, netns=prio.near)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before

@@ -3,26 +3,31 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
 import shutil
 import signal
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
-from hold_helpers import Child, child, descriptors, expect_flow, expect_held, holder_of, marks, needs_root
+from hold_helpers import (
+    NOBODY,
+    Cgroup,
+    Child,
+    become_nobody,
+    child,
+    descriptors,
+    expect_flow,
+    expect_held,
+    holder_of,
+    marks,
+    needs_root,
+)
 from netlab import Wire, setns, unable, unprivileged
 
 from libnlplug import GuardUnavailable, NotPermitted, PlugQdisc, guard
-
-NOBODY = 65534
-CAP_NET_ADMIN = 12
-PR_SET_KEEPCAPS = 8
 
 
 def expect_refusal(wire: Wire, mine: PlugQdisc, error=GuardUnavailable, words: str = "") -> OSError:
@@ -72,9 +77,7 @@ def test_the_program_is_another_one(wire: Wire, plug: PlugQdisc, program: Path, 
     expect_refusal(wire, plug)
 
 
-def test_the_program_says_nothing(
-    wire: Wire, plug: PlugQdisc, program: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_program_says_nothing(wire: Wire, plug: PlugQdisc, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that neither answers nor ends is given up."""
     program.write_text("#!/bin/sh\nexec sleep 5\n")
     program.chmod(0o755)
@@ -192,33 +195,19 @@ def test_no_memory_to_start_it(wire: Wire, plug: PlugQdisc) -> None:
     expect_flow(wire, [])
 
 
-class _Cgroup:
-    """A cgroup of its own, removed afterwards."""
-
-    def __init__(self, controller: str) -> None:
-        needs_root()
-        root = Path("/sys/fs/cgroup")
-        try:
-            if controller not in (root / "cgroup.controllers").read_text().split():
-                unable(f"no cgroup controller {controller}")
-            (root / "cgroup.subtree_control").write_text(f"+{controller}")
-            self.path = Path(tempfile.mkdtemp(dir=root, prefix="hold-"))
-        except OSError as error:
-            unable(f"no cgroups: {error}")
-
-    def __enter__(self) -> Path:
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        while True:
-            try:
-                self.path.rmdir()
-                return
-            except OSError:
-                time.sleep(0.01)
+@pytest.fixture
+def cgroup():
+    """A cgroup in which the number of processes can be limited."""
+    needs_root()
+    try:
+        made = Cgroup("pids")
+    except OSError as error:
+        unable(f"no cgroup with the pids controller: {error}")
+    yield made.path
+    made.close()
 
 
-def test_fork_is_refused(wire: Wire, plug: PlugQdisc) -> None:
+def test_fork_is_refused(wire: Wire, plug: PlugQdisc, cgroup: Path) -> None:
     """Where no more processes may be made (pids.max), the refusal names that limit."""
 
     def work(this: Child) -> None:
@@ -231,19 +220,18 @@ def test_fork_is_refused(wire: Wire, plug: PlugQdisc) -> None:
         except GuardUnavailable as error:
             this.say([error.errno, str(error), mine.last_action])
 
-    with _Cgroup("pids") as cgroup:
-        for most in ("1", "2"):  # for the first and the second of the two processes that are made
-            (cgroup / "pids.max").write_text(most)
-            with child(work) as holder:
-                number, words, last_action = holder.hear()
-                holder.status()
-            assert number == errno.EAGAIN
-            assert "limit of processes" in words
-            assert last_action is None
-        expect_flow(wire, [])
+    for most in ("1", "2"):  # for the first and the second of the two processes that are made
+        (cgroup / "pids.max").write_text(most)
+        with child(work) as holder:
+            number, words, last_action = holder.hear()
+            assert holder.status() == 0
+        assert number == errno.EAGAIN
+        assert "limit of processes" in words
+        assert last_action is None
+    expect_flow(wire, [])
 
 
-def test_no_thread_for_another_namespace(wire: Wire, plug: PlugQdisc) -> None:
+def test_no_thread_for_another_namespace(wire: Wire, plug: PlugQdisc, cgroup: Path) -> None:
     """The way into another namespace takes a thread: where none may be made, that is the refusal's reason."""
 
     def work(this: Child) -> None:
@@ -255,26 +243,12 @@ def test_no_thread_for_another_namespace(wire: Wire, plug: PlugQdisc) -> None:
         except OSError as error:
             this.say([error.errno, str(error)])
 
-    with _Cgroup("pids") as cgroup:
-        (cgroup / "pids.max").write_text("1")
-        with child(work) as holder:
-            number, words = holder.hear()
-            holder.status()
-        assert number == errno.EAGAIN
-        assert "it takes a thread" in words
-
-
-def _become_nobody(*, keep: bool) -> None:
-    """Another user, with no right but CAP_NET_ADMIN, and that only with ``keep``."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_KEEPCAPS, int(keep), 0, 0, 0)
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
-    if keep:
-        words = ctypes.c_uint32 * 2
-        sets = (ctypes.c_uint32 * 6)(1 << CAP_NET_ADMIN, 1 << CAP_NET_ADMIN, 0, 0, 0, 0)
-        assert libc.capset(words(0x20080522, 0), sets) == 0
+    (cgroup / "pids.max").write_text("1")
+    with child(work) as holder:
+        number, words = holder.hear()
+        assert holder.status() == 0
+    assert number == errno.EAGAIN
+    assert "it takes a thread" in words
 
 
 @pytest.fixture
@@ -293,7 +267,7 @@ def test_a_holder_with_one_right_hands_it_on(wire: Wire, plug: PlugQdisc, for_ev
 
     def work(this: Child) -> None:
         setns(wire.near.fileno())
-        _become_nobody(keep=True)
+        become_nobody(keep=True)
         with PlugQdisc.open(wire.device).hold(timeout=60):
             this.say("held")
             signal.pause()
@@ -312,7 +286,7 @@ def test_fork_is_refused_to_a_user(wire: Wire, plug: PlugQdisc, for_everyone: No
 
     def work(this: Child) -> None:
         setns(wire.near.fileno())
-        _become_nobody(keep=True)
+        become_nobody(keep=True)
         mine = PlugQdisc.open(wire.device)
         resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
         before = descriptors()
@@ -332,7 +306,7 @@ def test_without_the_right_nothing_is_held(wire: Wire, plug: PlugQdisc, for_ever
 
     def work(this: Child) -> None:
         setns(wire.near.fileno())
-        _become_nobody(keep=False)
+        become_nobody(keep=False)
         mine = PlugQdisc.open(wire.device)
         try:
             mine.hold().__enter__()

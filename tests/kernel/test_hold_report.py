@@ -47,9 +47,9 @@ def test_seconds_is_how_long_it_held(wire: Wire, plug: PlugQdisc) -> None:
 def test_what_found_the_plug_full_is_counted_and_warned_of(wire: Wire, plug: PlugQdisc) -> None:
     """Packets beyond the limit are the report's dropped, and a warning says how many and where."""
     plug.set_limit(10 * FRAME)
-    with pytest.warns(PacketsDropped, match=r"25 packets were dropped .* a limit of about \d+ bytes") as caught:  # noqa: PT031
-        with plug.hold() as held:
-            numbers = wire.send(35)
+    words = r"25 packets were dropped .* a limit of about \d+ bytes"
+    with pytest.warns(PacketsDropped, match=words) as caught, plug.hold() as held:
+        numbers = wire.send(35)
     assert [warning.filename for warning in caught] == [__file__]
     assert (held.packets, held.bytes, held.dropped) == (10, 10 * FRAME, 25)
     assert wire.near.qdisc(wire.device)["drops"] == 25

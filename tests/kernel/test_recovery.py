@@ -12,7 +12,6 @@ from netlab import Wire, eventually, random_name
 import libnlplug
 from libnlplug import PlugQdisc
 from libnlplug._libnl import ffi, lib
-from libnlplug.route import built
 
 SOL_NETLINK, ADD_MEMBERSHIP, DROP_MEMBERSHIP, RTNLGRP_LINK = 270, 1, 2, 1  # linux/netlink.h, linux/rtnetlink.h
 
@@ -53,7 +52,7 @@ def test_more_answers_than_the_queue_takes(wire: Wire, plug: PlugQdisc) -> None:
     """A send whose answers overflow the queue: none of them is taken for another's, and the next call is in step."""
     with socket.socket(fileno=os.dup(plug._route.fileno())) as shared:
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    buffer = [built(lib.rtnl_qdisc_build_add_request, plug._buffer, 0) for _ in range(200)]
+    buffer = [plug._built(lib.rtnl_qdisc_plug_buffer) for _ in range(200)]
     answers = plug._route.send_all(buffer)
     assert [(code < 0, reply) for code, reply in answers] == [(True, None)] * 200
     numbers = wire.send(2)

@@ -10,7 +10,7 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from netlab import Netns, Wire, in_thread, random_name
+from netlab import Netns, Wire, descriptors, in_thread, random_name
 
 import libnlplug
 from libnlplug import ForkedError, PlugQdisc, QdiscNotFound
@@ -72,6 +72,7 @@ def in_child(call) -> None:
     pid = os.fork()
     if pid == 0:
         status = b"no result"
+        signal.alarm(20)  # a child that hangs ends, and has said nothing
         try:
             call()
             status = b"ok"
@@ -109,6 +110,27 @@ def test_a_forked_child_is_refused_and_the_parent_goes_on(wire: Wire, plug: Plug
     wire.expect(numbers)
 
 
+def test_a_child_forked_in_the_middle_of_calls_may_close(wire: Wire, plug: PlugQdisc) -> None:
+    """A child that was forked while other threads were calling closes the object without waiting for any of them."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            plug.stats()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            in_child(plug.close)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert plug.stats().qlen == 0
+
+
 def test_a_forked_child_that_leaves_the_block_touches_nothing(wire: Wire) -> None:
     """A child that runs out of the parent's `with` block neither releases nor removes the parent's plug."""
     with libnlplug.attach(wire.device, netns=wire.near) as plug:
@@ -136,11 +158,11 @@ def test_a_forked_child_makes_its_own(wire: Wire, plug: PlugQdisc) -> None:
 
 
 @contextmanager
-def handling(handler, every: float):
-    """Call the handler again and again, from a timer's signal."""
+def handling(handler, after: float, every: float = 0.0):
+    """Call the handler from a timer's signal: once, or again and again."""
     before = signal.signal(signal.SIGALRM, lambda *_: handler())
-    signal.setitimer(signal.ITIMER_REAL, every, every)
     try:
+        signal.setitimer(signal.ITIMER_REAL, after, every)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -155,7 +177,7 @@ def test_a_signal_handler_may_release(wire: Wire, plug: PlugQdisc) -> None:
         plug.release_indefinite()
         called.append(plug.last_action)
 
-    with handling(release, 0.002):
+    with handling(release, 0.002, 0.002):
         while len(called) < 100:
             plug.buffer()
     assert set(called) == {"release_indefinite"}
@@ -200,9 +222,9 @@ def test_many_plugs_cost_a_descriptor_each(netns: Netns) -> None:
     netns.ip(*(f"link add {device} type dummy" for device in devices))
     libnlplug.attach("lo", netns=netns).detach()
 
-    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    before = descriptors(), threading.active_count()
     plugs = [libnlplug.attach(device, netns=netns) for device in devices]
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (before[0] + 300, before[1])
+    assert (descriptors(), threading.active_count()) == (before[0] + 300, before[1])
     for plug in plugs:
         plug.buffer()
         plug.release_indefinite()
@@ -210,16 +232,16 @@ def test_many_plugs_cost_a_descriptor_each(netns: Netns) -> None:
     for plug in plugs:
         plug.close()
         plug.close()
-    assert len(os.listdir("/proc/self/fd")) == before[0]
+    assert descriptors() == before[0]
 
 
 def test_objects_die_in_any_thread(wire: Wire, plug: PlugQdisc) -> None:
     """An object made in one thread and forgotten in another frees its socket."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     made = [in_thread(PlugQdisc.open, wire.device, netns=wire.near) for _ in range(10)]
-    assert len(os.listdir("/proc/self/fd")) == before + 10
+    assert descriptors() == before + 10
     in_thread(made.clear)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_two_objects_for_one_plug(wire: Wire, plug: PlugQdisc) -> None:

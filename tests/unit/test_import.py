@@ -85,7 +85,7 @@ def copy_with(directory: Path, found: bytes, instead: bytes) -> Path:
         (b"libnl-3.so.200", b"libnl-9.so.200"),
         (b"libnl-route-3.so.200", b"libnl-route-9.so.200"),
         (b"rtnl_qdisc_plug_buffer", b"rtnl_qdisc_plug_buffex"),
-        (b"nl_wait_for_ack", b"nl_wait_for_acx"),
+        (b"nl_syserr2nlerr", b"nl_syserr2nlerx"),
     ],
 )
 def test_without_libnl_the_import_names_the_packages(tmp_path: Path, found: bytes, instead: bytes) -> None:

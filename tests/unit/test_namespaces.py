@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from netlab import Netns, unprivileged
+from netlab import Netns, descriptors, unprivileged
 
 from libnlplug import NetlinkError, NetnsNotFound, NotPermitted
 from libnlplug.route import RouteSocket
@@ -128,10 +128,10 @@ def test_by_name() -> None:
 )
 def test_what_is_no_namespace(wrong: object, kind: type[Exception]) -> None:
     """A name that is not there, a file that is none, a pid of nobody, a value of no kind: each is refused plainly."""
-    before, descriptors = here(), len(os.listdir("/proc/self/fd"))
+    before, opened = here(), descriptors()
     with pytest.raises(kind):
         RouteSocket(wrong)  # type: ignore[arg-type]
-    assert (here(), len(os.listdir("/proc/self/fd"))) == (before, descriptors)
+    assert (here(), descriptors()) == (before, opened)
 
 
 def test_a_file_that_is_no_namespace_says_so() -> None:

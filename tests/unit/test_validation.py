@@ -34,7 +34,7 @@ class Deaf:
     def __init__(self) -> None:
         self.sent: list[str] = []
 
-    def change(self, message: object, flags: int, operation: str, device: str) -> None:
+    def request(self, message: bytes, operation: str, device: str) -> None:
         self.sent.append(operation)
 
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The other end: echoes or swallows what comes by TCP, and throws away what comes by UDP.
+
+    far.py ADDRESS      lines on standard input are commands for ip(8), to be run in its namespace; then it says ready
+
+A TCP connection begins with a byte: e, echo each byte; s, swallow everything and say so with a byte at the end.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import subprocess
+import sys
+
+PORT = 7009
+
+
+def main() -> None:
+    for line in iter(sys.stdin.readline, "\n"):
+        subprocess.run(["ip", *line.split()], check=True)
+    address = (sys.argv[1], PORT)
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind(address)
+    listener = socket.create_server(address)
+    poller = select.poll()
+    for one in (sys.stdin, udp, listener):
+        poller.register(one, select.POLLIN)
+    print("ready", flush=True)
+    echoed: dict[int, socket.socket] = {}
+    while True:
+        for fd, _ in poller.poll():
+            if fd == 0:
+                return
+            if fd == udp.fileno():
+                udp.recv(2048)
+            elif fd == listener.fileno():
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if connection.recv(1) == b"e":
+                    echoed[connection.fileno()] = connection
+                    poller.register(connection, select.POLLIN)
+                else:
+                    swallow(connection)
+            else:
+                data = echoed[fd].recv(64)
+                if data:
+                    echoed[fd].send(data)
+                else:
+                    poller.unregister(fd)
+                    echoed.pop(fd).close()
+
+
+def swallow(connection: socket.socket) -> None:
+    room = bytearray(1 << 18)
+    while connection.recv_into(room):
+        pass
+    connection.sendall(b"!")
+    connection.close()
+
+
+if __name__ == "__main__":
+    main()

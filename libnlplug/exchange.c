@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * libnlplug_exchange(): send a request over a netlink socket and take everything that comes back for it.
+ *
+ *	request:  message 1 | message 2 | ... | message n	one sendmsg
+ *	answer:   object or error, ... , the last one's ACK	a recvmsg each; a request that succeeds has the ACK only
+ *
+ * In one call and under a lock of its own, so that threads do not take each other's answers and no signal handler of
+ * Python's runs between question and answer. That is also what makes a toggle cheap: one call into C, nothing to
+ * allocate, and no lock of Python's, which reads the clock.
+ *
+ * The kernel carries out a route request inside sendmsg and has queued the answer when that returns, so nothing here
+ * waits: an answer that is not there will not come.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <linux/netlink.h>
+
+#include "libnl_enums.h"
+#include "libnl_functions.h"
+#include "exchange.h"
+
+enum { DATAGRAM = 32768 };	/* bytes; a dump fills what it is given, up to this, and one object needs far less */
+
+struct libnlplug_line {
+	pthread_mutex_t lock;
+	int fd;
+};
+
+static struct libnlplug_answer no_memory = { .error = ENOMEM };
+
+/* A line over a socket that stays the caller's; NULL without memory. */
+struct libnlplug_line *libnlplug_line_new(int fd)
+{
+	struct libnlplug_line *line = malloc(sizeof *line);
+
+	if (line) {
+		pthread_mutex_init(&line->lock, NULL);
+		line->fd = fd;
+	}
+	return line;
+}
+
+/* After this the socket is not used any more: exchanges fail with EBADF. Waits for the one that is under way. */
+void libnlplug_line_close(struct libnlplug_line *line)
+{
+	pthread_mutex_lock(&line->lock);
+	line->fd = -1;
+	pthread_mutex_unlock(&line->lock);
+}
+
+void libnlplug_line_free(struct libnlplug_line *line)
+{
+	free(line);
+}
+
+void libnlplug_answer_free(struct libnlplug_answer *answer)
+{
+	if (answer != &no_memory)
+		free(answer);
+}
+
+/* What was said, and one datagram more; for NULL a new answer. */
+static struct libnlplug_answer *append(struct libnlplug_answer *answer, const char *datagram, size_t length)
+{
+	size_t before = answer ? answer->length : 0;
+	struct libnlplug_answer *longer;
+
+	if (answer == &no_memory)
+		return answer;
+	longer = realloc(answer, sizeof *longer + before + NLMSG_ALIGN(length));
+	if (!longer) {
+		free(answer);
+		return &no_memory;
+	}
+	if (!answer)
+		longer->error = 0;
+	memcpy(longer->messages + before, datagram, length);
+	longer->length = before + NLMSG_ALIGN(length);
+	return longer;
+}
+
+static int send_request(int fd, const char *messages, size_t length)
+{
+	struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
+	struct iovec part = { .iov_base = (char *)messages, .iov_len = length };
+	struct msghdr request = { .msg_name = &kernel, .msg_namelen = sizeof kernel, .msg_iov = &part, .msg_iovlen = 1 };
+
+	return sendmsg(fd, &request, MSG_NOSIGNAL) < 0 ? errno : 0;
+}
+
+/* Whether the datagram ends the answer to the request whose last message has this number. */
+static int ends(const struct nlmsghdr *header, ssize_t length, uint32_t last)
+{
+	for (; NLMSG_OK(header, length); header = NLMSG_NEXT(header, length))
+		if ((header->nlmsg_type == NLMSG_ERROR || header->nlmsg_type == NLMSG_DONE) && header->nlmsg_seq == last)
+			return 1;
+	return 0;
+}
+
+static int says_done(const struct nlmsghdr *header)
+{
+	return header->nlmsg_type == NLMSG_ERROR && ((const struct nlmsgerr *)NLMSG_DATA(header))->error == 0;
+}
+
+/*
+ * Send the messages, of which the last has the number ``last`` and asks for an ACK, and collect what the kernel says.
+ * NULL: all is done, and there is nothing to tell. Else the errors and objects, to be freed, with an ``error`` if the
+ * request could not be sent or something that should have come did not (then nothing is queued any more).
+ */
+struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const char *messages, size_t length,
+					    uint32_t last)
+{
+	struct libnlplug_answer *answer = NULL;
+	int over = 0, lost = 0, error;
+
+	pthread_mutex_lock(&line->lock);
+	error = line->fd < 0 ? EBADF : send_request(line->fd, messages, length);
+	while (!error && !over) {
+		union {
+			struct nlmsghdr header;
+			char bytes[DATAGRAM];
+		} datagram;
+		struct iovec part = { .iov_base = &datagram, .iov_len = sizeof datagram };
+		struct msghdr received = { .msg_iov = &part, .msg_iovlen = 1 };
+		ssize_t size = recvmsg(line->fd, &received, MSG_DONTWAIT);
+
+		if (size < 0 && errno == ENOBUFS)
+			lost = ENOBUFS;		/* the queue was full; what is in it can still be read */
+		else if (size < 0 && errno != EINTR)
+			error = lost ? lost : errno;
+		else if (size >= (ssize_t)sizeof datagram.header) {
+			over = ends(&datagram.header, size, last);
+			if (received.msg_flags & MSG_TRUNC)
+				lost = EMSGSIZE;
+			if (!says_done(&datagram.header))
+				answer = append(answer, datagram.bytes, size);
+		}
+	}
+	if (error)
+		while (recv(line->fd, &over, 1, MSG_DONTWAIT) >= 0)
+			;	/* nothing stays that the next request could take for its own */
+	pthread_mutex_unlock(&line->lock);
+
+	error = error ? error : lost;
+	if (error) {
+		answer = answer ? answer : append(NULL, "", 0);
+		if (answer != &no_memory)
+			answer->error = error;
+	}
+	return answer;
+}
+
+static void keep(struct nl_object *object, void *kept)
+{
+	nl_object_get(object);
+	*(struct nl_object **)kept = object;
+}
+
+/* The object of libnl's that a message of the kernel shows, to be put; NULL where libnl cannot read it. */
+struct nl_object *libnlplug_object(const char *message)
+{
+	struct nl_object *object = NULL;
+	struct nl_msg *msg = nlmsg_convert((struct nlmsghdr *)message);
+
+	if (msg) {
+		nlmsg_set_proto(msg, NETLINK_ROUTE);
+		nl_msg_parse(msg, keep, &object);
+		nlmsg_free(msg);
+	}
+	return object;
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What exchange.c offers. No preprocessor line stands here: the C compiler and cffi both read it. */
+
+struct libnlplug_line;
+
+struct libnlplug_answer {
+	int error;		/* an errno: the request was not sent, or not all of its answer came; 0 for neither */
+	size_t length;
+	char messages[];	/* each begins with a struct nlmsghdr */
+};
+
+struct libnlplug_line *libnlplug_line_new(int fd);
+void libnlplug_line_close(struct libnlplug_line *line);
+void libnlplug_line_free(struct libnlplug_line *line);
+struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const char *messages, size_t length,
+					    uint32_t last);
+void libnlplug_answer_free(struct libnlplug_answer *answer);
+struct nl_object *libnlplug_object(const char *message);

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The wheel: what is in it and what is not, for whom it is, and that the sdist alone is enough to make it.
+
+It is made once, as `make wheel` makes it; LIBNLPLUG_WHEEL names another one to look at.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import importlib.util
+import io
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+from netlab import unable
+
+import libnlplug
+
+ROOT = Path(__file__).resolve().parents[2]
+WHEELS = ROOT / "build" / "matrix" / "wheels"  # where `make matrix` keeps those of other projects
+INFO = f"libnlplug-{libnlplug.__version__}.dist-info/"
+MODULE, GUARD = "libnlplug/_libnl.abi3.so", "libnlplug/libnlplug-guard"
+
+NAMES = {
+    "libnlplug/__init__.py",
+    "libnlplug/__main__.py",
+    MODULE,
+    "libnlplug/_libnl.pyi",
+    "libnlplug/_record.py",
+    "libnlplug/_version.py",
+    "libnlplug/attributes.py",
+    "libnlplug/child.py",
+    "libnlplug/cli.py",
+    "libnlplug/doctor.py",
+    "libnlplug/errors.py",
+    "libnlplug/guard.py",
+    "libnlplug/hold.py",
+    "libnlplug/ifb.py",
+    "libnlplug/lane.py",
+    GUARD,
+    "libnlplug/manual.py",
+    "libnlplug/match.py",
+    "libnlplug/plug_qdisc.py",
+    "libnlplug/probe.py",
+    "libnlplug/py.typed",
+    "libnlplug/qdisc.py",
+    "libnlplug/redirect.py",
+    "libnlplug/route.py",
+    "libnlplug/run.py",
+    "libnlplug/show.py",
+    "libnlplug/units.py",
+    INFO + "METADATA",
+    INFO + "RECORD",
+    INFO + "WHEEL",
+    INFO + "entry_points.txt",
+    INFO + "licenses/LICENSE",
+    INFO + "top_level.txt",
+}
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist and the wheel."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    lacking = [name for name in ("build", "auditwheel", "cffi", "setuptools") if not has_module(name)]
+    lacking += [tool for tool in ("patchelf", "gcc", "strip") if not shutil.which(tool, path=path)]
+    if lacking:
+        unable(f"no wheel can be made without {', '.join(lacking)}: run 'make unit', or name one in LIBNLPLUG_WHEEL")
+    directory = tmp_path_factory.mktemp("dist")
+    environment = {**os.environ, "PYTHON": sys.executable}
+    command = ["tools/wheel", str(directory)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory
+
+
+def has_module(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+@pytest.fixture(scope="session")
+def wheel(request: pytest.FixtureRequest) -> Path:
+    """The wheel."""
+    if "LIBNLPLUG_WHEEL" in os.environ:
+        return Path(os.environ["LIBNLPLUG_WHEEL"])
+    (path,) = request.getfixturevalue("made").glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def content(wheel: Path) -> zipfile.ZipFile:
+    """The wheel, opened."""
+    return zipfile.ZipFile(wheel)
+
+
+@pytest.fixture(scope="session")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory in which pip installed the wheel, from the file alone."""
+    if not has_module("pip"):
+        unable("no pip here")
+    directory = tmp_path_factory.mktemp("installed")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--target",
+        directory,
+        wheel,
+    ]
+    subprocess.run(command, check=True, timeout=120)
+    return directory
+
+
+def readelf(option: str, file: Path) -> str:
+    """What readelf shows of a file."""
+    if not shutil.which("readelf"):
+        unable("no readelf here: install binutils")
+    return subprocess.run(["readelf", "-W", option, file], capture_output=True, text=True, check=True).stdout
+
+
+def test_what_is_in_the_wheel(content: zipfile.ZipFile) -> None:
+    """The wheel holds the package's modules, the compiled one, the guard and its own papers, and nothing else."""
+    names = {name for name in content.namelist() if not name.endswith("/")}
+    assert names == NAMES
+
+
+def test_the_record_is_right(content: zipfile.ZipFile) -> None:
+    """RECORD lists every file of the wheel with its size and its hash."""
+    rows = {row[0]: row[1:] for row in csv.reader(io.StringIO(content.read(INFO + "RECORD").decode()))}
+    assert set(rows) == NAMES
+    assert rows.pop(INFO + "RECORD") == ["", ""]
+    for name, (digest, size) in rows.items():
+        data = content.read(name)
+        assert int(size) == len(data)
+        assert digest == "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+
+
+def test_one_wheel_for_every_python(wheel: Path, content: zipfile.ZipFile) -> None:
+    """It is for the stable ABI of Python 3.9 and later, in its name as in its papers."""
+    papers = HeaderParser().parsestr(content.read(INFO + "WHEEL").decode())
+    tags = set(papers.get_all("Tag"))
+    version, abi, platforms = wheel.stem.split("-")[2:]
+    assert (version, abi) == ("cp39", "abi3")
+    assert tags == {f"cp39-abi3-{one}" for one in platforms.split(".")}
+    assert papers["Root-Is-Purelib"] == "false"
+
+
+def test_the_lowest_true_manylinux_tag(wheel: Path) -> None:
+    """glibc 2.17 is enough, whichever it was built with; no system with a libnl that is new enough has an older one."""
+    machine = platform.machine()
+    if machine not in ("x86_64", "aarch64") or platform.libc_ver()[0] != "glibc":
+        pytest.skip("the tag is another one here")
+    assert set(wheel.stem.split("-")[4].split(".")) == {f"manylinux_2_17_{machine}", f"manylinux2014_{machine}"}
+
+
+def test_what_the_papers_say(content: zipfile.ZipFile) -> None:
+    """It asks for Python 3.9 and for cffi, nothing else, and brings the command."""
+    papers = HeaderParser().parsestr(content.read(INFO + "METADATA").decode())
+    assert papers["Version"] == libnlplug.__version__
+    assert papers["Requires-Python"] == ">=3.9"
+    assert papers["License-Expression"] == "GPL-2.0-or-later"
+    required = [line for line in papers.get_all("Requires-Dist") if "extra ==" not in line]
+    assert [re.match(r"[\w-]+", line).group() for line in required] == ["cffi"]
+    commands = content.read(INFO + "entry_points.txt").decode().split("\n")
+    assert [line for line in commands if line] == ["[console_scripts]", "libnlplug = libnlplug.cli:main"]
+
+
+def test_the_host_s_libnl_is_used(unpacked: Path) -> None:
+    """The module asks for libnl by its soname, wherever the host keeps it: no copy, no path of another machine."""
+    shown = readelf("-d", unpacked / MODULE)
+    assert {"libnl-3.so.200", "libnl-route-3.so.200"} <= set(re.findall(r"\(NEEDED\).*\[(.*)\]", shown))
+    assert not re.findall(r"\((?:RPATH|RUNPATH)\).*", shown)
+    assert "BIND_NOW" in shown
+
+
+def test_the_guard_can_be_run(unpacked: Path) -> None:
+    """As pip installs it the guard is executable by everyone, and needs no library of the host."""
+    guard = unpacked / GUARD
+    assert guard.stat().st_mode & 0o555 == 0o555
+    assert "INTERP" not in readelf("-l", guard)
+    done = subprocess.run([guard], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=10)
+    assert done.returncode == 1  # nobody holds who would speak to it
+
+
+def test_the_sdist_is_complete(made: Path) -> None:
+    """The sdist holds every file of the project but those of its hosting; the wheel was made from it alone."""
+    (path,) = made.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"build_ffi.py", "setup.py", "libnlplug/guard.c", "vendor_headers/libnl_functions.h", "Makefile"} <= names
+    if not (ROOT / ".git").exists():
+        pytest.skip("not in a git tree: the project's files cannot be listed")
+    shown = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = {name for name in shown.splitlines() if (ROOT / name).exists()}
+    assert {name for name in tracked - names if not name.startswith((".ci/", ".git"))} == set()
+    assert not [name for name in names if name.endswith((".so", ".pyc", "libnlplug-guard", "_libnl.c"))]
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
+def test_an_installed_python_imports_it(unpacked: Path, version: str, tmp_path: Path) -> None:
+    """The same file is imported by this Python, and its port, its guard and its command are there."""
+    interpreter = find_python(version)
+    if interpreter is None:
+        pytest.skip(f"no Python {version} is installed here")
+    for cffi in cffi_wheels(version, tmp_path):
+        zipfile.ZipFile(cffi).extractall(tmp_path)
+    program = (
+        f"import sys; sys.path[:0] = {[str(unpacked), str(tmp_path)]!r}\n"
+        "import libnlplug.plug_qdisc, libnlplug.cli, libnlplug.guard, os, _cffi_backend\n"
+        "print(sys.version_info[:2], libnlplug.__version__, libnlplug.__file__, os.path.isfile(libnlplug.guard.PATH))"
+    )
+    done = subprocess.run([interpreter, "-I", "-S", "-B", "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    shown = tuple(map(int, version.split(".")))
+    assert done.stdout.strip() == f"{shown} {libnlplug.__version__} {unpacked}/libnlplug/__init__.py True"
+
+
+def find_python(version: str) -> str | None:
+    """An interpreter of this version: on PATH, or one of pyenv's."""
+    places = [f"{place}/bin" for place in sorted(Path.home().glob(f".pyenv/versions/{version}.*"))]
+    for found in filter(
+        None, (shutil.which(f"python{version}", path=place) for place in [*places, os.environ["PATH"]])
+    ):
+        shown = subprocess.run([found, "-c", "print('yes')"], capture_output=True, text=True, timeout=60)
+        if shown.stdout == "yes\n":  # pyenv leaves stand-ins on PATH for what is not chosen
+            return found
+    return None
+
+
+def cffi_wheels(version: str, directory: Path) -> list[Path]:
+    """cffi for this version: as `make matrix` has left it, or from pip."""
+    kept = sorted(WHEELS.glob(f"*/cffi-*-cp{version.replace('.', '')}-*.whl"))
+    if kept:
+        return kept[-1:]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command += ["--python-version", version, "--dest", str(directory), "cffi"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        pytest.skip(f"pip finds no cffi for Python {version}: {done.stderr.strip().splitlines()[-1]}")
+    return sorted(directory.glob("cffi-*.whl"))
