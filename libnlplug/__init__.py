@@ -31,6 +31,7 @@ except ImportError as error:
 from .errors import (
     ClassNotFound,
     DeviceNotFound,
+    GroupError,
     GuardUnavailable,
     HandleInUse,
     HoldExpired,
@@ -56,6 +57,7 @@ _LATER = {
     "LaneShadowed": "lane",
     "Match": "match",
     "PacketsDropped": "hold",
+    "PlugGroup": "group",
     "PlugLane": "lane",
 }
 
@@ -76,6 +78,7 @@ def __dir__() -> list[str]:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .group import PlugGroup
     from .guard import Holder
     from .hold import HoldReport, PacketsDropped
     from .lane import LaneShadowed, PlugLane
@@ -85,8 +88,9 @@ __all__ = [
     "ClassNotFound",
     "ClosedError",
     "DeviceNotFound",
-    "GuardUnavailable",
     "ForkedError",
+    "GroupError",
+    "GuardUnavailable",
     "HandleInUse",
     "HoldExpired",
     "HoldReport",
@@ -102,6 +106,7 @@ __all__ = [
     "ParentNotClassful",
     "ParentNotFound",
     "PlugBusy",
+    "PlugGroup",
     "PlugLane",
     "PlugQdisc",
     "PlugStats",

@@ -18,9 +18,14 @@ import sys
 
 from ._libnl import ffi, lib
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .qdisc import PlugQdisc
+
 __all__ = [
     "ClassNotFound",
     "DeviceNotFound",
+    "GroupError",
     "GuardUnavailable",
     "HandleInUse",
     "HoldExpired",
@@ -136,6 +141,28 @@ class PlugBusy(NetlinkError):
 
     def __reduce__(self) -> tuple[type, tuple[object, ...], dict[str, object]]:  # type: ignore[override]
         return (*super().__reduce__(), {"pid": self.pid})
+
+
+class GroupError(NetlinkError):
+    """Some plugs of a group could not be toggled; the others were. ``failures`` has the error of each, by plug."""
+
+    failures: dict[PlugQdisc, NetlinkError]
+
+    @classmethod
+    def of(cls, operation: str, count: int, failures: dict[PlugQdisc, NetlinkError]) -> GroupError:
+        """The error of an ``operation`` on ``count`` plugs; its errno is the one that all failures share, else None."""
+        sentences = [str(failure) for failure in failures.values()]
+        more = f"; and {len(sentences) - 3} more" if len(sentences) > 3 else ""
+        message = f"{len(failures)} of {count} plugs failed, the others are done: {'; '.join(sentences[:3])}{more}"
+        numbers = {failure.errno for failure in failures.values()}
+        error = cls(numbers.pop() if len(numbers) == 1 else None, message, operation)
+        error.failures = failures
+        return error
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...], dict[str, object]]:  # type: ignore[override]
+        # A plug cannot leave its process: elsewhere its device's name stands for it.
+        named = {getattr(plug, "device", plug): failure for plug, failure in getattr(self, "failures", {}).items()}
+        return (*super().__reduce__(), {"failures": named})
 
 
 class HoldExpired(NetlinkError, TimeoutError):
@@ -277,7 +304,7 @@ def failure(code: int, operation: str, device: str | None, message: bytes | None
         if number == errno and part in (ext_ack or ""):
             kind, hint = kind_here, hint_here
             break
-    words = os.strerror(errno)
+    words = os.strerror(errno) if 0 <= errno < 4096 else f"error {errno}"
     if ext_ack:
         words = f"{ext_ack.rstrip('.')} ({words})"
     sentence = f"cannot {target}: {words}" + (f"; {hint}" if hint else "")

@@ -41,7 +41,7 @@ enum {
 	HOLDER,			/* descriptor 1: the holder's pidfd */
 	BATCH_MAX = 32768,	/* bytes in one send; a socket's default buffer takes several times that */
 	TRIES = 100,		/* of a release that the kernel could not do for a passing reason, 10 ms apart */
-	LOOK = 20000000,	/* nanoseconds between two looks at the holder's threads, while it holds */
+	LOOK = 10000000,	/* nanoseconds between two looks at the holder's threads, while it holds */
 	DYING = 0x404,		/* PF_EXITING and PF_SIGNALED of the kernel's include/linux/sched.h */
 };
 
@@ -207,7 +207,8 @@ static int make_marks(uint32_t length, uint32_t *taken)
 
 static int start_hold(const struct guard_command *command, uint32_t marks_length, uint32_t *taken)
 {
-	int error = holding ? EBUSY : make_marks(marks_length, taken);
+	int endless = command->detached && !command->timeout;	/* nobody and nothing would end it */
+	int error = holding ? EBUSY : endless ? EINVAL : make_marks(marks_length, taken);
 
 	if (error)
 		return error;
@@ -394,12 +395,13 @@ static int open_threads(void)
 /* Whether these are messages about qdiscs, one after the other, and nothing else. */
 static int well_formed(const struct batch *batch)
 {
-	size_t at = 0;
+	size_t at = 0, left;
 
-	while (batch->length - at >= NLMSG_LENGTH(sizeof(struct tcmsg))) {
+	while ((left = batch->length - at) >= NLMSG_LENGTH(sizeof(struct tcmsg))) {
 		size_t length = ((struct nlmsghdr *)(batch->messages + at))->nlmsg_len;
 
-		if (length < NLMSG_LENGTH(sizeof(struct tcmsg)) || NLMSG_ALIGN(length) > batch->length - at)
+		/* NLMSG_ALIGN() makes 0 of the largest lengths. */
+		if (length < NLMSG_LENGTH(sizeof(struct tcmsg)) || length > left || NLMSG_ALIGN(length) > left)
 			return 0;
 		at += NLMSG_ALIGN(length);
 	}

@@ -181,7 +181,7 @@ class Guard:
         deadline = time.monotonic() + MARK_TIMEOUT
         while True:
             answer = self._ask(command)
-            if answer is None:
+            if answer is None or answer.mark >= len(self._marks):
                 raise GuardUnavailable(
                     None, f"cannot hold {self._device}: its guard has gone; nothing is held", "hold", self._device
                 )
@@ -303,7 +303,7 @@ def _ask_mark(mark: str) -> Holder | None:
         return Holder(pid, None, None, None, pid, False, True, uid)
     ffi.buffer(info)[:] = received
     holder = pid if info.detached else info.holder
-    timeout, limit = info.timeout / 1e9 or None, int(info.limit) or None
+    timeout, limit = max(0, info.timeout) / 1e9 or None, max(0, int(info.limit)) or None
     return Holder(holder, info.since / 1e9, timeout, limit, pid, bool(info.detached), False, uid)
 
 

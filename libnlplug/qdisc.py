@@ -8,8 +8,10 @@
 
 ``buffer`` starts to hold, and starts a new epoch where the plug holds already. ``release_one`` lets the epoch before
 the latest ``buffer`` go and holds on. ``release_indefinite`` lets everything go. Two ``buffer`` calls with no
-``release_one`` between them lose the count of the first epoch: its packets then wait for ``release_indefinite``
-(net/sched/sch_plug.c counts one complete epoch, not a list of them).
+``release_one`` between them lose the count of the first epoch: ``release_one`` then lets go, from the head of the queue,
+as many packets as the latest complete epoch had, and the rest waits for ``release_indefinite`` (net/sched/sch_plug.c
+counts one complete epoch, not a list of them). A release only starts: a ``buffer`` right after it may hold what has not
+left yet.
 
 Whether a plug holds cannot be read back from any kernel (sch_plug has no dump), nor can its limit: nothing here claims
 to know. ``last_action`` is what this object sent last.
@@ -244,7 +246,7 @@ class PlugQdisc:
         if self._buffer_and_show is None:
             self._buffer_and_show = self._built(lib.rtnl_qdisc_plug_buffer, lib.NLM_F_ECHO)
         try:
-            found = self._route.get(self._buffer_and_show, "buffer on", self._device)
+            found = self._route.get(self._buffer_and_show, lib.RTM_NEWQDISC, "buffer on", self._device)
         except QdiscExists:
             raise self._gone("buffer on") from None
         self._last_action = "buffer"
@@ -346,6 +348,9 @@ class PlugQdisc:
 
         A new plug holds until it is released. CREATE with EXCL and an explicit handle is the kernel's atomic refusal
         to displace a configured qdisc. Without a limit TCA_OPTIONS is left out: only then does the kernel use its own.
+
+        The kernel runs the release also where it refused the creation. So attach() looks first; what remains is a plug
+        with this very handle that another process makes, and begins to hold, between that look and this send.
         """
         flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
         if limit is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from _thread import allocate_lock, start_new_thread
 
 from ._libnl import ffi, lib
@@ -27,6 +28,8 @@ __all__ = [
     "RouteSocket",
     "built",
     "handle_text",
+    "joined",
+    "in_netns",
     "message_bytes",
     "parse_handle",
     "qdisc_info",
@@ -56,6 +59,8 @@ class ClosedError(ValueError):
 class ForkedError(RuntimeError):
     """The object belongs to the parent process: a netlink socket that two processes share loses its answers."""
 
+
+_ANSWER = 2048  # bytes of a socket's buffer that an error may take, with its sentence and the kernel's bookkeeping
 
 _generation = 0
 
@@ -89,7 +94,7 @@ def qdisc_info(obj: CData) -> QdiscInfo:
     counters = (lib.RTNL_TC_QLEN, lib.RTNL_TC_BACKLOG, lib.RTNL_TC_DROPS, lib.RTNL_TC_PACKETS, lib.RTNL_TC_BYTES)
     return QdiscInfo(
         lib.rtnl_tc_get_ifindex(tc),
-        ffi.string(lib.rtnl_tc_get_kind(tc)).decode(),
+        ffi.string(lib.rtnl_tc_get_kind(tc)).decode("utf-8", "replace"),
         lib.rtnl_tc_get_handle(tc),
         lib.rtnl_tc_get_parent(tc),
         *(lib.rtnl_tc_get_stat(tc, counter) for counter in counters),
@@ -130,7 +135,7 @@ class RouteSocket:
 
     def __init__(self, netns: Netns = None) -> None:
         self._generation = _generation
-        self._sk: CData | None = _in_netns(netns, self._connect)
+        self._sk: CData | None = in_netns(netns, self._connect)
         self._fd = int(lib.nl_socket_get_fd(self._sk))
         line = lib.libnlplug_line_new(self._fd)
         if line == ffi.NULL:
@@ -181,6 +186,29 @@ class RouteSocket:
             return call()
         return _visit(fd, "of the socket", call)
 
+    def netns_id(self) -> tuple[int, int]:
+        """What tells the socket's namespace from others."""
+        fd = lib.ioctl(self.fileno(), lib.SIOCGSKNS)
+        if fd < 0:
+            raise _cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
+        found = os.fstat(fd)
+        os.close(fd)
+        return found.st_dev, found.st_ino
+
+    def make_room(self, answers: int) -> tuple[int, int]:
+        """Room for that many answers, or what the system grants: the bytes that one send takes (netlink_sendmsg keeps
+        32 of its buffer), and how many answers can wait (of which each counts with its bookkeeping)."""
+        value, size = ffi.new("int *"), ffi.new("unsigned int *", ffi.sizeof("int"))
+        lib.getsockopt(self.fileno(), lib.SOL_SOCKET, lib.SO_SNDBUF, value, size)
+        send = value[0] - 32
+        lib.getsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, size)
+        if value[0] < answers * _ANSWER:
+            value[0] = answers * _ANSWER // 2  # which the kernel doubles
+            if lib.setsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUFFORCE, value, ffi.sizeof("int")) < 0:
+                lib.setsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, ffi.sizeof("int"))
+            lib.getsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, size)
+        return send, max(1, value[0] // _ANSWER)
+
     @property
     def forked(self) -> bool:
         """Whether this is a forked child of the process that the object belongs to."""
@@ -229,13 +257,14 @@ class RouteSocket:
             refused[number] = (-lib.nl_syserr2nlerr(error), None)
         return refused
 
-    def get(self, msg: CData, operation: str, device: str | None) -> CData | None:
-        """Send a request for one object; the object, or None where the kernel has nothing to show.
+    def get(self, msg: CData, kind: int, operation: str, device: str | None) -> CData | None:
+        """Send a request for one object; what libnl reads in the answer, which is a message of this ``kind``; None
+        where the kernel has nothing to show.
 
         The kernel sends the object first and the ACK after it (rtnetlink_rcv_msg), each in a datagram of its own.
         """
         for answer in self._asked(msg, operation, device):
-            return _object(answer.message)
+            return _object(answer.message, kind)
         return None
 
     def dump(self, msg: CData, operation: str, device: str | None) -> list[bytes]:
@@ -271,17 +300,17 @@ class RouteSocket:
                 device,
             )
         msg = built(lib.rtnl_link_build_get_request, 0, name)
-        found = self.get(msg, "find", device)
+        found = self.get(msg, lib.RTM_NEWLINK, "find", device)
         if found is None:
             raise NetlinkError(None, f"cannot find {device}: the kernel answered with no link", "find", device)
         return int(lib.rtnl_link_get_ifindex(ffi.cast("struct rtnl_link *", found)))
 
     def link_name(self, ifindex: int) -> str:
         """The name of the device with this interface index; DeviceNotFound where there is none."""
-        found = self.get(built(lib.rtnl_link_build_get_request, ifindex, ffi.NULL), "find", f"device {ifindex}")
-        if found is None:
-            return f"device {ifindex}"
-        return os.fsdecode(ffi.string(lib.rtnl_link_get_name(ffi.cast("struct rtnl_link *", found))))
+        msg = built(lib.rtnl_link_build_get_request, ifindex, ffi.NULL)
+        found = self.get(msg, lib.RTM_NEWLINK, "find", f"device {ifindex}")
+        name = ffi.NULL if found is None else lib.rtnl_link_get_name(ffi.cast("struct rtnl_link *", found))
+        return f"device {ifindex}" if name == ffi.NULL else os.fsdecode(ffi.string(name))
 
     def qdisc(
         self, ifindex: int, parent: int, device: str, handle: int = 0, kind: bytes | None = None
@@ -292,7 +321,7 @@ class RouteSocket:
         asker only with NLM_F_ECHO. With ``handle`` or ``kind``, a qdisc that differs is QdiscNotFound.
         """
         msg = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, ifindex, parent, handle, kind)
-        found = self.get(msg, "read the qdisc of", device)
+        found = self.get(msg, lib.RTM_NEWQDISC, "read the qdisc of", device)
         return None if found is None else qdisc_info(found)
 
     def qdiscs(self, wanted: Container[tuple[int, int]] | None = None) -> list[QdiscInfo]:
@@ -300,9 +329,11 @@ class RouteSocket:
         msg = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_DUMP, 0, 0, 0, None)
         found = []
         for message in self._listed(msg, "list the qdiscs", None):
+            if len(message) < lib.NLMSG_HDRLEN + ffi.sizeof("struct tcmsg"):
+                continue
             place = ffi.cast("struct tcmsg *", ffi.from_buffer(message) + lib.NLMSG_HDRLEN)
             if wanted is None or (place.tcm_ifindex, place.tcm_parent) in wanted:
-                found.append(qdisc_info(_object(message)))
+                found.append(qdisc_info(_object(message, lib.RTM_NEWQDISC)))
         return found
 
     def _failure(self, error: int, answers: list[Answer], operation: str, device: str | None) -> Exception:
@@ -348,11 +379,19 @@ def _aligned(length: int) -> int:
 def _code(message: bytes) -> int:
     """libnl's code for the error in an NLMSG_ERROR message: the errno that it would have made of it."""
     reply = parse_reply(message)
-    return -int(lib.nl_syserr2nlerr(reply[0] if reply else errno.EBADMSG))
+    return -int(lib.nl_syserr2nlerr(reply[0] if reply and 0 <= reply[0] < 4096 else errno.EBADMSG))
 
 
-def _object(message: bytes) -> CData:
-    obj = lib.libnlplug_object(message)
+def _object(message: bytes, kind: int) -> CData:
+    """What libnl reads in a message of this kind. (The object of a link does not differ from that of a qdisc, in C.)"""
+    right = int.from_bytes(message[4:6], sys.byteorder) == kind
+    head = lib.NLMSG_HDRLEN + ffi.sizeof("struct tcmsg")
+    if right and kind == lib.RTM_NEWQDISC and len(message) >= head:
+        # libnl reads the options of prio, pfifo and others without asking whether there are any. These, empty, come
+        # before the message's own, and the last ones count.
+        options = (4).to_bytes(2, sys.byteorder) + int(lib.TCA_OPTIONS).to_bytes(2, sys.byteorder)
+        message = (len(message) + 4).to_bytes(4, sys.byteorder) + message[4:head] + options + message[head:]
+    obj = lib.libnlplug_object(message) if right else ffi.NULL
     if obj == ffi.NULL:
         raise NetlinkError(None, "libnl cannot read the kernel's answer", "read an answer")
     return ffi.gc(obj, lib.nl_object_put)
@@ -381,6 +420,19 @@ def qdisc_message(
     return msg
 
 
+def joined(messages: list[bytes]) -> bytes:
+    """The messages for one RouteSocket.batch(): numbered from 0, and only the last one asks for an ACK."""
+    batch = bytearray().join(messages)
+    start, at = ffi.from_buffer(batch), 0
+    for number, message in enumerate(messages):
+        header = ffi.cast("struct nlmsghdr *", start + at)
+        header.nlmsg_seq = number
+        if number < len(messages) - 1:
+            header.nlmsg_flags &= ~lib.NLM_F_ACK
+        at += len(message)
+    return bytes(batch)
+
+
 def built(build: Callable[..., int], *args: object) -> CData:
     """The message that one of libnl's build functions makes, freed with the object."""
     result = ffi.new("struct nl_msg **")
@@ -388,7 +440,7 @@ def built(build: Callable[..., int], *args: object) -> CData:
     return ffi.gc(result[0], lib.nlmsg_free)
 
 
-def _in_netns(netns: Netns, call: Callable[[], T]) -> T:
+def in_netns(netns: Netns, call: Callable[[], T]) -> T:
     """The result of ``call`` in the namespace: setns is per thread, so a short-lived thread goes there and ends."""
     if netns is None:
         return call()
@@ -439,11 +491,13 @@ def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
                 )
             return os.open(f"/proc/{netns}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         if isinstance(netns, (str, os.PathLike)):
-            path = os.fspath(netns)
+            path = os.fsdecode(netns)
             if "/" not in path:
                 path = f"/run/netns/{path}"
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for a writer
         return os.dup(netns.fileno())
+    except OverflowError:
+        raise _cannot_enter(netns, errno.EBADF) from None
     except OSError as error:
         raise _cannot_enter(netns, error.errno or 0) from None
 

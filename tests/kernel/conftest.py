@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from netlab import Netns, Wire, unable
 
 import libnlplug
 
 
-@pytest.fixture(scope="session")
-def without_plug() -> str:
+@functools.cache
+def why_not() -> str:
     """Why no plug can be made here; empty where one can."""
     try:
         netns = Netns()
@@ -21,11 +23,10 @@ def without_plug() -> str:
     return ""
 
 
-@pytest.fixture(autouse=True)
-def real_kernel(without_plug: str) -> None:
-    """Every test here needs a plug, a real one."""
-    if without_plug:
-        unable(f"no plug can be made here, run these tests with 'make kernel-test': {without_plug}")
+def pytest_runtest_setup() -> None:
+    """Every test here needs a plug, a real one. (A hook, and no fixture: then one line tells for all.)"""
+    if reason := why_not():
+        unable(f"no plug can be made here, run these tests with 'make kernel-test': {reason}")
 
 
 @pytest.fixture
