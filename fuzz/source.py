@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
-ERROR, DONE, NEWLINK, NEWQDISC, NEWTFILTER = 2, 3, 16, 36, 44
+ERROR, DONE, NEWLINK, NEWQDISC, DELQDISC, NEWTFILTER = 2, 3, 16, 36, 37, 44
 NESTED = 0x8000
 KINDS = (
     b"plug prio ifb u32 ingress clsact tbf htb hfsc red sfq netem fq_codel pfifo pfifo_fast bfifo dsmark mqprio"
@@ -128,16 +128,16 @@ class Source:
     def requests(self, kind: int) -> bytes:
         """A request about a qdisc of lo, or of no device."""
         payload = struct.pack("=BxHiIII", 0, 0, self.one_of((1, 1, 0x7FFF_FFFF, 0)), *self.numbers(3)) + self.kind()
-        payload += self.attributes() if self.sometimes(3) else b""
-        length = self.number(32) & 0xFFFF_FFFF if self.sometimes(12) else 16 + len(payload)
-        kind = self.number(16) & 0xFFFF if self.sometimes(30) else kind
+        payload += self.attributes() if self.sometimes(6) else b""
+        length = self.number(32) & 0xFFFF_FFFF if self.sometimes(40) else 16 + len(payload)
+        kind = self.number(16) & 0xFFFF if self.sometimes(60) else kind
         head = struct.pack("=IHHII", length, kind, 1 if self.below(6) else self.number(16) & 0xFFFF, 0, 0)
         return head + payload + bytes(-len(payload) % 4)
 
     def mark(self) -> bytes:
         """The name of a mark and its NUL."""
-        length = self.one_of((20, 1, 106, 107, 108, 200, 0))
-        return b"f%d" % self.below(5) + b"m" * length + (b"" if self.sometimes(16) else b"\0")
+        length = self.one_of((20, 1, 20, 104, 105, 20, 106, 200)) if self.sometimes(8) else 20
+        return b"f%d" % self.below(5) + b"m" * length + (b"" if self.sometimes(40) else b"\0")
 
     # -- parts
 

@@ -8,6 +8,7 @@ their own: alone() makes one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import math
@@ -22,7 +23,7 @@ from _thread import RLock, allocate_lock
 from pathlib import Path
 from typing import Callable
 
-from source import ERROR, NEWQDISC, Source
+from source import DELQDISC, ERROR, NEWQDISC, Source
 
 from libnlplug import InvalidHandle, NetlinkError, PlugQdisc, attributes, cli, errors, guard, ifb, lane, qdisc, redirect
 from libnlplug import plug_qdisc as port
@@ -39,16 +40,22 @@ SIZES = "0 1 9 16 4095 99999999999999999999 . - + e inf nan k K kb mb Gb gbit bi
 HANDLES = "root none ingress clsact 0 1 a f ffff 10000 fffffffff : 1:4 ffff:fff2 :1 - 0x + . default TC # /"
 NAMES = "/ . .. proc self ns net run netns 1 99999 lo eth0 * ~ -1 %s"
 ADDRESSES = "10 0 255 256 . : :: /8 /24 /33 /128 /129 / 2001 db8 fe80 ::1 %lo 127.0.0.1 ::ffff:1.2.3.4 0x1 /255.0.0.0"
-WORDS = (
-    "attach buffer release limit detach show hold lane doctor add del -- --parent --handle --limit --one --json --watch"
-    " --timeout --netns --ingress --ip-proto --src-ip --dst-ip --src-port --dst-port --tcp-syn --man --version --help -h"
-    " lo eth0 root 1: 1:4 32mb 0 1 99999999999 tcp 10.0.0.0/8 8080 5s - = --limit=1 --timeout=0.5 --netns=x --parent="
-).split()
+WORDS = """
+    attach buffer release limit detach show hold lane doctor add del -- --parent --handle --limit --one --json --watch
+    --timeout --netns --ingress --ip-proto --src-ip --dst-ip --src-port --dst-port --tcp-syn --man --version --help -h
+    lo eth0 root 1: 1:4 32mb 0 1 99999999999 tcp 10.0.0.0/8 8080 5s - = --limit=1 --timeout=0.5 --netns=x --parent=
+"""
 
 
 def target(function: Target) -> Target:
     TARGETS[function.__name__] = function
     return function
+
+
+def says(error: Exception, words: str = "") -> None:
+    """The refusal is a sentence, with these words in it."""
+    if not str(error) or words not in str(error):
+        raise AssertionError(f"{words} is not in: {error!r}")
 
 
 @target
@@ -58,7 +65,7 @@ def sizes(source: Source) -> None:
     try:
         size = parse_size(text)
     except ValueError as error:
-        assert repr(text) in str(error)
+        says(error, repr(text))
         return
     assert 0 <= size < 1 << 62
     assert abs(parse_size(format_size(size)) - size) <= size * 0.0005 + 1
@@ -71,7 +78,7 @@ def times(source: Source) -> None:
     try:
         seconds = parse_time(text)
     except ValueError as error:
-        assert repr(text) in str(error)
+        says(error, repr(text))
         return
     assert 0 <= seconds <= 1e9
 
@@ -101,7 +108,7 @@ def matches(source: Source) -> None:
     try:
         match = Match(**parts)  # type: ignore[arg-type]
     except ValueError as error:
-        assert str(error)
+        says(error)
         return
     assert pickle.loads(pickle.dumps(match)) == match
     assert Match(**match.as_dict()) == match  # type: ignore[arg-type]
@@ -134,7 +141,7 @@ def handles(source: Source) -> None:
 
 @target
 def port_texts(source: Source) -> None:
-    """The drop-in port returns 0 or -1 for any device, parent, id and limit, and adds nothing to libnl's classid file."""
+    """The drop-in port returns 0 or -1 for any device, parent, id and limit; libnl's classid file stays as it was."""
     device = source.one_of(["lo", "lo", "nothing", source.text(NAMES, 6)])
     parent = source.one_of(["root", "1:", "1:4", source.text(HANDLES, 6)])
     id = source.one_of(["1:", "40:", None, source.text(HANDLES, 6)])
@@ -170,7 +177,7 @@ def netns_names(source: Source) -> None:
     try:
         fd = routes._open_netns(given)  # type: ignore[arg-type]
     except (NetlinkError, ValueError, TypeError) as error:
-        assert str(error)
+        says(error)
         return
     os.close(fd)
 
@@ -185,21 +192,25 @@ class Numbered:
         return self._number
 
 
+cli.parser = functools.cache(cli.parser)  # to make it takes far longer than what is done with it
+
+
 @target
 def command_words(source: Source) -> None:
     """Any words are read as a command, or refused with status 2 and one line that can be printed."""
     words = [
-        source.one_of(WORDS) if source.below(6) else source.text(f"{SIZES} {NAMES} -- --l", 4)
+        source.one_of(WORDS.split()) if source.below(6) else source.text(f"{SIZES} {NAMES} -- --l", 4)
         for _ in range(source.below(9))
     ]
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
         try:
             args = cli._read(words)
+            status = 0
         except SystemExit as end:
-            assert end.code in (0, 2)
-            assert end.code == 0 or said.getvalue().count("\n") == 1
-            return
-    assert callable(args.run)
+            args, status = None, end.code
+    assert status in (0, 2)
+    assert status == 0 or said.getvalue().count("\n") == 1
+    assert args is None or callable(args.run)
 
 
 @target
@@ -393,9 +404,12 @@ def guard_words(source: Source) -> list[bytes]:
     if source.sometimes(12):
         config = source.bytes(source.below(120))
     else:
-        parts = [b"".join(source.requests(kind) for _ in range(source.below(4))) for kind in (NEWQDISC, NEWQDISC + 1)]
+        parts = []
+        for kind in (NEWQDISC, DELQDISC):
+            count = 0 if source.sometimes(16) else 1 + source.below(3)
+            parts.append(b"".join(source.requests(kind) for _ in range(count)))
         parts.append(b"".join(source.mark() for _ in range(source.below(4))))
-        lengths = [source.number(32) & 0xFFFF_FFFF if source.sometimes(16) else len(part) for part in parts]
+        lengths = [source.number(32) & 0xFFFF_FFFF if source.sometimes(50) else len(part) for part in parts]
         config = source.cut(struct.pack("=IIII", *lengths, os.getpid()) + b"".join(parts))
     commands = []
     for _ in range(source.below(5)):

@@ -76,11 +76,11 @@ class PlugGroup:
         self._act("buffer")
 
     def release_one(self) -> None:
-        """PlugQdisc.release_one() on all plugs: let the epoch before the latest buffer() go. Raises as buffer() does."""
+        """PlugQdisc.release_one() on all plugs: let the epoch before the latest buffer() go. Raises as buffer()."""
         self._act("release_one")
 
     def release_indefinite(self) -> None:
-        """PlugQdisc.release_indefinite() on all plugs: let everything go. Raises as buffer() does."""
+        """PlugQdisc.release_indefinite() on all plugs: let everything go. Raises as buffer()."""
         self._act("release_indefinite")
 
     def stats(self) -> dict[PlugQdisc, PlugStats]:

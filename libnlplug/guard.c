@@ -69,7 +69,7 @@ static int64_t until_deadline(void)
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (deadline.tv_sec - now.tv_sec) * 1000000000LL + deadline.tv_nsec - now.tv_nsec;
+	return (deadline.tv_sec - now.tv_sec) * 1000000000LL + (deadline.tv_nsec - now.tv_nsec);
 }
 
 /* The first error among the answers that are queued, 0 for none. The kernel queued them before the send returned. */
@@ -207,8 +207,9 @@ static int make_marks(uint32_t length, uint32_t *taken)
 
 static int start_hold(const struct guard_command *command, uint32_t marks_length, uint32_t *taken)
 {
-	int endless = command->detached && !command->timeout;	/* nobody and nothing would end it */
-	int error = holding ? EBUSY : endless ? EINVAL : make_marks(marks_length, taken);
+	/* A detached hold without a timeout would be ended by nobody and nothing. */
+	int senseless = command->timeout < 0 || (command->detached && !command->timeout);
+	int error = holding ? EBUSY : senseless ? EINVAL : make_marks(marks_length, taken);
 
 	if (error)
 		return error;

@@ -8,8 +8,9 @@ It is no child of this process, so neither SIGCHLD nor wait() tells of it.
 While it holds it owns the mark of the plug, an abstract unix socket in the plug's namespace: the name can be bound
 once, so there is one hold at a time across processes, and it vanishes with the guard, leaving no file behind.
 
-Its limit: what kills a whole cgroup (cgroup.kill, memory.oom.group, a stopped container or unit) or a whole pid
-namespace kills the guard together with the holder. Start it elsewhere, or hold with tc's own limit in mind.
+Its limit: what kills a whole cgroup at once (cgroup.kill; memory.oom.group, unless the guard has the right to be
+spared, as root's has) or a whole pid namespace (a container whose first process ends) kills the guard together with the
+holder.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@
 
 ``buffer`` starts to hold, and starts a new epoch where the plug holds already. ``release_one`` lets the epoch before
 the latest ``buffer`` go and holds on. ``release_indefinite`` lets everything go. Two ``buffer`` calls with no
-``release_one`` between them lose the count of the first epoch: ``release_one`` then lets go, from the head of the queue,
-as many packets as the latest complete epoch had, and the rest waits for ``release_indefinite`` (net/sched/sch_plug.c
-counts one complete epoch, not a list of them). A release only starts: a ``buffer`` right after it may hold what has not
-left yet.
+``release_one`` between them lose the count of the first epoch: ``release_one`` then lets go, from the head of the
+queue, as many packets as the latest complete epoch had, and the rest waits for ``release_indefinite``
+(net/sched/sch_plug.c counts one complete epoch, not a list of them). A release only starts: a ``buffer`` right after
+it may hold what has not left yet.
 
 Whether a plug holds cannot be read back from any kernel (sch_plug has no dump), nor can its limit: nothing here claims
 to know. ``last_action`` is what this object sent last.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The other end: echoes or swallows what comes by TCP, and throws away what comes by UDP.
+"""The other end: echoes or swallows what comes by TCP, and lets UDP come until its socket is full.
 
     far.py ADDRESS      lines on standard input are commands for ip(8), to be run in its namespace; then it says ready
 
@@ -20,11 +20,11 @@ def main() -> None:
     for line in iter(sys.stdin.readline, "\n"):
         subprocess.run(["ip", *line.split()], check=True)
     address = (sys.argv[1], PORT)
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    udp.bind(address)
+    never_read = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    never_read.bind(address)
     listener = socket.create_server(address)
     poller = select.poll()
-    for one in (sys.stdin, udp, listener):
+    for one in (sys.stdin, listener):
         poller.register(one, select.POLLIN)
     print("ready", flush=True)
     echoed: dict[int, socket.socket] = {}
@@ -32,9 +32,7 @@ def main() -> None:
         for fd, _ in poller.poll():
             if fd == 0:
                 return
-            if fd == udp.fileno():
-                udp.recv(2048)
-            elif fd == listener.fileno():
+            if fd == listener.fileno():
                 connection, _ = listener.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if connection.recv(1) == b"e":

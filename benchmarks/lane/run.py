@@ -31,7 +31,7 @@ from libnlplug import Match, PlugLane
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-ROUNDS, SHORT_ROUNDS = 15, 3
+ROUNDS, SHORT_ROUNDS = 41, 3
 ADDRESSES = {"lo": "127.0.0.1", "wire0": "192.0.2.2"}
 CASES = ["no lane", "no lane, once more", "leaving", "arriving"]
 
@@ -39,9 +39,9 @@ CASES = ["no lane", "no lane, once more", "leaving", "arriving"]
 class Sizes(NamedTuple):
     """How much is sent for one measurement."""
 
-    bulk: int = 64 << 20  # bytes
-    datagrams: int = 8000
-    echoes: int = 2000
+    bulk: int = 16 << 20  # bytes
+    datagrams: int = 3000
+    echoes: int = 500
 
 
 Round = dict[tuple[str, str], float]  # by case and measure
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help=f"{SHORT_ROUNDS} rounds of little; writes no README")
     options = parser.parse_args()
-    sizes, count = (Sizes(4 << 20, 1000, 200), SHORT_ROUNDS) if options.short else (Sizes(), ROUNDS)
+    sizes, count = (Sizes(1 << 20, 200, 50), SHORT_ROUNDS) if options.short else (Sizes(), ROUNDS)
     _ip("link set lo up")
     rounds = {}
     for device in ADDRESSES:

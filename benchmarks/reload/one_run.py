@@ -4,27 +4,31 @@
     unshare --net --pid --fork --kill-child --mount-proc  python one_run.py SERVER WAY RELOADS SEED DIRECTORY
 
 DIRECTORY gets connections.csv (see client.py) and reloads.csv: when each reload began and ended, for how many seconds
-SYNs were held, and the process that serves since then. A reload counts only if its command ended with 0 and a new
-process has answered connections that began after it; else the run fails. More words after DIRECTORY are a command that
-takes the place of the reload's, to see just that.
+SYNs were held, and the process that serves since then. After each reload this process asks
+until the new process answers; a reload command that fails, or puts no new process in its place, fails the run. More
+words after DIRECTORY are a command that takes the place of the reload's, to see just that.
 """
 
 from __future__ import annotations
 
 import random
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from client import REQUEST
 from servers import SERVERS
 from ways import WAYS, CommandFailed, sh
 
 HERE = Path(__file__).resolve().parent
 PORT = 8080
 CLIENTS, CLIENT_PAUSE = "32", "0.08"
+PAUSE = (0.1, 0.3)  # seconds between two reloads
 SETTLE = 0.5  # seconds before the first reload, and after the last
+PATIENCE = 5.0  # seconds for the new process to answer
 
 
 class Reloaded(NamedTuple):
@@ -65,11 +69,18 @@ def reloads_of(directory: Path) -> list[Reloaded]:
     return found
 
 
-def confirm(reloads: list[Reloaded], connections: list[Connection]) -> None:
-    """Each reload has put a new process in its place, which has answered connections that began after it."""
-    for number, reload in enumerate(reloads, 1):
-        if not any(one.due > reload.ended and one.pid == reload.pid for one in connections):
-            raise NotReloaded(f"after reload {number} process {reload.pid} should serve, and has answered nobody")
+def wait_for_answer(pid: int) -> None:
+    """Ask until this process answers."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", PORT), timeout=PATIENCE) as connection:
+                connection.sendall(REQUEST)
+                if connection.makefile("rb").read().split()[-1:] == [b"%d" % pid]:
+                    return
+        except OSError:
+            pass  # the old process took the question along
+    raise NotReloaded(f"process {pid} should serve, and does not answer")
 
 
 def main() -> None:
@@ -86,7 +97,7 @@ def main() -> None:
     pids = {served.pid()}
     time.sleep(SETTLE)
     for number in range(1, count + 1):
-        time.sleep(chance.uniform(*served.pause))
+        time.sleep(chance.uniform(*PAUSE))
         begun = time.monotonic()
         held = reload(instead or served.reload_command())
         if way == "nothing":
@@ -96,13 +107,13 @@ def main() -> None:
             raise NotReloaded(f"after reload {number} process {pid} serves, as before")
         pids.add(pid)
         reloads.append(Reloaded(begun, time.monotonic(), held, pid))
+        wait_for_answer(pid)
     time.sleep(SETTLE)
     client.communicate(timeout=60)
     with open(directory / "reloads.csv", "w") as file:
         for one in reloads:
             held_text = "" if one.held is None else f"{one.held:.6f}"
             file.write(f"{one.begun:.6f},{one.ended:.6f},{held_text},{one.pid}\n")
-    confirm(reloads, connections_of(directory))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ class Haproxy:
     """Debian's haproxy, which answers by itself. Its reload hands no sockets over: old and new both listen for a
     moment, then the old one closes its accept queue with whoever is in it."""
 
-    pause = (0.1, 0.3)  # seconds between two reloads
-
     def __init__(self, directory: Path, port: int) -> None:
         self.pidfile = directory / "pid"
         config = directory / "haproxy.cfg"
@@ -37,7 +35,6 @@ class Haproxy:
 class Slow:
     """slow_server.py, whose old process answers everybody in its accept queue before it closes it."""
 
-    pause = (0.25, 0.45)  # longer than the server's tick
     order = "HUP"
 
     def __init__(self, directory: Path, port: int) -> None:

@@ -248,6 +248,41 @@ def test_a_subreaper_gets_no_zombie(wire: Wire, plug: PlugQdisc) -> None:
         assert holder.hear() == "no child"
 
 
+def test_a_holder_that_ignores_sigchld(wire: Wire, plug: PlugQdisc) -> None:
+    """Where children are not waited for at all, a guard is started all the same, and does its work."""
+
+    def work(this: Child) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        with PlugQdisc.open(wire.device, netns=wire.near).hold():
+            this.say("held")
+            time.sleep(60)
+
+    with child(work) as holder:
+        assert holder.hear() == "held"
+        numbers = expect_held(wire, plug)
+        holder.kill()
+        expect_flow(wire, numbers)
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (0, 1, 2)])
+def test_a_holder_without_standard_streams(wire: Wire, plug: PlugQdisc, closed: tuple[int, ...]) -> None:
+    """A daemon that has closed its first descriptors, so that the guard's are made of these, is guarded too."""
+
+    def work(this: Child) -> None:
+        mine = PlugQdisc.open(wire.device, netns=wire.near)
+        for number in closed:
+            os.close(number)
+        with mine.hold():
+            this.say(kinds(holder_of(mine).guard))
+            time.sleep(60)
+
+    with child(work) as holder:
+        assert [kind.split(":")[0] for kind in holder.hear()][:3] == ["socket", "anon_inode", "socket"]
+        numbers = expect_held(wire, plug)
+        holder.kill()
+        expect_flow(wire, numbers)
+
+
 def test_a_killed_guard_is_done_without(wire: Wire, plug: PlugQdisc) -> None:
     """SIGKILL for the guard in the middle of a hold: the block's end still releases, and counts."""
     with plug.hold() as held:
@@ -264,7 +299,7 @@ def test_a_killed_guard_is_replaced_by_the_next_hold(wire: Wire, plug: PlugQdisc
         pid = guard_of(plug)
         os.kill(pid, signal.SIGKILL)
         expect_ended(pid)
-        with pytest.raises(HoldExpired), plug.hold(timeout=0.1):  # noqa: PT012
+        with pytest.raises(HoldExpired), plug.hold(timeout=0.1):
             assert holder_of(plug).guard != pid
             wire.expect(wire.send(3))
 

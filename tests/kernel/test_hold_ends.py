@@ -25,7 +25,7 @@ class Fault(Exception):
 
 def test_an_exception_in_the_block_releases_and_comes_out(wire: Wire, plug: PlugQdisc) -> None:
     """The block's own exception leaves the block as it is, after the release; the report is complete."""
-    with pytest.raises(Fault), plug.hold() as held:  # noqa: PT012
+    with pytest.raises(Fault), plug.hold() as held:
         numbers = expect_held(wire, plug)
         raise Fault
     expect_flow(wire, numbers)
@@ -35,7 +35,7 @@ def test_an_exception_in_the_block_releases_and_comes_out(wire: Wire, plug: Plug
 
 def test_ctrl_c_in_the_block_releases(wire: Wire, plug: PlugQdisc) -> None:
     """A real SIGINT in the block is a KeyboardInterrupt that comes out after the release."""
-    with pytest.raises(KeyboardInterrupt), plug.hold():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), plug.hold():
         numbers = expect_held(wire, plug)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
@@ -213,7 +213,7 @@ _GONE = [
 @pytest.mark.parametrize(("spoil", "error", "words"), _GONE)
 def test_a_release_that_is_impossible_is_raised(wire: Wire, plug: PlugQdisc, spoil, error, words: str) -> None:
     """The plug or the device goes during the hold: leaving raises at once and says so, and the mark is gone."""
-    with pytest.raises(error, match=f"cannot release {wire.device}: .*{words}") as caught, plug.hold():  # noqa: PT012
+    with pytest.raises(error, match=f"cannot release {wire.device}: .*{words}") as caught, plug.hold():
         wire.send(2)
         spoil(wire)
         left = time.monotonic()
@@ -228,7 +228,7 @@ def test_a_failed_release_is_chained_to_what_the_block_raised(
 ) -> None:
     """Neither of the two is lost: the failed release is raised, the block's exception is its context."""
     fault = Fault()
-    with pytest.raises(error, match=words) as caught, plug.hold():  # noqa: PT012
+    with pytest.raises(error, match=words) as caught, plug.hold():
         spoil(wire)
         raise fault
     chain = [caught.value]
@@ -240,7 +240,7 @@ def test_a_failed_release_is_chained_to_what_the_block_raised(
 @pytest.mark.parametrize("spoil", [_delete_qdisc, _remove_device])
 def test_the_loss_is_told_through_the_whole_nest(wire: Wire, spoil) -> None:
     """Leaving both the hold and attach()'s own block, the error still comes out, and nothing hangs."""
-    with (  # noqa: PT012
+    with (
         pytest.raises(FileNotFoundError),
         libnlplug.attach(wire.device, netns=wire.near) as plug,
         plug.hold(),
@@ -286,7 +286,7 @@ def test_a_release_that_fails_for_good_is_raised(wire: Wire, plug: PlugQdisc, mo
         raise NetlinkError(None, "cannot release: it lasts", "release", wire.device)
 
     monkeypatch.setattr(plug, "release_indefinite", failing)
-    with pytest.raises(NetlinkError, match="it lasts"), plug.hold():  # noqa: PT012
+    with pytest.raises(NetlinkError, match="it lasts"), plug.hold():
         numbers = wire.send(1)
         os.kill(holder_of(plug).guard, signal.SIGKILL)
     assert len(tries) == hold.RELEASE_TRIES
@@ -297,7 +297,7 @@ def test_a_release_that_fails_for_good_is_raised(wire: Wire, plug: PlugQdisc, mo
 
 def test_a_hold_without_its_guard_does_not_release_for_another(wire: Wire, plug: PlugQdisc) -> None:
     """The guard was killed and somebody else holds now: leaving does not end that hold, it says who holds."""
-    with pytest.raises(PlugBusy, match="this hold's guard has gone") as caught, plug.hold():  # noqa: PT012
+    with pytest.raises(PlugBusy, match="this hold's guard has gone") as caught, plug.hold():
         os.kill(holder_of(plug).guard, signal.SIGKILL)
         eventually(lambda: marks(wire.near) == [], "the mark goes with the guard")
         other = PlugQdisc.open(wire.device, netns=wire.near)
@@ -332,7 +332,7 @@ def test_a_hold_that_overstays_is_released_on_time(wire: Wire, plug: PlugQdisc) 
     """At the timeout the packets flow, with the block still running; leaving it raises HoldExpired, a TimeoutError."""
     began = time.monotonic()
     words = f"the hold of {wire.device} overstayed its timeout of 0.2 s"
-    with pytest.raises(HoldExpired, match=words) as caught, plug.hold(timeout=0.2):  # noqa: PT012
+    with pytest.raises(HoldExpired, match=words) as caught, plug.hold(timeout=0.2):
         numbers = expect_held(wire, plug)
         wire.expect(numbers)
         assert 0.2 <= time.monotonic() - began < 2
@@ -358,7 +358,7 @@ def test_a_hold_within_its_timeout_does_not_expire(wire: Wire, plug: PlugQdisc) 
 def test_an_expiry_is_chained_to_what_the_block_raised(wire: Wire, plug: PlugQdisc) -> None:
     """HoldExpired is raised in any case; the block's exception is its context."""
     fault = Fault()
-    with pytest.raises(HoldExpired) as caught, plug.hold(timeout=0.05):  # noqa: PT012
+    with pytest.raises(HoldExpired) as caught, plug.hold(timeout=0.05):
         wire.expect(wire.send(1))
         raise fault
     assert caught.value.__context__ is fault
@@ -366,7 +366,7 @@ def test_an_expiry_is_chained_to_what_the_block_raised(wire: Wire, plug: PlugQdi
 
 def test_a_late_exit_does_not_end_somebody_elses_hold(wire: Wire, plug: PlugQdisc) -> None:
     """The hold expired and another process holds now: leaving the block, and the object's own, releases nothing."""
-    with (  # noqa: PT012
+    with (
         pytest.raises(HoldExpired),
         PlugQdisc.open(wire.device, netns=wire.near) as mine,
         mine.hold(timeout=0.05),
@@ -398,7 +398,7 @@ def test_a_late_exit_does_not_end_a_later_hold_of_the_same_object(wire: Wire, pl
 
 def test_an_expiry_that_could_not_release_says_so(wire: Wire, plug: PlugQdisc) -> None:
     """The device went before the time was up: HoldExpired does not claim that the guard released it."""
-    with pytest.raises(HoldExpired, match="could not end it then: No such device"), plug.hold(timeout=0.2):  # noqa: PT012
+    with pytest.raises(HoldExpired, match="could not end it then: No such device"), plug.hold(timeout=0.2):
         wire.near.ip(f"link del {wire.device}")
         eventually(lambda: marks(wire.near) == [], "the hold expires")
 
@@ -445,7 +445,7 @@ def test_drop_on_death(wire: Wire, plug: PlugQdisc) -> None:
 
 def test_drop_on_expiry(wire: Wire) -> None:
     """on_death='drop' and an overstayed timeout: dropped as well, and HoldExpired says so, also through attach()."""
-    with (  # noqa: PT012
+    with (
         pytest.raises(HoldExpired, match="deleted the plug with what it held"),
         libnlplug.attach(wire.device, netns=wire.near) as plug,
         plug.hold(timeout=0.2, on_death="drop"),
@@ -459,7 +459,7 @@ def test_drop_is_only_for_death(wire: Wire, plug: PlugQdisc) -> None:
     with plug.hold(on_death="drop"):
         numbers = expect_held(wire, plug)
     expect_flow(wire, numbers)
-    with pytest.raises(Fault), plug.hold(timeout=5, on_death="drop"):  # noqa: PT012
+    with pytest.raises(Fault), plug.hold(timeout=5, on_death="drop"):
         numbers = expect_held(wire, plug)
         raise Fault
     expect_flow(wire, numbers)

@@ -101,7 +101,7 @@ def test_a_limit_below_one_packet_drops_all(wire: Wire, plug: PlugQdisc) -> None
 def test_after_an_expiry_only_the_time_is_known(wire: Wire, plug: PlugQdisc) -> None:
     """What was in the plug when the guard released it, nobody counted: the report says None, not a guess."""
     began = time.monotonic()
-    with pytest.raises(HoldExpired), plug.hold(timeout=0.05) as held:  # noqa: PT012
+    with pytest.raises(HoldExpired), plug.hold(timeout=0.05) as held:
         numbers = wire.send(3)
         wire.expect(numbers)
     assert (held.packets, held.bytes, held.dropped, held.limit_needed, held.expired) == (None, None, None, None, True)
