@@ -8,7 +8,7 @@ REAL_KERNEL := testkernel/with-plug
 SOURCES := setup.py pyproject.toml build_ffi.py $(wildcard vendor_headers/* libnlplug/*.[ch])
 export PYTHON
 
-.PHONY: demo test lint types unit parity kernel-test wheel clean for-demo for-test
+.PHONY: demo test lint types unit parity kernel-test wheel docs pictures race faults clean for-demo for-test
 
 demo: .venv/built | for-demo
 	@$(REAL_KERNEL) $(PY) demo/demo.py
@@ -35,6 +35,19 @@ kernel-test: .venv/built | for-test
 wheel: .venv/built
 	$(PY) -m pip wheel --no-deps --wheel-dir dist .
 
+docs: .venv/built
+	$(PY) -m sphinx -q -W -b html docs build/docs
+
+pictures: .venv/built
+	$(PY) docs/img/queue.py > docs/img/queue.svg
+	$(REAL_KERNEL) $(PY) docs/recordings/record.py
+
+race: .venv/built
+	RACE_RUNS=100 $(REAL_KERNEL) $(PY) -m pytest -s examples/race
+
+faults: .venv/built
+	testkernel/run --pin 1 --mem 3G --timeout 1800 -- $(PY) benchmarks/faults/run.py $(ARGS)
+
 clean:
 	rm -rf .venv build dist *.egg-info libnlplug/*.so libnlplug/_libnl.c libnlplug/libnlplug-guard .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -46,5 +59,5 @@ for-demo for-test:
 
 .venv/built: $(SOURCES) | for-demo
 	test -x $(PY) || $(PYTHON) -m venv --clear .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
 	@touch $@

@@ -117,7 +117,7 @@ ffi.cdef(
     """
 )
 ffi.cdef((HEADERS / "libnl_functions.h").read_text())
-for ours in ("exchange.h", "guard_protocol.h"):
+for ours in ("exchange.h", "guard_protocol.h", "holder.h"):
     ffi.cdef((HERE / "libnlplug" / ours).read_text())
 
 ffi.set_source(
@@ -144,17 +144,19 @@ ffi.set_source(
     #include "libnl_functions.h"
     #include "exchange.h"
     #include "guard_protocol.h"
+    #include "holder.h"
 
     int libnlplug_spawn(const char *path, char *const argv[], int commands);
     int libnlplug_tcx_programs(int ifindex, int ingress);
     """,
-    sources=["libnlplug/exchange.c", "libnlplug/spawn.c", "libnlplug/tcx.c"],
+    sources=["libnlplug/exchange.c", "libnlplug/holder.c", "libnlplug/spawn.c", "libnlplug/tcx.c"],
     include_dirs=["vendor_headers", "libnlplug"],
     depends=[
         "vendor_headers/libnl_enums.h",
         "vendor_headers/libnl_functions.h",
         "libnlplug/exchange.h",
         "libnlplug/guard_protocol.h",
+        "libnlplug/holder.h",
     ],
     extra_link_args=["-l:libnl-route-3.so.200", "-l:libnl-3.so.200", "-Wl,-z,now"],
     py_limited_api=True,

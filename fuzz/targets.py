@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import json
 import math
 import os
@@ -297,7 +298,7 @@ def kernel_answers(source: Source) -> None:
         lambda: ifb.ifbs(route),
         plug.buffer,
         plug.stats,
-        plug._buffer_and_read,
+        lambda: plug._act_and_read("buffer"),
         lambda: plug._create(None),
         lambda: qdisc.attach_by(route, "lo", lib.TC_H_ROOT, None, 1000),
         lambda: redirect.make_clsact(route, 1, "lo", False),
@@ -356,7 +357,8 @@ def guard_answers(source: Source) -> None:
     """Whatever a guard answers, holding and releasing end with an answer or a NetlinkError."""
     ours, theirs = guard.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     made = guard.Guard.__new__(guard.Guard)
-    made._lock, made._asking, made._numbers = RLock(), allocate_lock(), 0
+    made._lock, made._asking, made._numbers = RLock(), allocate_lock(), itertools.count(1)
+    made._page = ffi.new("struct guard_page *", {"state": source.number(32), "alive": source.number(32), "timer": -1})
     made._device, made._marks, made._socket, made.pid = "lo", ["libnlplug-fuzz/nobody"], ours, 0
     made._route = silent_line().route
     for _ in range(source.below(4)):

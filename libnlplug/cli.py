@@ -116,6 +116,8 @@ def _hold(args: argparse.Namespace) -> int:
         failed = EXPIRED if isinstance(error, HoldExpired) else NOT_HELD
         what = "the command was not run" if ended is None else f"the command's status was {ended}"
         troubles.append(f"{_words(error)}; {what}")
+    finally:
+        command.close()
     status = failed or ended or DONE
     if args.json:
         import json
@@ -250,6 +252,17 @@ class _Verb:
         more: str = "",
     ) -> None:
         self.name, self.run, self.help, self.arguments, self.more = name, run, help, arguments, more
+
+    def fill(self, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        """Make the parser this verb's."""
+        parser.description = f"{self.help[:1].upper()}{self.help[1:]}."
+        parser.epilog = self.more
+        if self.name == "hold":
+            parser.usage = "libnlplug hold DEV [options] -- COMMAND..."
+        for names, options in self.arguments:
+            parser.add_argument(*names, **options)
+        parser.set_defaults(run=self.run, verb=self.name, man=False, bash_completion=False)
+        return parser
 
 
 def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -429,7 +442,19 @@ VERBS = (
 )
 
 
+def _formatter(prog: str, **options: Any) -> argparse.HelpFormatter:
+    """argparse's own, which would load shutil (and with it four compressors) to ask for the terminal's width."""
+    try:
+        width = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(1).columns
+    except (OSError, ValueError):
+        width = 80
+    return argparse.HelpFormatter(prog, width=width - 2, **options)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_formatter, **options)
+
     def error(self, message: str) -> NoReturn:
         """One line, and where to find more."""
         _err(f"{self.prog}: {message} (try '{self.prog} --help')")
@@ -443,7 +468,6 @@ def parser() -> argparse.ArgumentParser:
         description="Hold the packets of a Linux network device and let them go again. A hold stops traffic.",
         epilog="Sizes are written as tc writes them: 65536, 64k or 32mb. Exit status: 0 done, 1 failed, 2 not"
         " understood; that of 'hold' is the command's own, or as timeout's: 'libnlplug --man' lists them.",
-        allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"libnlplug {__version__}", help="print the version")
     top.add_argument("--man", action="store_true", help="print the manual page: libnlplug --man | man -l -")
@@ -454,18 +478,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
     for verb in VERBS:
-        usage = "libnlplug hold DEV [options] -- COMMAND..." if verb.name == "hold" else None
-        sub = verbs.add_parser(
-            verb.name,
-            help=verb.help,
-            description=f"{verb.help[:1].upper()}{verb.help[1:]}.",
-            epilog=verb.more,
-            usage=usage,
-            allow_abbrev=False,
-        )
-        for names, options in verb.arguments:
-            sub.add_argument(*names, **options)
-        sub.set_defaults(run=verb.run)
+        verb.fill(verbs.add_parser(verb.name, help=verb.help))
     return top
 
 
@@ -494,7 +507,9 @@ def _words(error: OSError) -> str:
 
 def _read(words: list[str]) -> argparse.Namespace:
     """The words as the table reads them; SystemExit, after one line on stderr, where it cannot."""
-    top = parser()
+    verb = next((verb for verb in VERBS if words[:1] == [verb.name]), None)
+    # To make all the parsers takes longer than the rest of most commands.
+    top = parser() if verb is None else verb.fill(_Parser(prog=f"libnlplug {verb.name}"))
     command: list[str] | None = None
     if words[:1] == ["hold"]:
         if "--" in words:
@@ -502,7 +517,7 @@ def _read(words: list[str]) -> argparse.Namespace:
             words, command = words[:at], words[at + 1 :]
         if not command and not {"-h", "--help"}.intersection(words):
             top.error("hold needs '--' and a command: libnlplug hold DEV [options] -- COMMAND...")
-    args = top.parse_args(words)
+    args = top.parse_args(words if verb is None else words[1:])
     if args.man or args.bash_completion:
         args.run = _man if args.man else _completion
     elif args.verb is None:

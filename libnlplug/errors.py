@@ -236,7 +236,7 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
         _errno.EINVAL,
         "different parent",
         HandleInUse,
-        "the device has a qdisc with this handle elsewhere: choose another handle",
+        "the device has a qdisc with this handle elsewhere: give it another one (handle=, --handle)",
     ),
     (
         _errno.EINVAL,

@@ -20,7 +20,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <linux/gen_stats.h>
 #include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 
 #include "libnl_enums.h"
 #include "libnl_functions.h"
@@ -109,6 +111,18 @@ static int says_done(const struct nlmsghdr *header)
 	return header->nlmsg_type == NLMSG_ERROR && ((const struct nlmsgerr *)NLMSG_DATA(header))->error == 0;
 }
 
+/* Take up to ``count`` datagrams with one call; how many came, or -1. */
+static int receive(int fd, struct mmsghdr *datagrams, unsigned int count)
+{
+	ssize_t size;
+
+	if (count > 1)
+		return recvmmsg(fd, datagrams, count, MSG_DONTWAIT, NULL);
+	size = recvmsg(fd, &datagrams->msg_hdr, MSG_DONTWAIT);
+	datagrams->msg_len = size;
+	return size < 0 ? -1 : 1;
+}
+
 /*
  * Send the messages, of which the last has the number ``last`` and asks for an ACK, and collect what the kernel says.
  * NULL: all is done, and there is nothing to tell. Else the errors and objects, to be freed, with an ``error`` if the
@@ -117,6 +131,7 @@ static int says_done(const struct nlmsghdr *header)
 struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const char *messages, size_t length,
 					    uint32_t last)
 {
+	int one_message = length <= NLMSG_ALIGN(((const struct nlmsghdr *)messages)->nlmsg_len);
 	struct libnlplug_answer *answer = NULL;
 	int over = 0, lost = 0, error;
 
@@ -126,21 +141,26 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 		union {
 			struct nlmsghdr header;
 			char bytes[DATAGRAM];
-		} datagram;
-		struct iovec part = { .iov_base = &datagram, .iov_len = sizeof datagram };
-		struct msghdr received = { .msg_iov = &part, .msg_iovlen = 1 };
-		ssize_t size = recvmsg(line->fd, &received, MSG_DONTWAIT);
+		} datagrams[2];
+		struct iovec parts[] = { { datagrams + 0, DATAGRAM }, { datagrams + 1, DATAGRAM } };
+		struct mmsghdr received[] = { { .msg_hdr = { .msg_iov = parts + 0, .msg_iovlen = 1 } },
+					      { .msg_hdr = { .msg_iov = parts + 1, .msg_iovlen = 1 } } };
+		int count = receive(line->fd, received, one_message ? 1 : 2);
 
-		if (size < 0 && errno == ENOBUFS)
+		if (count < 0 && errno == ENOBUFS)
 			lost = ENOBUFS;		/* the queue was full; what is in it can still be read */
-		else if (size < 0 && errno != EINTR)
+		else if (count < 0 && errno != EINTR)
 			error = lost ? lost : errno;
-		else if (size >= (ssize_t)sizeof datagram.header) {
-			over = ends(&datagram.header, size, last);
-			if (received.msg_flags & MSG_TRUNC)
+		for (int i = 0; i < count; i++) {
+			size_t size = received[i].msg_len;
+
+			if (size < sizeof datagrams[i].header)
+				continue;
+			over |= ends(&datagrams[i].header, size, last);
+			if (received[i].msg_hdr.msg_flags & MSG_TRUNC)
 				lost = EMSGSIZE;
-			if (!says_done(&datagram.header))
-				answer = append(answer, datagram.bytes, size);
+			if (!says_done(&datagrams[i].header))
+				answer = append(answer, datagrams[i].bytes, size);
 		}
 	}
 	if (error)
@@ -175,4 +195,55 @@ struct nl_object *libnlplug_object(const char *message)
 		nlmsg_free(msg);
 	}
 	return object;
+}
+
+/* The attribute of this type among those that begin at ``at``, NULL where there is none. */
+static struct rtattr *attribute(struct rtattr *at, int left, int type)
+{
+	for (; RTA_OK(at, left); at = RTA_NEXT(at, left))
+		if ((at->rta_type & NLA_TYPE_MASK) == type)
+			return at;
+	return NULL;
+}
+
+/* The counters of the queue of a qdisc that the kernel shows. */
+static void count(const struct nlmsghdr *header, struct libnlplug_counters *counters)
+{
+	int left = (int)header->nlmsg_len - (int)NLMSG_LENGTH(sizeof(struct tcmsg));
+	struct rtattr *found = attribute(TCA_RTA(NLMSG_DATA(header)), left, TCA_STATS2);
+	struct gnet_stats_queue queue;
+
+	if (found)
+		found = attribute(RTA_DATA(found), RTA_PAYLOAD(found), TCA_STATS_QUEUE);
+	if (!found || RTA_PAYLOAD(found) < sizeof queue)
+		return;
+	memcpy(&queue, RTA_DATA(found), sizeof queue);
+	counters->known = 1;
+	counters->qlen = queue.qlen;
+	counters->backlog = queue.backlog;
+	counters->drops = queue.drops;
+}
+
+/*
+ * The same for two messages: a question about a qdisc, numbered 0, and a request, numbered 1. The counters are those
+ * before the request, known where the question was answered; NULL means that the request was carried out.
+ */
+struct libnlplug_answer *libnlplug_exchange_counting(struct libnlplug_line *line, const char *messages, size_t length,
+						     struct libnlplug_counters *counters)
+{
+	struct libnlplug_answer *answer = libnlplug_exchange(line, messages, length, 1);
+	struct nlmsghdr *header = answer ? (struct nlmsghdr *)answer->messages : NULL;
+	int left = answer ? answer->length : 0;
+	int done = !answer || !answer->error;
+
+	for (; NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) {
+		if (header->nlmsg_type == RTM_NEWQDISC)
+			count(header, counters);
+		else if (header->nlmsg_seq == 1)
+			done = 0;
+	}
+	if (!done)
+		return answer;
+	libnlplug_answer_free(answer);
+	return NULL;
 }

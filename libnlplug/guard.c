@@ -4,10 +4,10 @@
  * process dies or holds for longer than it said it would.
  *
  *	          commands            +-------+   release or drop, when the pidfd or the clock says so
- *	holder <----------------> [0] | guard | [2] -----------------------------------------------> kernel
- *	   ^----- pidfd ---------- [1] |       | [4...] marks: "this plug is being held", one abstract socket a plug
- *	   ^----- /proc/PID/task - [3] |       |
- *	                              +-------+
+ *	holder <----------------> [0] | guard | -----------------------------------------------> kernel
+ *	   ^----- pidfd ---------- [1] |       | marks: "this plug is being held", one abstract socket a plug
+ *	   ^----- /proc/PID/task ----- |       |
+ *	   `----> timer, page -------> +-------+
  *
  * A program of its own, with neither Python nor libnl, so that it shares nothing with the holder that could fail
  * together with it: no memory, no locks, no descriptors. It is started in the network namespace of the plug. Everything
@@ -31,6 +31,7 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+#include <linux/futex.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 
@@ -39,9 +40,10 @@
 enum {
 	COMMANDS,		/* descriptor 0: the socket of the holder */
 	HOLDER,			/* descriptor 1: the holder's pidfd */
+	TIMER,			/* what is polled after these two: the timer, if there is one, and the marks */
+	MARKS,
 	BATCH_MAX = 32768,	/* bytes in one send; a socket's default buffer takes several times that */
 	TRIES = 100,		/* of a release that the kernel could not do for a passing reason, 10 ms apart */
-	LOOK = 10000000,	/* nanoseconds between two looks at the holder's threads, while it holds */
 	DYING = 0x404,		/* PF_EXITING and PF_SIGNALED of the kernel's include/linux/sched.h */
 };
 
@@ -50,12 +52,11 @@ static struct pollfd *polled;
 static unsigned int marks;
 static int route = -1;
 static int threads = -1;
+static int timer = -1;
 static struct guard_info info;
-static int holding;
-static uint32_t number;
-static int drop_instead;
+static struct guard_page own_page;
+static struct guard_page *page = &own_page;	/* the holder's, if it came with the configuration */
 static int expiry_error;
-static struct timespec deadline;
 
 struct batch {
 	char *messages;
@@ -64,12 +65,37 @@ struct batch {
 
 static struct batch release_batch, drop_batch;
 
-static int64_t until_deadline(void)
+static int state(void)
+{
+	return __atomic_load_n(&page->state, __ATOMIC_ACQUIRE) & 0xff;
+}
+
+static int is_on(void)
+{
+	return state() == GUARD_HELD || state() == GUARD_LEAVING;
+}
+
+/* The holder changes it too: whether it was ``from``, and with whatever number is ``to`` now. */
+static int change_state(enum guard_state from, enum guard_state to)
+{
+	uint32_t before = __atomic_load_n(&page->state, __ATOMIC_ACQUIRE);
+	uint32_t after = to < GUARD_TAKING ? to : (before & ~0xffU) | to;
+
+	return (before & 0xff) == from &&
+	       __atomic_compare_exchange_n(&page->state, &before, after, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+static int64_t now_on(clockid_t clock)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (deadline.tv_sec - now.tv_sec) * 1000000000LL + (deadline.tv_nsec - now.tv_nsec);
+	clock_gettime(clock, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static int64_t until_deadline(void)
+{
+	return page->timeout - (now_on(CLOCK_MONOTONIC) - page->begun);
 }
 
 /* The first error among the answers that are queued, 0 for none. The kernel queued them before the send returned. */
@@ -164,7 +190,7 @@ static int permission(void)
 static void remove_marks(void)
 {
 	for (unsigned int i = 0; i < marks; i++)
-		close(polled[2 + i].fd);
+		close(polled[MARKS + i].fd);
 	marks = 0;
 }
 
@@ -191,7 +217,7 @@ static int make_marks(uint32_t length, uint32_t *taken)
 			remove_marks();
 			return error;
 		}
-		polled[2 + marks++] = (struct pollfd){ .fd = fd, .events = POLLIN };
+		polled[MARKS + marks++] = (struct pollfd){ .fd = fd, .events = POLLIN };
 	}
 	/* Who asks for the holder takes one descriptor more. */
 	spare = fcntl(COMMANDS, F_DUPFD_CLOEXEC, 0);
@@ -209,25 +235,29 @@ static int start_hold(const struct guard_command *command, uint32_t marks_length
 {
 	/* A detached hold without a timeout would be ended by nobody and nothing. */
 	int senseless = command->timeout < 0 || (command->detached && !command->timeout);
-	int error = holding ? EBUSY : senseless ? EINVAL : make_marks(marks_length, taken);
+	int error;
 
-	if (error)
-		return error;
-	clock_gettime(CLOCK_MONOTONIC, &deadline);
-	deadline.tv_sec += command->timeout / 1000000000;
-	deadline.tv_nsec += command->timeout % 1000000000;
+	if (senseless)
+		return EINVAL;
+	if (!change_state(GUARD_KEPT, GUARD_TAKING)) {
+		if (state() != GUARD_FREE)
+			return EBUSY;
+		error = make_marks(marks_length, taken);
+		if (error)
+			return error;
+	}
+	page->begun = now_on(CLOCK_MONOTONIC);
+	page->timeout = command->timeout;
+	page->limit = command->limit;
+	page->drop = command->drop;
+	page->since = command->since;
 	info.detached = command->detached;
-	info.timeout = command->timeout;
-	info.since = command->since;
-	info.limit = command->limit;
-	number = command->number;
-	drop_instead = command->drop;
 	expiry_error = 0;
-	holding = 1;
 	/* The holder's death means nothing to a detached hold. */
 	polled[HOLDER].fd = command->detached ? -1 : HOLDER;
 	/* A detached guard can be told that it is no longer needed. */
 	signal(SIGUSR1, command->detached ? SIG_DFL : SIG_IGN);
+	__atomic_store_n(&page->state, command->number << 8 | GUARD_HELD, __ATOMIC_RELEASE);
 	return 0;
 }
 
@@ -236,16 +266,25 @@ static int end_hold(const struct batch *batch, int without_end)
 {
 	int error = send_batch(batch, without_end);
 
-	holding = 0;
 	polled[HOLDER].fd = HOLDER;
 	remove_marks();
+	__atomic_store_n(&page->state, GUARD_FREE, __ATOMIC_RELEASE);
 	return error;
 }
 
-/* The holder is dead or late. */
+/* The holder is dead or late. One that was about to release, and only that, is helped; it may yet do it again. */
 static void holder_failed(void)
 {
-	expiry_error = end_hold(drop_instead ? &drop_batch : &release_batch, 1);
+	if (change_state(GUARD_HELD, GUARD_ENDING))
+		expiry_error = end_hold(page->drop ? &drop_batch : &release_batch, 1);
+	else if (state() == GUARD_LEAVING)
+		send_batch(&release_batch, 0);
+}
+
+/* Whether the command is about the hold that is on: the one of this number, or any for 0. */
+static int is_about(uint32_t number)
+{
+	return is_on() && (!number || (number & 0xffffff) == __atomic_load_n(&page->state, __ATOMIC_ACQUIRE) >> 8);
 }
 
 static void obey(uint32_t marks_length)
@@ -258,29 +297,40 @@ static void obey(uint32_t marks_length)
 		return;
 	if (length != sizeof command || command.what == GUARD_END) {
 		/* The end of the conversation. A detached hold goes on without one. */
-		if (holding && info.detached) {
+		if (is_on() && info.detached) {
 			polled[COMMANDS].fd = -1;
 			return;
 		}
-		if (holding)
-			holder_failed();
+		holder_failed();
 		_exit(0);
 	}
-	if (command.what == GUARD_HOLD) {
+	if (command.what == GUARD_HOLD)
 		answer.error = start_hold(&command, marks_length, &answer.mark);
-	} else {
-		answer.expired = !holding || (command.number && command.number != number);
-		answer.error = answer.expired ? expiry_error : end_hold(&release_batch, 0);
+	else if (is_about(command.number) &&
+		 (change_state(GUARD_HELD, GUARD_ENDING) || change_state(GUARD_LEAVING, GUARD_ENDING)))
+		answer.error = end_hold(&release_batch, 0);
+	else {
+		answer.expired = 1;
+		answer.error = expiry_error;
 	}
 	send(COMMANDS, &answer, sizeof answer, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/* Marks that were only kept for the next hold are given up: the visitor sees that nobody holds. */
 static void tell_visitor(int mark)
 {
-	int visitor = accept4(mark, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int visitor;
 
+	if (change_state(GUARD_KEPT, GUARD_FREE)) {
+		remove_marks();
+		return;
+	}
+	visitor = accept4(mark, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (visitor < 0)
 		return;
+	info.timeout = page->timeout;
+	info.limit = page->limit;
+	info.since = page->since ? page->since : now_on(CLOCK_REALTIME) - (now_on(CLOCK_MONOTONIC) - page->begun);
 	send(visitor, &info, sizeof info, MSG_NOSIGNAL | MSG_DONTWAIT);
 	close(visitor);
 }
@@ -342,35 +392,39 @@ static int holder_dying(void)
 static void watch(uint32_t marks_length)
 {
 	for (;;) {
-		int look = holding && !info.detached && threads >= 0;
-		int timed = holding && info.timeout;
-		int64_t left = timed ? until_deadline() : LOOK;
+		int moving = state() == GUARD_TAKING || state() == GUARD_LEAVING;	/* the holder says no word then */
+		int look = moving || (is_on() && !info.detached && threads >= 0);
+		int timed = state() == GUARD_HELD && page->timeout;
+		int64_t left = timed ? until_deadline() : GUARD_LOOK;
 		struct timespec wait = { 0 };
+		uint64_t times;
 
-		if (look && left > LOOK)
-			left = LOOK;
+		if (look && left > GUARD_LOOK)
+			left = GUARD_LOOK;
 		if (left > 0)
 			wait = (struct timespec){ left / 1000000000, left % 1000000000 };
-		if (ppoll(polled, 2 + marks, look || timed ? &wait : NULL, NULL) < 0)
-			for (unsigned int i = 0; i < 2 + marks; i++)
+		if (ppoll(polled, MARKS + marks, look || timed ? &wait : NULL, NULL) < 0)
+			for (unsigned int i = 0; i < MARKS + marks; i++)
 				polled[i].revents = 0;
+		/* A hold has begun, and has perhaps ended since: the state tells. */
+		if (polled[TIMER].revents && read(polled[TIMER].fd, &times, sizeof times) < 0)
+			errno = 0;
 		/* What the holder asked for counts, even if it has died since. */
 		if (polled[COMMANDS].revents)
 			obey(marks_length);
-		if (polled[HOLDER].revents || (holding && look && holder_dying())) {
-			if (holding)
-				holder_failed();
+		if (polled[HOLDER].revents || (look && is_on() && threads >= 0 && holder_dying())) {
+			holder_failed();
 			_exit(0);
 		}
-		if (holding && info.timeout && until_deadline() <= 0) {
+		if (is_on() && page->timeout && until_deadline() <= 0) {
 			holder_failed();
 			if (info.detached)
 				_exit(0);
 			continue;
 		}
 		for (unsigned int i = 0; i < marks; i++)
-			if (polled[2 + i].revents)
-				tell_visitor(polled[2 + i].fd);
+			if (polled[MARKS + i].revents)
+				tell_visitor(polled[MARKS + i].fd);
 	}
 }
 
@@ -422,6 +476,46 @@ static int well_named(const char *names, size_t length)
 	return 1;
 }
 
+/* The page says that the guard is there, until the kernel takes that away, however the guard ends. */
+static void show_life(void)
+{
+	static struct robust_list_head list;
+
+	list.list.next = (struct robust_list *)&page->alive_entry;
+	list.futex_offset = offsetof(struct guard_page, alive) - offsetof(struct guard_page, alive_entry);
+	memcpy(&page->alive_entry, &(struct robust_list *){ &list.list }, sizeof(struct robust_list *));
+	if (!syscall(SYS_set_robust_list, &list, sizeof list))
+		__atomic_store_n(&page->alive, syscall(SYS_gettid), __ATOMIC_RELEASE);
+}
+
+/* Take the configuration, and the page and the timer that may come with it; whether that worked. */
+static int receive(size_t length)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(2 * sizeof(int))];
+	} control;
+	struct iovec part = { .iov_base = config, .iov_len = length };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+				  .msg_controllen = sizeof control };
+	int came[2];
+	void *shared;
+
+	if (recvmsg(COMMANDS, &message, MSG_CMSG_CLOEXEC) != (ssize_t)length)
+		return 0;
+	if (message.msg_controllen < CMSG_LEN(sizeof came) || control.header.cmsg_type != SCM_RIGHTS ||
+	    control.header.cmsg_len != CMSG_LEN(sizeof came))
+		return 1;
+	memcpy(came, CMSG_DATA(&control.header), sizeof came);
+	shared = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, came[0], 0);
+	close(came[0]);
+	if (shared == MAP_FAILED)
+		return 0;
+	page = shared;
+	timer = came[1];
+	return 1;
+}
+
 /* Everything that can fail, before the answer that says it did not. */
 static int prepare(const struct guard_config *head, ssize_t length)
 {
@@ -439,11 +533,12 @@ static int prepare(const struct guard_config *head, ssize_t length)
 	    !well_named(drop_batch.messages + drop_batch.length, head->marks_length))
 		return EPROTO;
 	info.holder = head->holder;
-	polled = calloc(2 + head->marks_length / 2, sizeof *polled);
+	polled = calloc(MARKS + head->marks_length / 2, sizeof *polled);
 	if (!polled)
 		return ENOMEM;
 	polled[COMMANDS] = (struct pollfd){ .fd = COMMANDS, .events = POLLIN };
 	polled[HOLDER] = (struct pollfd){ .fd = HOLDER, .events = POLLIN };
+	polled[TIMER] = (struct pollfd){ .fd = timer, .events = POLLIN };
 
 	for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
 		signal(ignored[i], SIG_IGN);
@@ -465,6 +560,7 @@ static int prepare(const struct guard_config *head, ssize_t length)
 	if (route < 0)
 		return errno;
 	threads = open_threads();
+	show_life();
 	return permission();
 }
 
@@ -479,7 +575,7 @@ int main(void)
 	if (poll(first, 2, -1) > 0 && first[COMMANDS].revents)
 		length = recv(COMMANDS, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
 	config = length > 0 ? calloc(1, length) : NULL;
-	if (!config || recv(COMMANDS, config, length, 0) != length)
+	if (!config || !receive(length))
 		return 1;
 	memcpy(&head, config, (size_t)length < sizeof head ? (size_t)length : sizeof head);
 	answer.error = prepare(&head, length);

@@ -24,6 +24,7 @@ from _socket import (
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
     MSG_PEEK,
+    SCM_RIGHTS,
     SO_PEERCRED,
     SO_RCVTIMEO,
     SO_SNDTIMEO,
@@ -34,6 +35,7 @@ from _socket import (
 )
 from _socket import socket as Socket
 from _thread import RLock, allocate_lock
+from itertools import count
 
 from ._libnl import ffi, lib
 from ._record import Record
@@ -77,7 +79,7 @@ class Guard:
     def __init__(self, route: RouteSocket, device: str, marks: list[str], release: bytes, drop: bytes) -> None:
         self._lock = RLock()
         self._asking = allocate_lock()  # by this thread, and not a flag: an interrupt cannot leave it set
-        self._numbers = 0
+        self._numbers = count(1)
         self._route = route
         self._device = device
         self._marks = marks
@@ -95,8 +97,13 @@ class Guard:
             ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         except OSError as error:
             raise self._unavailable(error.errno or 0) from None
-        ours_ready = False
+        ours_ready, owned = False, None
+        file = ffi.new("int *", -1)
         try:
+            page = lib.libnlplug_page_new(file)
+            if page == ffi.NULL:
+                raise self._unavailable(ffi.errno)
+            self._page = owned = ffi.gc(page, lib.libnlplug_page_free)
             timeout = ffi.new("long[2]", [ANSWER_TIMEOUT, 0])
             for option in (SO_RCVTIMEO, SO_SNDTIMEO):
                 ours.setsockopt(SOL_SOCKET, option, ffi.buffer(timeout)[:])
@@ -109,7 +116,9 @@ class Guard:
             names = b"".join(mark.encode() + b"\0" for mark in self._marks)
             head = ffi.new("struct guard_config *", [len(release), len(drop), len(names), os.getpid()])
             try:
-                ours.send(ffi.buffer(head)[:] + release + drop + names, MSG_NOSIGNAL)
+                descriptors = ffi.new("int[2]", [file[0], page.timer])
+                rights = [(SOL_SOCKET, SCM_RIGHTS, ffi.buffer(descriptors)[:])]
+                ours.sendmsg([ffi.buffer(head)[:], release, drop, names], rights, MSG_NOSIGNAL)
                 answer = _answer(ours.recv(64))
             except BlockingIOError:
                 raise self._unavailable(errno.ETIMEDOUT) from None
@@ -125,8 +134,12 @@ class Guard:
             return ours
         finally:
             theirs.close()
+            if file[0] >= 0:
+                os.close(file[0])
             if not ours_ready:
                 ours.close()
+                if owned is not None:
+                    ffi.release(owned)  # now, and not when the last traceback is gone: it has a descriptor
 
     def _unavailable(self, number: int) -> NetlinkError:
         words = os.strerror(number) if number else "it ended at once"
@@ -145,6 +158,11 @@ class Guard:
         return GuardUnavailable(number or None, f"{message}; {hint}", "hold", self._device, hint=hint)
 
     @property
+    def ready(self) -> bool:
+        """Whether the guard's process is there. Asks nobody: the kernel keeps it in the page."""
+        return bool(lib.libnlplug_guard_is_alive(self._page)) and self._socket.fileno() >= 0
+
+    @property
     def alive(self) -> bool:
         """Whether the guard can still be spoken to: not closed here, and not ended there."""
         with self._lock:
@@ -156,10 +174,8 @@ class Guard:
                 return False
 
     def new_number(self) -> int:
-        """A number for the next hold."""
-        with self._lock:
-            self._numbers = self._numbers % 0xFFFF_FFFF + 1
-            return self._numbers
+        """A number for the next hold: 24 bits, and never 0."""
+        return next(self._numbers) & 0xFF_FFFF or next(self._numbers) & 0xFF_FFFF
 
     def hold(
         self,
@@ -176,6 +192,8 @@ class Guard:
         GuardUnavailable where the guard does not answer.
         """
         nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
+        if not detached and lib.libnlplug_hold_begin(self._page, number, drop, nanoseconds, limit or 0):
+            return
         command = ffi.new(
             "struct guard_command *", [lib.GUARD_HOLD, drop, detached, number, nanoseconds, time.time_ns(), limit or 0]
         )
@@ -199,6 +217,26 @@ class Guard:
                 why = "a socket that answers nobody sits on the plug's mark ('ss -xap' may show whose); end it"
                 raise PlugBusy.by(self._device, 0, why)
             time.sleep(0.001)  # a hold that has ended in between, and perhaps another one that has begun
+
+    @property
+    def begun(self) -> float:
+        """When the hold that is on began, on the clock of time.monotonic()."""
+        return float(self._page.begun) / 1e9
+
+    def is_on(self, number: int) -> bool:
+        """Whether this hold has neither expired nor ended."""
+        return bool(self._page.state == number << 8 | lib.GUARD_HELD)
+
+    def leave(self, number: int) -> bool:
+        """Whether this hold has not expired: then it will not any more, and is to be released, and left() be called.
+
+        Should this process die in between, the guard releases.
+        """
+        return bool(lib.libnlplug_hold_leave(self._page, number))
+
+    def left(self, number: int) -> None:
+        """It was released. The guard keeps the mark for the next hold, and gives it to whoever else wants to hold."""
+        lib.libnlplug_hold_left(self._page, number)
 
     def release(self, number: int = 0) -> CData | None:
         """End the hold of this number, or the one that is on: the guard releases, then takes its mark away.
@@ -236,7 +274,7 @@ class Guard:
             except OSError:
                 pass
 
-    def leave(self) -> None:
+    def go_on(self) -> None:
         """Let a detached guard go on alone."""
         with self._lock:
             self._socket.close()

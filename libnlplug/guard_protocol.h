@@ -7,9 +7,37 @@
  *	holder: guard_command HOLD					guard: guard_answer; the holder sends buffer after it
  *	holder: guard_command RELEASE					guard: guard_answer, after it released
  *	holder: guard_command END					guard: ends
+ *
+ * With the guard_config may come two descriptors: a file of the size of guard_page, which both map, and a timerfd. Then
+ * the marks of a hold that the holder has ended stay, and its next hold needs no conversation:
+ *
+ *	FREE --guard: HOLD--> HELD --holder--> LEAVING --holder--> KEPT --holder--> TAKING --holder--> HELD
+ *
+ *	FREE	no marks: nobody holds
+ *	KEPT	the marks are there, and nobody holds; whoever asks for the holder makes the guard give them up: FREE
+ *	TAKING	the holder writes down its next hold
+ *	HELD	the guard releases or drops if the holder dies or overstays; ENDING: it is about to
+ *	LEAVING	the holder is about to release; the guard releases if it dies before it has
+ *
+ * The holder sets the timer with each hold, so that the guard, which sleeps between holds, begins to look.
  */
 
 enum guard_what { GUARD_HOLD = 1, GUARD_RELEASE, GUARD_END };
+
+enum guard_state { GUARD_FREE, GUARD_KEPT, GUARD_TAKING, GUARD_HELD, GUARD_LEAVING, GUARD_ENDING };
+enum guard_time { GUARD_LOOK = 10000000 };	/* nanoseconds between two looks at the holder's threads, while it holds */
+
+struct guard_page {
+	uint32_t state;			/* a guard_state, and above its 8 bits the lower 24 of the hold's number */
+	uint32_t alive;			/* the guard's thread id; the kernel takes it away when the guard ends: a robust futex */
+	uint64_t alive_entry;		/* the kernel's list of such */
+	uint32_t drop;			/* what follows is as in guard_command */
+	int32_t timer;			/* the holder's descriptor of the timer */
+	int64_t timeout;
+	int64_t limit;
+	int64_t since;			/* 0 for what begun says */
+	int64_t begun;			/* CLOCK_MONOTONIC, nanoseconds */
+};
 
 /* The lengths are those of the three parts that follow it in the same datagram. */
 struct guard_config {

@@ -5,9 +5,10 @@
       guard: HOLD  ->  buffer  ->  ...the block...  ->  guard: RELEASE
       '-- from here on the guard releases if this process dies or overstays --'
 
-The guard is armed before the buffer message is sent, so no moment is unguarded, and it is the guard that releases at
-the end: whether the time was up or the block had ended is decided in one place, and a block that ends late cannot
-release what somebody else has begun to hold in the meantime.
+The guard is armed before the buffer message is sent, so no moment is unguarded. Whether the time was up or the block
+had ended is decided in one place, the page that holder and guard share (guard_protocol.h), and the plug's mark stays
+the guard's until the release is done: a block that ends late cannot release what somebody else has begun to hold in
+the meantime.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from ._libnl import lib
 from .errors import HoldExpired, NetlinkError, PlugBusy
 from .guard import Guard, mark_name
-from .route import message_bytes
+from .route import ClosedError, message_bytes
 
 __all__ = ["Hold", "HoldReport", "PacketsDropped"]
 
@@ -26,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ._libnl import CData
     from .guard import Holder
     from .qdisc import PlugQdisc, PlugStats
 
@@ -81,28 +83,41 @@ class Hold:
         self._report = HoldReport()
         self._guard: Guard | None = None
         self._number = 0
-        self._pid = 0
         self._over = False
         self._begun = 0.0
         self._expiry_error = 0
         self._drops_before: int | None = None
+        self._held: PlugStats | CData | None = None
 
     def __enter__(self) -> HoldReport:
         if self._guard is not None:
             raise RuntimeError("a hold is entered once: call hold() again for another one")
         plug = self._plug
         self._guard = guard = plug._guarded()
-        self._number, self._pid = guard.new_number(), os.getpid()
+        self._number = guard.new_number()
         armed = False
         try:
             guard.hold(self._timeout, number=self._number, drop=self._drop, limit=plug.limit)
             armed = True
-            self._begun = time.monotonic()
-            self._drops_before = plug._buffer_and_read().drops
+            self._begun = guard.begun
+            before = plug._act_and_read("buffer")
+            if not guard.is_on(self._number):
+                self._begun_too_late()
+            self._drops_before = int(before.drops) if before.known else None
             return self._report
         except BaseException:
             self._take_back(armed)
             raise
+
+    def _begun_too_late(self) -> None:
+        """The time was up before the buffer message was sent: what the guard has sent then did not end it."""
+        self._report.seconds = time.monotonic() - self._begun
+        self._report.expired = True
+        try:
+            self._release_directly()
+        except FileNotFoundError:  # the guard has deleted the plug
+            pass
+        raise self._expiry()
 
     def _take_back(self, armed: bool) -> None:
         """Undo an entry that failed or was interrupted."""
@@ -122,14 +137,14 @@ class Hold:
         try:
             self._leave()
         finally:
-            if not self._over and os.getpid() == self._pid:  # an interrupt came before the release
+            if not self._over and not self._plug._route.forked:  # an interrupt came before the release
                 self._end()
 
     def _leave(self) -> None:
-        if os.getpid() != self._pid:
+        if self._plug._route.forked:
             return
-        before_release = self._stats()
         expired = self._end()
+        before_release = self._held
         report = self._report
         report.seconds = time.monotonic() - self._begun
         report.expired = expired
@@ -162,8 +177,18 @@ class Hold:
 
     def _release(self) -> bool:
         assert self._guard is not None
-        plug = self._plug
-        answer = self._guard.release(self._number)
+        plug, guard = self._plug, self._guard
+        if guard.leave(self._number):
+            try:
+                counters = plug._act_and_read("release_indefinite")
+            except (NetlinkError, ClosedError):  # the guard, which is told now, tries it too
+                pass
+            else:
+                guard.left(self._number)
+                self._held = counters if counters.known else None
+                return False
+        self._held = self._stats()
+        answer = guard.release(self._number)
         if answer is not None and answer.expired:
             self._expiry_error = answer.error
             if not answer.error:  # so that leaving the plug's block does not release what others hold since then
@@ -209,7 +234,7 @@ class Hold:
         message = f"the hold of {device} overstayed its timeout of {self._timeout:g} s, by {late:.3f} s: {done}"
         return HoldExpired(None, message, "hold", device)
 
-    def _warn(self, held: PlugStats, dropped: int) -> None:
+    def _warn(self, held: PlugStats | CData, dropped: int) -> None:
         import warnings
 
         packet = held.backlog / held.qlen if held.qlen else None
@@ -242,7 +267,7 @@ def hold_detached(plug: PlugQdisc, timeout: float) -> None:
     except BaseException:
         guard.end()
         raise
-    guard.leave()
+    guard.go_on()
 
 
 def end_detached(plug: PlugQdisc, holder: Holder) -> bool:

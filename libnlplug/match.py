@@ -166,6 +166,8 @@ def _network(part: str, text: str | None) -> Network | None:
     try:
         if not isinstance(text, str):
             raise ValueError("it must be text")
+        if "%" in text:
+            raise ValueError("packets carry no scope")
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(f"{part} is {text!r}: it must be an address or a prefix, as 10.0.0.0/8 ({error})") from None

@@ -22,6 +22,7 @@ handler may call it too.
 
 from __future__ import annotations
 
+import errno
 import time
 from _thread import RLock
 
@@ -29,6 +30,7 @@ from ._libnl import ffi, lib
 from ._record import Record
 from .errors import (
     DeviceNotFound,
+    HandleInUse,
     InvalidHandle,
     NetlinkError,
     NotDrained,
@@ -37,7 +39,17 @@ from .errors import (
     check,
     failure,
 )
-from .route import RouteSocket, built, handle_text, message_bytes, parse_handle, qdisc_info, qdisc_message
+from .route import (
+    ClosedError,
+    ForkedError,
+    RouteSocket,
+    built,
+    handle_text,
+    joined,
+    message_bytes,
+    parse_handle,
+    qdisc_message,
+)
 
 __all__ = ["PlugQdisc", "PlugStats", "attach"]
 
@@ -87,7 +99,7 @@ class PlugQdisc:
         self._buffer = message_bytes(self._built(lib.rtnl_qdisc_plug_buffer))
         self._release_one = message_bytes(self._built(lib.rtnl_qdisc_plug_release_one))
         self._release_indefinite = message_bytes(self._built(lib.rtnl_qdisc_plug_release_indefinite))
-        self._buffer_and_show: CData | None = None
+        self._with_question: dict[str, bytes] = {}
         self._guard: Guard | None = None
         self._limit: int | None = None
         self._last_action: str | None = None
@@ -143,16 +155,14 @@ class PlugQdisc:
         the device is, NotPermitted without CAP_NET_ADMIN. Beyond the limit the kernel drops, and counts it in
         ``stats().drops``. Nothing releases by itself what this holds: hold() does.
         """
-        self._change(self._buffer, "buffer on")
-        self._last_action = "buffer"
+        self._hold_on("buffer", self._buffer, "buffer on")
 
     def release_one(self) -> None:
         """Let go the packets that came before the latest buffer(), and go on holding those that came after it.
 
         ``tc qdisc change dev DEV handle H: plug release``. Raises as buffer() does.
         """
-        self._change(self._release_one, "release one epoch on")
-        self._last_action = "release_one"
+        self._hold_on("release_one", self._release_one, "release one epoch on")
 
     def release_indefinite(self) -> None:
         """Let everything go, and hold nothing until the next buffer().
@@ -193,7 +203,9 @@ class PlugQdisc:
 
         A guard, a tiny process of its own, releases if this process dies (SIGKILL included) or if the block takes
         longer than ``timeout`` seconds; leaving the block then raises HoldExpired. With ``on_death="drop"`` the guard
-        deletes the plug with what it holds instead, in both cases. None is no timeout. The guard is started by the
+        deletes the plug with what it holds instead, in both cases; a block that ends with an exception releases all the
+        same, and the kernel resends a dead process's TCP data once the plug is gone, unless its sockets have SO_LINGER
+        with a time of 0. None is no timeout. The guard is started by the
         first hold of the object and ends with close(); its limits are in libnlplug.guard.
 
         Entering raises PlugBusy (with the ``pid``) while somebody holds the plug, this object included, and
@@ -236,40 +248,51 @@ class PlugQdisc:
         from .hold import start_guard
 
         self._route.fileno()  # a closed object, or the parent's in a forked child, cannot hold
+        guard = self._guard
+        if guard is not None and guard.ready:
+            return guard
         with self._lock:
             if self._guard is None or not self._guard.alive:
                 self._guard = start_guard(self)
             return self._guard
 
-    def _buffer_and_read(self) -> PlugStats:
-        """buffer(), and the counters of that moment in the same send: NLM_F_ECHO shows the changed qdisc."""
-        if self._buffer_and_show is None:
-            self._buffer_and_show = self._built(lib.rtnl_qdisc_plug_buffer, lib.NLM_F_ECHO)
+    def _act_and_read(self, action: str) -> CData:
+        """buffer() or release_indefinite(), and qlen, backlog and drops as they were right before it, asked for in the
+        same send; ``known`` is 0 where they cannot be read."""
+        operation = "buffer on" if action == "buffer" else "release"
+        messages = self._with_question.get(action)
+        if messages is None:
+            question = qdisc_message(
+                lib.RTM_GETQDISC, lib.NLM_F_ECHO, self._ifindex, self._parent, self._handle, b"plug"
+            )
+            messages = joined([message_bytes(question), getattr(self, f"_{action}")])
+            self._with_question[action] = messages
         try:
-            found = self._route.get(self._buffer_and_show, lib.RTM_NEWQDISC, "buffer on", self._device)
+            counters = self._route.ask_and_request(messages, operation, self._device)
         except QdiscExists:
-            raise self._gone("buffer on") from None
-        self._last_action = "buffer"
-        return self.stats() if found is None else _plug_stats(qdisc_info(found))
+            raise self._gone(operation) from None
+        self._last_action = action
+        return counters
 
     def detach(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
         """Release, wait until the queue is empty, and delete the plug; the device gets its default qdisc back.
 
         ``tc qdisc del dev DEV PARENT handle H:``, which alone would drop what is held. Waits ``timeout`` seconds at
         most: then NotDrained says how many packets could not leave, and the plug stays, released. PlugBusy (with the
-        ``pid``) while a hold() is on.
+        ``pid``) while a hold() is on, also one that began in the meantime.
         """
+        deadline = time.monotonic() + timeout
         self._refuse_while_held("detach the plug of")
         self.release_indefinite()
-        deadline = time.monotonic() + timeout
         while waiting := self.stats().qlen:
-            if time.monotonic() >= deadline:
+            if not time.monotonic() < deadline:
                 message = (
                     f"cannot detach the plug of {self._device}: {waiting} released packets have not left within "
                     f"{timeout:g} s; the plug stays, released, so that they are not lost"
                 )
                 raise NotDrained(None, message, "detach the plug of", self._device)
             time.sleep(0.001)
+        self._refuse_while_held("detach the plug of")
         self._delete()
 
     def _delete(self) -> None:
@@ -281,14 +304,15 @@ class PlugQdisc:
         but a hold() that is on ends, released."""
         if self._route.forked:  # the lock may be another thread's, which the child does not have
             guard, self._guard = self._guard, None
+            self._route.close()
             if guard is not None:
                 guard.forget()
-        else:
-            with self._lock:
-                guard, self._guard = self._guard, None
-            if guard is not None:
-                guard.end()
-        self._route.close()
+            return
+        with self._lock:
+            guard, self._guard = self._guard, None
+            self._route.close()  # first: what another thread may still begin to hold would come after the guard's end
+        if guard is not None:
+            guard.end()
 
     def __enter__(self) -> PlugQdisc:
         self._route.fileno()  # a closed object cannot be entered
@@ -315,16 +339,31 @@ class PlugQdisc:
         state = "closed" if self.closed else f"last_action={self._last_action}"
         return f"<PlugQdisc {self._device} parent {self.parent} handle {self.handle} {state}>"
 
+    def _hold_on(self, action: str, message: bytes, operation: str) -> None:
+        """Send an action after which the plug holds. An interrupt may come when it is sent: so it is noted before, and
+        taken back only where it certainly was not done."""
+        before, self._last_action = self._last_action, action
+        try:
+            self._change(message, operation)
+        except NetlinkError as error:
+            if error.errno is not None:
+                self._last_action = before
+            raise
+        except (ClosedError, ForkedError):
+            self._last_action = before
+            raise
+
     def _change(self, message: bytes, operation: str) -> None:
-        """Send the plug one action. Where another qdisc has taken its place, the kernel says EEXIST (sch_api.c)."""
+        """Send the plug one action. Where another qdisc has taken its place, the kernel says EEXIST, and EINVAL where
+        one with its handle stands elsewhere (sch_api.c)."""
         try:
             self._route.request(message, operation, self._device)
-        except QdiscExists:
+        except (QdiscExists, HandleInUse):
             raise self._gone(operation) from None
 
     def _gone(self, operation: str) -> QdiscNotFound:
         message = f"cannot {operation} {self._device}: the plug {self.handle} is gone; attach one"
-        return QdiscNotFound(None, message, operation, self._device)
+        return QdiscNotFound(errno.ENOENT, message, operation, self._device)
 
     def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> CData:
         """The message that names this plug and carries one action, as libnl makes it."""

@@ -257,6 +257,18 @@ class RouteSocket:
             refused[number] = (-lib.nl_syserr2nlerr(error), None)
         return refused
 
+    def ask_and_request(self, messages: bytes, operation: str, device: str | None) -> CData:
+        """Send a question about a qdisc and a request, joined(), in one send, and take both answers: the counters as
+        they were before the request, which are ``known`` where the question was answered."""
+        if self._generation != _generation or self._sk is None:
+            self._check()
+        counters = ffi.new("struct libnlplug_counters *")
+        answer = lib.libnlplug_exchange_counting(self._line, messages, len(messages), counters)
+        if answer:
+            error, answers = _taken(answer)
+            raise self._failure(error, [one for one in answers if one.number == 1], operation, device)
+        return counters
+
     def get(self, msg: CData, kind: int, operation: str, device: str | None) -> CData | None:
         """Send a request for one object; what libnl reads in the answer, which is a message of this ``kind``; None
         where the kernel has nothing to show.
@@ -452,6 +464,8 @@ def _visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Calla
     outcome: list[T | BaseException] = []
     done = allocate_lock()
     done.acquire()
+    # Closed once, by the thread or with its last owner: after an exception nobody here knows whether the thread runs.
+    owned = ffi.gc(ffi.cast("void *", fd), lambda _: os.close(fd))
 
     def visit() -> None:
         try:
@@ -461,17 +475,13 @@ def _visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Calla
         except BaseException as error:  # brought to the caller's thread, whatever it is
             outcome.append(error)
         finally:
-            os.close(fd)
+            ffi.release(owned)
             done.release()
 
     try:
         start_new_thread(visit, ())
     except RuntimeError as error:
-        os.close(fd)
         raise _cannot_enter(netns, errno.EAGAIN) from error
-    except BaseException:
-        os.close(fd)
-        raise
     done.acquire()
     result = outcome[0]
     if isinstance(result, BaseException):

@@ -29,7 +29,7 @@ NOT_RUN, NOT_FOUND = 126, 127
 
 
 class Command:
-    """A program and its arguments. From the making of the object, signals wait for run() instead of ending us."""
+    """A program and its arguments. From the making of the object to close(), signals wait for run() and do not end us."""
 
     def __init__(self, words: list[str], say: Callable[[str], None]) -> None:
         self._words = words
@@ -59,6 +59,12 @@ class Command:
             arrived = signal.sigwaitinfo(self._awaited)
             if arrived.si_signo != signal.SIGCHLD and arrived.si_code != _FROM_THE_KERNEL:
                 os.kill(pid, arrived.si_signo)
+
+    def close(self) -> None:
+        """Signals mean again what they meant before; those that came too late for the program are forgotten."""
+        while signal.sigtimedwait(self._awaited, 0):
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask_before)
 
     def _start(self) -> int:
         words = self._words

@@ -153,6 +153,7 @@ def stopped(flow: Flow, chance: random.Random) -> float:
         need(flow.flows(), "traffic did not flow again")
         event = holder.page["armed"] + 300_000_000
         need(flow.first_after(holder.page["held"]) >= (event - holder.page["held"]) / 1e6, "released too early")
+        need(flow.until(lambda: flow.plug.holder() is None), "the mark stayed")
         return flow.worst_wait(event)
 
 
@@ -233,6 +234,7 @@ def detached(flow: Flow, chance: random.Random) -> float:
         need(flow.until(holder.dead), "it did not end")
         need(holder.status == 0 and flow.stands_still(0.01), "it does not hold")
         need(flow.flows(), "traffic did not flow again")
+        need(flow.until(lambda: flow.plug.holder() is None), "the mark stayed")
         return flow.worst_wait(holder.page["armed"] + 200_000_000)
     finally:
         holder.close()

@@ -4,9 +4,9 @@
     unshare --net --pid --fork --kill-child --mount-proc  python one_run.py SERVER WAY RELOADS SEED DIRECTORY
 
 DIRECTORY gets connections.csv (see client.py) and reloads.csv: when each reload began and ended, for how many seconds
-SYNs were held, and the process that serves since then. After each reload this process asks
-until the new process answers; a reload command that fails, or puts no new process in its place, fails the run. More
-words after DIRECTORY are a command that takes the place of the reload's, to see just that.
+SYNs were held, and the process that serves since then. After each reload this process asks until the new process
+answers; a reload command that fails, or puts no new process in its place, fails the run. More words after DIRECTORY are
+a command that takes the place of the reload's, to see just that.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from ways import WAYS, CommandFailed, sh
 
 HERE = Path(__file__).resolve().parent
 PORT = 8080
-CLIENTS, CLIENT_PAUSE = "32", "0.08"
-PAUSE = (0.1, 0.3)  # seconds between two reloads
+CLIENTS, CLIENT_PAUSE = "24", "0.08"
 SETTLE = 0.5  # seconds before the first reload, and after the last
 PATIENCE = 5.0  # seconds for the new process to answer
 
@@ -97,7 +96,7 @@ def main() -> None:
     pids = {served.pid()}
     time.sleep(SETTLE)
     for number in range(1, count + 1):
-        time.sleep(chance.uniform(*PAUSE))
+        time.sleep(chance.uniform(*WAYS[way].pause))
         begun = time.monotonic()
         held = reload(instead or served.reload_command())
         if way == "nothing":

@@ -116,17 +116,18 @@ def lane_and_hold(port: int) -> Reload:
 
 
 class Way(NamedTuple):
-    """A way, and what the table calls it."""
+    """A way, what the table calls it, and for how many seconds it rests between two reloads."""
 
     title: str
     prepare: Callable[[int], Reload]
+    pause: tuple[float, float] = (0.05, 0.2)
 
 
 WAYS = {
     "nothing": Way("no reload", nothing),
     "plain": Way("plain reload", plain),
     "migrate": Way("plain, `tcp_migrate_req=1`", migrate),
-    "syn-drop": Way("SYN-drop rule", syn_drop),
+    "syn-drop": Way("SYN-drop rule", syn_drop, pause=(1.0, 1.2)),  # so that the first retransmission comes through
     "yelp": Way("prio + mark + plug, by `tc` (Yelp)", yelp),
     "hold": Way("`libnlplug hold`", hold),
     "lane": Way("`libnlplug hold`, lane kept", lane_and_hold),

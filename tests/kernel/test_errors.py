@@ -85,7 +85,7 @@ def test_a_configured_qdisc(prio: Wire) -> None:
 def test_a_handle_that_is_elsewhere(prio: Wire) -> None:
     """A handle that the device has at another class already: HandleInUse."""
     libnlplug.attach(prio.device, parent="1:1", handle="40:", netns=prio.near).close()
-    with complain(libnlplug.HandleInUse, OSError, errno.EINVAL, "different parent", "choose another handle"):
+    with complain(libnlplug.HandleInUse, OSError, errno.EINVAL, "different parent", "give it another one"):
         libnlplug.attach(prio.device, parent="1:2", handle="40:", netns=prio.near)
 
 

@@ -8,15 +8,28 @@ import linecache
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
+from contextlib import suppress
 
 import pytest
 from hold_helpers import Child, child, expect_ended, expect_flow, expect_held, holder_of, holding, marks, wait_until
 from netlab import Wire, eventually, random_name, up
 
 import libnlplug
-from libnlplug import DeviceNotFound, HoldExpired, NetlinkError, PlugBusy, PlugQdisc, QdiscNotFound, guard, hold
+from libnlplug import (
+    ClosedError,
+    DeviceNotFound,
+    GuardUnavailable,
+    HoldExpired,
+    NetlinkError,
+    PlugBusy,
+    PlugQdisc,
+    QdiscNotFound,
+    guard,
+    hold,
+)
 
 
 class Fault(Exception):
@@ -30,7 +43,7 @@ def test_an_exception_in_the_block_releases_and_comes_out(wire: Wire, plug: Plug
         raise Fault
     expect_flow(wire, numbers)
     assert (held.packets, held.dropped) == (5, 0)
-    assert marks(wire.near) == []
+    assert plug.holder() is None
 
 
 def test_ctrl_c_in_the_block_releases(wire: Wire, plug: PlugQdisc) -> None:
@@ -40,7 +53,7 @@ def test_ctrl_c_in_the_block_releases(wire: Wire, plug: PlugQdisc) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     expect_flow(wire, numbers)
-    assert marks(wire.near) == []
+    assert plug.holder() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGSEGV, signal.SIGKILL])
@@ -87,6 +100,26 @@ def test_closing_the_object_in_the_block_releases(wire: Wire, plug: PlugQdisc) -
         plug.close()
         expect_flow(wire, numbers)
         assert marks(wire.near) == []
+
+
+def test_closing_from_another_thread_leaves_nothing_held(wire: Wire, plug: PlugQdisc) -> None:
+    """close() at any moment of another thread's holds: what that thread had begun to hold is released."""
+
+    def toggle(mine: PlugQdisc) -> None:
+        with suppress(ClosedError, NetlinkError):
+            while True:
+                with mine.hold():
+                    pass
+
+    for attempt in range(60):
+        mine = PlugQdisc.open(wire.device, netns=wire.near)
+        thread = threading.Thread(target=toggle, args=(mine,))
+        thread.start()
+        eventually(lambda mine=mine: mine.last_action is not None, "the thread holds")
+        wait_until(time.monotonic() + 0.0003 * attempt)
+        mine.close()
+        thread.join()
+        expect_flow(wire, [])
 
 
 def test_a_signal_handler_may_close_the_object(wire: Wire, plug: PlugQdisc) -> None:
@@ -147,8 +180,12 @@ class _Interrupter:
         return self
 
 
-def test_an_interrupt_at_any_line_of_hold_leaves_nothing_held(wire: Wire, plug: PlugQdisc) -> None:
-    """Ctrl-C while the hold begins or ends: whatever line it hits, afterwards nothing is held and no mark stays."""
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_interrupt_at_any_line_of_hold_leaves_nothing_held(wire: Wire, plug: PlugQdisc, kept: bool) -> None:
+    """Ctrl-C while the hold begins or ends: whatever line it hits, afterwards nothing is held and nobody holds.
+
+    Once with a mark that must be taken for each hold, once with one that the guard keeps from hold to hold."""
+    other = PlugQdisc.open(wire.device, netns=wire.near)
     hits = []
     for at in range(1, 1000):
         interrupter = _Interrupter(at)
@@ -163,14 +200,18 @@ def test_an_interrupt_at_any_line_of_hold_leaves_nothing_held(wire: Wire, plug: 
         finally:
             sys.settrace(None)
         where = f"interrupted at line {at}, {interrupter.where}"
-        eventually(lambda: marks(wire.near) == [], f"no mark is left, {where}", 2.0)
+        if not kept:
+            eventually(lambda: other.holder() is None, f"nobody holds, {where}", 2.0)
         numbers += wire.send(1)
         eventually(lambda: plug.stats().qlen == 0, f"nothing is held, {where}", 2.0)
         wire.expect(numbers)
         if not interrupted:
             break
         hits.append(interrupter.where)
-    assert len(hits) > 50
+    assert len(hits) > (30 if kept else 50)
+    with other.hold():
+        pass
+    other.close()
     assert {where.split(":")[0] for where in hits} == {"hold.py", "guard.py"}
 
 
@@ -259,6 +300,13 @@ def test_a_hold_of_what_is_gone_does_not_begin(wire: Wire, plug: PlugQdisc, spoi
     assert marks(wire.near) == []
 
 
+def kill_guard(plug: PlugQdisc) -> None:
+    """Kill the guard of the hold that is on, and wait until it has gone."""
+    pid = holder_of(plug).guard
+    os.kill(pid, signal.SIGKILL)
+    expect_ended(pid)
+
+
 def test_a_failed_release_is_tried_again(wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its guard, and with two releases that fail in passing, the third one releases, and nothing is raised."""
     real, failures = plug.release_indefinite, [1, 2]
@@ -272,7 +320,7 @@ def test_a_failed_release_is_tried_again(wire: Wire, plug: PlugQdisc, monkeypatc
     monkeypatch.setattr(plug, "release_indefinite", flaky)
     with plug.hold():
         numbers = expect_held(wire, plug)
-        os.kill(holder_of(plug).guard, signal.SIGKILL)
+        kill_guard(plug)
     assert failures == []
     expect_flow(wire, numbers)
 
@@ -288,7 +336,7 @@ def test_a_release_that_fails_for_good_is_raised(wire: Wire, plug: PlugQdisc, mo
     monkeypatch.setattr(plug, "release_indefinite", failing)
     with pytest.raises(NetlinkError, match="it lasts"), plug.hold():
         numbers = wire.send(1)
-        os.kill(holder_of(plug).guard, signal.SIGKILL)
+        kill_guard(plug)
     assert len(tries) == hold.RELEASE_TRIES
     monkeypatch.undo()
     plug.release_indefinite()
@@ -311,16 +359,30 @@ def test_a_hold_without_its_guard_does_not_release_for_another(wire: Wire, plug:
     expect_flow(wire, numbers)
 
 
-def test_a_guard_that_does_not_answer_is_done_without(
-    wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A guard that was stopped does not stop the release; it ends as soon as it may run again."""
-    monkeypatch.setattr(guard, "ANSWER_TIMEOUT", 1)
+def test_a_stopped_guard_does_not_stop_the_release(wire: Wire, plug: PlugQdisc) -> None:
+    """Leaving needs no word of the guard; one that was stopped guards again as soon as it may run."""
     with plug.hold():
         numbers = expect_held(wire, plug)
         guard_pid = holder_of(plug).guard
         os.kill(guard_pid, signal.SIGSTOP)
     expect_flow(wire, numbers)
+    os.kill(guard_pid, signal.SIGCONT)
+    with plug.hold():
+        assert holder_of(plug).guard == guard_pid
+
+
+def test_a_guard_that_does_not_answer_is_done_without(
+    wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped guard that must be asked for a new mark: nothing is held, and it ends as soon as it may run again."""
+    monkeypatch.setattr(guard, "ANSWER_TIMEOUT", 1)
+    with plug.hold():
+        guard_pid = holder_of(plug).guard
+    assert plug.holder() is None
+    os.kill(guard_pid, signal.SIGSTOP)
+    with pytest.raises(GuardUnavailable), plug.hold():
+        pytest.fail("it holds")
+    expect_flow(wire, [])
     os.kill(guard_pid, signal.SIGCONT)
     expect_ended(guard_pid)
 
@@ -394,6 +456,25 @@ def test_a_late_exit_does_not_end_a_later_hold_of_the_same_object(wire: Wire, pl
     second.__exit__(None, None, None)
     assert (report.packets, report.expired) == (len(numbers), False)
     expect_flow(wire, numbers)
+
+
+@pytest.mark.parametrize("on_death", ["release", "drop"])
+def test_a_buffer_that_comes_after_the_expiry_does_not_hold(
+    wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch, on_death: str
+) -> None:
+    """A process that stands still between arming its guard and the buffer message holds nothing when it goes on."""
+    real = plug._act_and_read
+
+    def late(action: str):
+        if action == "buffer":
+            eventually(lambda: plug.holder() is None, "the hold expires before it has begun")
+        return real(action)
+
+    monkeypatch.setattr(plug, "_act_and_read", late)
+    with pytest.raises((HoldExpired, QdiscNotFound)), plug.hold(timeout=0.02, on_death=on_death):
+        pytest.fail("entered")
+    expect_flow(wire, [])
+    assert marks(wire.near) == []
 
 
 def test_an_expiry_that_could_not_release_says_so(wire: Wire, plug: PlugQdisc) -> None:

@@ -108,13 +108,14 @@ def test_other_plugs_are_free(wire: Wire, plug: PlugQdisc) -> None:
 
 
 def test_the_mark_is_there_while_held_and_no_file(wire: Wire, plug: PlugQdisc) -> None:
-    """It is an abstract socket of the plug's namespace, gone after the exit; the guard, unarmed, keeps none."""
+    """It is an abstract socket of the plug's namespace; between holds the guard keeps it until somebody asks."""
     assert marks(wire.near) == []
     with plug.hold():
         assert marks(wire.near) == [mark_of(plug)]
         assert marks(wire.far) == []
-    assert marks(wire.near) == []
+    assert marks(wire.near) == [mark_of(plug)]
     assert plug.holder() is None
+    assert marks(wire.near) == []
 
 
 def test_the_mark_goes_with_a_killed_holder(wire: Wire, plug: PlugQdisc) -> None:
@@ -196,7 +197,7 @@ def test_processes_race_and_one_at_a_time_holds(wire: Wire, plug: PlugQdisc) -> 
                 with mine.hold(timeout=5) as report:
                     wire.send(2)
                     time.sleep(0.001)
-                assert report.packets == 2
+                assert report.packets >= 2  # what another process has released and what had not left yet is held again
                 held += 1
             except PlugBusy as busy:
                 named.add(busy.pid)
@@ -216,7 +217,7 @@ def test_processes_race_and_one_at_a_time_holds(wire: Wire, plug: PlugQdisc) -> 
         return len(got) == 2 * sum(held for held, _ in counts)
 
     eventually(all_arrived, "every packet arrives")
-    assert marks(wire.near) == []
+    assert plug.holder() is None
 
 
 def test_detach_is_refused_while_held(wire: Wire, plug: PlugQdisc) -> None:
@@ -365,7 +366,7 @@ def test_a_forked_child_cannot_hold_with_the_parents_object(wire: Wire, plug: Pl
     expect_flow(wire, numbers)
     with child(work) as forked:
         assert forked.hear() == "refused"
-    assert marks(wire.near) == []
+    assert plug.holder() is None
     with plug.hold() as held:
         pass
     assert held.expired is False

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from configparser import ConfigParser
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -44,6 +45,7 @@ NAMES = {
     "libnlplug/cli.py",
     "libnlplug/doctor.py",
     "libnlplug/errors.py",
+    "libnlplug/group.py",
     "libnlplug/guard.py",
     "libnlplug/hold.py",
     "libnlplug/ifb.py",
@@ -60,6 +62,7 @@ NAMES = {
     "libnlplug/run.py",
     "libnlplug/show.py",
     "libnlplug/units.py",
+    "libnlplug_pytest.py",
     INFO + "METADATA",
     INFO + "RECORD",
     INFO + "WHEEL",
@@ -169,15 +172,19 @@ def test_the_lowest_true_manylinux_tag(wheel: Path) -> None:
 
 
 def test_what_the_papers_say(content: zipfile.ZipFile) -> None:
-    """It asks for Python 3.9 and for cffi, nothing else, and brings the command."""
+    """It asks for Python 3.9 and for cffi, nothing else, and brings the command and the plugin for pytest."""
     papers = HeaderParser().parsestr(content.read(INFO + "METADATA").decode())
     assert papers["Version"] == libnlplug.__version__
     assert papers["Requires-Python"] == ">=3.9"
     assert papers["License-Expression"] == "GPL-2.0-or-later"
     required = [line for line in papers.get_all("Requires-Dist") if "extra ==" not in line]
     assert [re.match(r"[\w-]+", line).group() for line in required] == ["cffi"]
-    commands = content.read(INFO + "entry_points.txt").decode().split("\n")
-    assert [line for line in commands if line] == ["[console_scripts]", "libnlplug = libnlplug.cli:main"]
+    points = ConfigParser()
+    points.read_string(content.read(INFO + "entry_points.txt").decode())
+    assert {kind: dict(points[kind]) for kind in points.sections()} == {
+        "console_scripts": {"libnlplug": "libnlplug.cli:main"},
+        "pytest11": {"libnlplug": "libnlplug_pytest"},
+    }
 
 
 def test_the_host_s_libnl_is_used(unpacked: Path) -> None:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A short form of `make fuzz`: the same targets, a few hundred cases of each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from netlab import unable
+
+from libnlplug import NetlinkError
+from libnlplug.route import RouteSocket
+
+FUZZ = Path(__file__).resolve().parents[2] / "fuzz"
+NAMES = [after.partition("(")[0] for after in (FUZZ / "targets.py").read_text().split("\n@target\ndef ")[1:]]
+CASES = {"guard_program": 50}  # a process for each
+
+# In a process of its own: it enters a network namespace, and what is looked for may be its death.
+PROGRAM = """
+import random, sys
+sys.path.insert(0, sys.argv[1])
+import targets
+from hypothesis import HealthCheck, given, settings, strategies
+from source import Source
+
+target, count = targets.TARGETS[sys.argv[2]], int(sys.argv[3])
+targets.alone()
+
+@settings(max_examples=count, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(strategies.binary(max_size=600))
+def by_hypothesis(data):
+    target(Source(data))
+
+by_hypothesis()
+chance = random.Random(count)
+for _ in range(count):
+    target(Source(chance.randbytes(chance.randrange(600))))
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_target_keeps_its_promise(name: str, tmp_path: Path) -> None:
+    """For some hundred cases of hypothesis's, and as many of chance's, the target's promise is kept."""
+    command = [sys.executable, "-X", "faulthandler", "-c", PROGRAM, str(FUZZ), name, str(CASES.get(name, 150))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    if "no network namespace of its own can be had" in done.stderr:
+        unable("no right to make a network namespace: run as root, or under 'unshare --map-root-user --net'")
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_a_fifo_is_no_namespace(tmp_path: Path) -> None:
+    """A path that leads to a FIFO is refused at once: to open it does not wait for somebody who writes."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(NetlinkError, match="not a network namespace"):
+        RouteSocket(tmp_path / "fifo")

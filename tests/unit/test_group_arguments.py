@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""PlugGroup without a plug: what it takes, what it refuses, and how its messages are put together."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import libnlplug
+from libnlplug import ClosedError, GroupError, NetlinkError, PlugGroup, PlugQdisc
+from libnlplug._libnl import ffi, lib
+from libnlplug.route import RouteSocket, joined, message_bytes, qdisc_message
+
+LOOPBACK = 1
+
+
+def plug_at(route: RouteSocket, parent: int) -> PlugQdisc:
+    """An object for a plug that need not be there."""
+    return PlugQdisc(route, "lo", LOOPBACK, parent, 0x504C_0000)
+
+
+def message(device: int) -> bytes:
+    return message_bytes(qdisc_message(lib.RTM_NEWQDISC, 0, device, lib.TC_H_ROOT, 0x504C_0000, b"plug"))
+
+
+@given(devices=st.lists(st.integers(1, 2**31 - 1), max_size=30))
+def test_joined_messages_are_numbered_and_only_the_last_asks(devices: list[int]) -> None:
+    """Each message stays what it is, has its place as its number, and the last one alone asks for an ACK."""
+    batch, at = joined([message(device) for device in devices]), 0
+    start = ffi.from_buffer(batch)
+    for number, device in enumerate(devices):
+        header = ffi.cast("struct nlmsghdr *", start + at)
+        place = ffi.cast("struct tcmsg *", start + at + lib.NLMSG_HDRLEN)
+        assert (header.nlmsg_seq, place.tcm_ifindex) == (number, device)
+        assert header.nlmsg_flags & lib.NLM_F_REQUEST
+        assert bool(header.nlmsg_flags & lib.NLM_F_ACK) == (number == len(devices) - 1)
+        at += len(message(device))
+    assert at == len(batch)
+
+
+@pytest.mark.parametrize("member", ["eth0", None, 1, object()])
+def test_a_group_is_made_of_plugs(member: object) -> None:
+    """Anything but a PlugQdisc is a TypeError that shows it."""
+    with pytest.raises(TypeError, match="made of PlugQdisc objects"):
+        PlugGroup([member])  # type: ignore[list-item]
+
+
+def test_a_group_takes_any_iterable() -> None:
+    """A generator is as good as a list; the order is kept."""
+    route = RouteSocket()
+    plugs = [plug_at(route, lib.TC_H_ROOT), plug_at(route, 0x1_0001), plug_at(route, 0x1_0002)]
+    group = PlugGroup(plug for plug in plugs)
+    assert group.plugs == tuple(plugs)
+    assert repr(group) == "<PlugGroup of 3 plugs>"
+    route.close()
+    with pytest.raises(ClosedError):
+        group.buffer()
+
+
+def test_every_failure_is_kept_with_its_plug() -> None:
+    """Where no plug is there, or no right, all fail: one error with each plug's own, and nothing is claimed as sent."""
+    route = RouteSocket()
+    plugs = [plug_at(route, 0x7777_0000 + number) for number in range(1, 200)]
+    group = PlugGroup(plugs)
+    with pytest.raises(GroupError, match="^199 of 199 plugs failed") as caught:
+        group.buffer()
+    assert list(caught.value.failures) == plugs
+    assert caught.value.operation == "buffer on"
+    assert caught.value.errno in (errno.ENOENT, errno.EPERM)
+    assert {plug.last_action for plug in plugs} == {None}
+    route.close()
+
+
+def test_what_a_group_error_says() -> None:
+    """The first three failures are in the sentence, the others counted; a shared errno is the group's."""
+    route = RouteSocket()
+    failures = {
+        plug_at(route, 0x1_0001 + number): NetlinkError(errno.ENODEV, f"cannot buffer on eth{number}: gone")
+        for number in range(5)
+    }
+    error = GroupError.of("buffer on", 9, failures)
+    assert str(error) == (
+        "5 of 9 plugs failed, the others are done: cannot buffer on eth0: gone; cannot buffer on eth1: gone; "
+        "cannot buffer on eth2: gone; and 2 more"
+    )
+    assert (error.errno, error.operation, error.failures) == (errno.ENODEV, "buffer on", failures)
+    other = {**failures, plug_at(route, 0x1_0009): NetlinkError(errno.EPERM, "no")}
+    assert GroupError.of("buffer on", 9, other).errno is None
+    route.close()
+
+
+def test_the_group_is_loaded_when_it_is_named() -> None:
+    """`import libnlplug` does not load the group's module; libnlplug.PlugGroup does."""
+    program = """
+import sys, libnlplug
+assert "libnlplug.group" not in sys.modules
+libnlplug.PlugGroup
+assert "libnlplug.group" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert "PlugGroup" in dir(libnlplug)
