@@ -6,7 +6,6 @@ The table makes --help, the manual page and the completion (manual.py); STATUSES
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
@@ -19,7 +18,8 @@ from .units import format_size, parse_size, parse_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, NoReturn, TextIO
+    import argparse
+    from typing import Any, Callable, TextIO
 
     from .hold import HoldReport
     from .lane import PlugLane
@@ -61,8 +61,6 @@ def _buffer(args: argparse.Namespace) -> int:
 
 
 def _release(args: argparse.Namespace) -> int:
-    from .hold import end_detached
-
     plug = _open(args)
     if args.one:
         plug.release_one()
@@ -73,7 +71,10 @@ def _release(args: argparse.Namespace) -> int:
         return DONE
     if not holder.detached:
         _say(f"released {args.dev}, although process {holder.pid} is holding it and does not know of this")
-    elif end_detached(plug, holder):
+        return DONE
+    from .hold import end_detached
+
+    if end_detached(plug, holder):
         plug.release_indefinite()
     else:
         who = f"process {holder.pid}" if holder.pid else "in another pid namespace"
@@ -240,8 +241,9 @@ def _doctor(args: argparse.Namespace) -> int:
     return DONE if doctor.can_hold(checks) else FAILED
 
 
-class _Verb:
-    """One line of the table: name, function, one line of help, how to add its arguments, and what more to say."""
+class Verb:
+    """One line of the table: name, function, one line of help, its arguments as argparse takes them, and what more to
+    say. A ``plain`` one is also read without argparse."""
 
     def __init__(
         self,
@@ -250,19 +252,10 @@ class _Verb:
         help: str,
         *arguments: tuple[tuple[str, ...], dict[str, Any]],
         more: str = "",
+        plain: bool = False,
     ) -> None:
         self.name, self.run, self.help, self.arguments, self.more = name, run, help, arguments, more
-
-    def fill(self, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        """Make the parser this verb's."""
-        parser.description = f"{self.help[:1].upper()}{self.help[1:]}."
-        parser.epilog = self.more
-        if self.name == "hold":
-            parser.usage = "libnlplug hold DEV [options] -- COMMAND..."
-        for names, options in self.arguments:
-            parser.add_argument(*names, **options)
-        parser.set_defaults(run=self.run, verb=self.name, man=False, bash_completion=False)
-        return parser
+        self.plain = plain
 
 
 def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -276,7 +269,9 @@ def _checked(parse: Callable[[str], Any], name: str) -> Callable[[str], Any]:
         try:
             return parse(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+            from argparse import ArgumentTypeError
+
+            raise ArgumentTypeError(str(error)) from None
 
     convert.__name__ = name
     return convert
@@ -332,7 +327,7 @@ _PACKETS = (
 )
 
 VERBS = (
-    _Verb(
+    Verb(
         "attach",
         _attach,
         "put a plug on a device, released, or adopt the one that is there",
@@ -341,8 +336,9 @@ VERBS = (
         _argument("--handle", metavar="H", help="its handle, as 40:"),
         _LIMIT,
         _NETNS,
+        plain=True,
     ),
-    _Verb(
+    Verb(
         "buffer",
         _buffer,
         "hold packets from now on, until release or the deadline",
@@ -357,8 +353,9 @@ VERBS = (
         _NETNS,
         more="Where the plug holds already, a new epoch begins: see release --one. Refused while a hold is on. Without"
         " --timeout nothing releases it but 'release'; 'hold' and 'buffer --timeout' cannot be forgotten.",
+        plain=True,
     ),
-    _Verb(
+    Verb(
         "release",
         _release,
         "let everything go and hold no more",
@@ -367,8 +364,9 @@ VERBS = (
         _argument("--one", action="store_true", help="only the packets before the latest buffer; go on holding"),
         _NETNS,
         more="It also ends the guard that 'buffer --timeout' has left behind.",
+        plain=True,
     ),
-    _Verb(
+    Verb(
         "limit",
         _limit,
         "change how many bytes a plug may hold",
@@ -376,8 +374,9 @@ VERBS = (
         _argument("size", type=_SIZE, metavar="SIZE", help="bytes, as 65536, 64k or 32mb"),
         _PARENT,
         _NETNS,
+        plain=True,
     ),
-    _Verb(
+    Verb(
         "detach",
         _detach,
         "release, wait until the plug is empty, and remove it",
@@ -385,8 +384,9 @@ VERBS = (
         _PARENT,
         _NETNS,
         more="Nothing that it holds is lost. Refused while a hold is on.",
+        plain=True,
     ),
-    _Verb(
+    Verb(
         "show",
         _show,
         "the plugs, their counters, and who holds them",
@@ -403,7 +403,7 @@ VERBS = (
         " the plug's mark and is no guard: only pid and uid are known), uid. --json --watch prints one line a look: an"
         " object of time (seconds of the epoch) and plugs (that list).",
     ),
-    _Verb(
+    Verb(
         "hold",
         _hold,
         "hold while a command runs",
@@ -427,7 +427,7 @@ VERBS = (
         " command_status (null if it was not run), status (this command's own), error (a sentence, or null). What is"
         " not known, as the counts after an expiry, is null.",
     ),
-    _Verb(
+    Verb(
         "lane",
         _lane,
         "keep a lane for chosen packets: libnlplug lane add|show|del DEV",
@@ -438,48 +438,15 @@ VERBS = (
         _JSON,
         _NETNS,
     ),
-    _Verb("doctor", _doctor, "whether this host can do it, and if not, what to do", _JSON),
+    Verb("doctor", _doctor, "whether this host can do it, and if not, what to do", _JSON),
 )
 
 
-def _formatter(prog: str, **options: Any) -> argparse.HelpFormatter:
-    """argparse's own, which would load shutil (and with it four compressors) to ask for the terminal's width."""
-    try:
-        width = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(1).columns
-    except (OSError, ValueError):
-        width = 80
-    return argparse.HelpFormatter(prog, width=width - 2, **options)
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_formatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        """One line, and where to find more."""
-        _err(f"{self.prog}: {message} (try '{self.prog} --help')")
-        raise SystemExit(USAGE)
-
-
 def parser() -> argparse.ArgumentParser:
-    """The parser made from the table."""
-    top = _Parser(
-        prog="libnlplug",
-        description="Hold the packets of a Linux network device and let them go again. A hold stops traffic.",
-        epilog="Sizes are written as tc writes them: 65536, 64k or 32mb. Exit status: 0 done, 1 failed, 2 not"
-        " understood; that of 'hold' is the command's own, or as timeout's: 'libnlplug --man' lists them.",
-    )
-    top.add_argument("--version", action="version", version=f"libnlplug {__version__}", help="print the version")
-    top.add_argument("--man", action="store_true", help="print the manual page: libnlplug --man | man -l -")
-    top.add_argument(
-        "--bash-completion",
-        action="store_true",
-        help='print the completion for bash: eval "$(libnlplug --bash-completion)"',
-    )
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
-    for verb in VERBS:
-        verb.fill(verbs.add_parser(verb.name, help=verb.help))
-    return top
+    """argparse's parser of the table."""
+    from .options import parser_of
+
+    return parser_of(VERBS, __version__)
 
 
 def _err(line: str) -> None:
@@ -505,11 +472,60 @@ def _words(error: OSError) -> str:
     return str(error) if isinstance(error, NetlinkError) else error.strerror or str(error)
 
 
-def _read(words: list[str]) -> argparse.Namespace:
+class _Args:
+    """What the words say: the attributes of argparse's Namespace."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the words do not say {name}")
+
+
+def _read_plainly(words: list[str]) -> _Args | None:
+    """What a script says, verb, device and whole options, read without argparse: to load that, and to make its parser,
+    takes as long as all the rest of the command. None for anything else: what that means is argparse's to say."""
+    verb = next((verb for verb in VERBS if verb.plain and words[:1] == [verb.name]), None)
+    if verb is None:
+        return None
+    args = _Args()
+    args.__dict__.update(verb=verb.name, run=verb.run, man=False, bash_completion=False, command=None)
+    options: dict[str, tuple[str, dict[str, Any]]] = {}
+    positions = []
+    for (name,), how in verb.arguments:
+        key = name.lstrip("-").replace("-", "_")
+        if name.startswith("-"):
+            options[name] = (key, how)
+            setattr(args, key, False if "action" in how else how.get("default"))
+        else:
+            positions.append((key, how))
+    rest = iter(words[1:])
+    for word in rest:
+        if word.startswith("-"):
+            if word not in options:
+                return None
+            key, how = options[word]
+            if "action" in how:
+                setattr(args, key, True)
+                continue
+            value = next(rest, "-")
+        elif positions:
+            key, how = positions.pop(0)
+            value = word
+        else:
+            return None
+        if value.startswith("-"):
+            return None
+        try:
+            setattr(args, key, how.get("type", str)(value))
+        except Exception:  # argparse's ArgumentTypeError, which has not been loaded
+            return None
+    return None if positions else args
+
+
+def _read(words: list[str]) -> argparse.Namespace | _Args:
     """The words as the table reads them; SystemExit, after one line on stderr, where it cannot."""
-    verb = next((verb for verb in VERBS if words[:1] == [verb.name]), None)
-    # To make all the parsers takes longer than the rest of most commands.
-    top = parser() if verb is None else verb.fill(_Parser(prog=f"libnlplug {verb.name}"))
+    plain = _read_plainly(words)
+    if plain is not None:
+        return plain
+    top = parser()
     command: list[str] | None = None
     if words[:1] == ["hold"]:
         if "--" in words:
@@ -517,7 +533,7 @@ def _read(words: list[str]) -> argparse.Namespace:
             words, command = words[:at], words[at + 1 :]
         if not command and not {"-h", "--help"}.intersection(words):
             top.error("hold needs '--' and a command: libnlplug hold DEV [options] -- COMMAND...")
-    args = top.parse_args(words if verb is None else words[1:])
+    args = top.parse_args(words)
     if args.man or args.bash_completion:
         args.run = _man if args.man else _completion
     elif args.verb is None:

@@ -29,7 +29,7 @@ NOT_RUN, NOT_FOUND = 126, 127
 
 
 class Command:
-    """A program and its arguments. From the making of the object to close(), signals wait for run() and do not end us."""
+    """A program and its arguments. From the making of the object to close(), signals wait for run()."""
 
     def __init__(self, words: list[str], say: Callable[[str], None]) -> None:
         self._words = words

@@ -8,14 +8,14 @@ import re
 __all__ = ["format_size", "parse_size", "parse_time"]
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
-_SIZE = re.compile(_NUMBER + r"(b|k|kb|kbit|m|mb|mbit|g|gb|gbit|)", re.ASCII | re.IGNORECASE)
-_TIME = re.compile(_NUMBER + r"(s|secs?|ms|msecs?|us|usecs?|)", re.ASCII | re.IGNORECASE)
+_SIZE = _NUMBER + r"(b|k|kb|kbit|m|mb|mbit|g|gb|gbit|)"  # compiled when one is read
+_TIME = _NUMBER + r"(s|secs?|ms|msecs?|us|usecs?|)"
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def parse_size(text: str) -> int:
     """Bytes: '65536', '64k', '32mb', '1.5m', '8mbit'; k, m and g are powers of 1024. ValueError for anything else."""
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text, re.ASCII | re.IGNORECASE)
     if not match:
         raise ValueError(f"size is {text!r}: it must be bytes with an optional unit, as 65536, 64k or 32mb")
     number, unit = float(match[1]), match[2].lower()
@@ -28,7 +28,7 @@ def parse_size(text: str) -> int:
 
 def parse_time(text: str) -> float:
     """Seconds: '5', '0.5s', '250ms', '800us'. (A bare number is seconds, as for timeout(1).) ValueError otherwise."""
-    match = _TIME.fullmatch(text)
+    match = re.fullmatch(_TIME, text, re.ASCII | re.IGNORECASE)
     if not match:
         raise ValueError(f"time is {text!r}: it must be seconds, or have a unit, as 5, 0.5s or 250ms")
     seconds = float(match[1]) * {"m": 1e-3, "u": 1e-6}.get(match[2].lower()[:1], 1.0)

@@ -23,10 +23,17 @@ BLOCK = 0.005  # seconds in the block, where the kill may also come after it
 
 
 class Kind:
-    """A kind of holder: its name, how many of 200 trials it gets, and what is special about it."""
+    """A kind of holder: its name, how many of 200 trials it gets, what is special about it, and how often it has held
+    before: only the first hold starts a guard and speaks with it."""
 
-    def __init__(self, name: str, share: int, hold) -> None:
-        self.name, self.share, self.hold = name, share, hold
+    def __init__(self, name: str, share: int, hold, before: int = 0) -> None:
+        self.name, self.share, self.hold, self.before = name, share, hold, before
+
+    def warm_up(self, plug) -> None:
+        """Hold as often as it is to have held before."""
+        for _ in range(self.before):
+            with plug.hold():
+                pass
 
 
 class Kill:
@@ -53,6 +60,14 @@ def _block(hold, page: Page, *, seconds: float | None) -> None:
 
 def _plain(plug, page: Page, seconds: float | None) -> None:
     _block(plug.hold(), page, seconds=seconds)
+
+
+def _again(plug, page: Page, seconds: float | None) -> None:
+    if seconds is None:
+        return _block(plug.hold(), page, seconds=None)
+    for _ in range(50):
+        _block(plug.hold(), page, seconds=0)
+    return None
 
 
 def _threads(plug, page: Page, seconds: float | None) -> None:
@@ -92,7 +107,8 @@ def _leaked(plug, page: Page, seconds: float | None) -> None:
 
 
 KINDS = (
-    Kind("one thread", 60, _plain),
+    Kind("one thread", 30, _plain),
+    Kind("holding again and again", 30, _again, before=3),
     Kind("many threads", 40, _threads),
     Kind("starting thread ended", 40, _starter_ended),
     Kind("descriptors leaked to a child", 40, _leaked),
@@ -106,7 +122,7 @@ def large(memory: int) -> Kind:
 
 def _watched(plug, page: Page, kill_in: int | None) -> None:
     """Have the object tell the page how far it is, and set the timer right before the buffer message."""
-    guarded, buffer = plug._guarded, plug._buffer_and_read
+    guarded, act = plug._guarded, plug._act_and_read
 
     def start():
         page["phase"] = 1
@@ -115,14 +131,15 @@ def _watched(plug, page: Page, kill_in: int | None) -> None:
         page["phase"] = 2
         return guard
 
-    def send():
-        page["phase"] = 3
-        if kill_in is not None:
-            page["armed"] = now()
-            kill_myself_in(kill_in)
-        return buffer()
+    def send(action):
+        if action == "buffer":
+            page["phase"] = 3
+            if kill_in is not None:
+                page["armed"] = now()
+                kill_myself_in(kill_in)
+        return act(action)
 
-    plug._guarded, plug._buffer_and_read = start, send
+    plug._guarded, plug._act_and_read = start, send
 
 
 def life(flow: Flow, kind: Kind) -> int:
@@ -130,6 +147,7 @@ def life(flow: Flow, kind: Kind) -> int:
 
     def work(page: Page, wait_for_start) -> None:
         plug = opened(flow)
+        kind.warm_up(plug)
         wait_for_start()
         page["armed"] = now()
         kind.hold(plug, page, BLOCK)
@@ -155,6 +173,7 @@ def kill(flow: Flow, kind: Kind, aim: str, chance: random.Random, lifetime: int,
     def work(page: Page, wait_for_start) -> None:
         plug = opened(flow)
         kept = occupy(memory) if memory else None
+        kind.warm_up(plug)
         _watched(plug, page, int(at) if aim == "buffer" else None)
         wait_for_start()
         kind.hold(plug, page, BLOCK if aim == "anywhere" else None)
