@@ -31,6 +31,7 @@ ffi.cdef(
     #define SO_SNDBUF ...
     #define SO_RCVBUF ...
     #define SO_RCVBUFFORCE ...
+    #define SO_SNDBUFFORCE ...
     #define NETLINK_EXT_ACK ...
     #define NETLINK_CAP_ACK ...
     #define NLM_F_REQUEST ...
@@ -99,9 +100,6 @@ ffi.cdef(
     #define IFNAMSIZ ...
     #define SIOCGSKNS ...
 
-    /* libnl's enumerations; the numbers are the compiler's too */
-    enum rtnl_tc_stat { RTNL_TC_PACKETS, RTNL_TC_BYTES, RTNL_TC_QLEN, RTNL_TC_BACKLOG, RTNL_TC_DROPS, ... };
-
     /* spawn.c */
     int libnlplug_spawn(const char *path, char *const argv[], int commands);
 
@@ -140,7 +138,6 @@ ffi.set_source(
     #include <linux/sockios.h>
     #include <linux/tc_act/tc_gact.h>
     #include <linux/tc_act/tc_mirred.h>
-    #include "libnl_enums.h"
     #include "libnl_functions.h"
     #include "exchange.h"
     #include "guard_protocol.h"
@@ -152,7 +149,6 @@ ffi.set_source(
     sources=["libnlplug/exchange.c", "libnlplug/holder.c", "libnlplug/spawn.c", "libnlplug/tcx.c"],
     include_dirs=["vendor_headers", "libnlplug"],
     depends=[
-        "vendor_headers/libnl_enums.h",
         "vendor_headers/libnl_functions.h",
         "libnlplug/exchange.h",
         "libnlplug/guard_protocol.h",

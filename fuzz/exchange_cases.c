@@ -1,26 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One exchange after the other with a peer that is not the kernel, for the sanitizers; links are read by libnl. */
+/* One exchange after the other with a peer that is not the kernel, for the sanitizers, and the reading of what came. */
 #include "cases.h"
 #include "../libnlplug/exchange.c"
-#include <linux/rtnetlink.h>
 
-static void read_link(const struct nlmsghdr *header)
+static void read_both(const struct nlmsghdr *header)
 {
-	char *copy = malloc(header->nlmsg_len); /* nothing of what follows it */
-	struct nl_object *object = libnlplug_object(memcpy(copy, header, header->nlmsg_len));
+	char *copy = memcpy(malloc(header->nlmsg_len), header, header->nlmsg_len); /* nothing of what follows it */
+	struct libnlplug_qdisc qdisc;
+	char name[IFNAMSIZ];
 
-	if (object)
-		nl_object_put(object);
+	if (libnlplug_read_qdisc(copy, header->nlmsg_len, &qdisc) && strlen(qdisc.kind) >= sizeof qdisc.kind)
+		abort();
+	if (libnlplug_read_link(copy, header->nlmsg_len, name) && strlen(name) >= IFNAMSIZ)
+		abort();
 	free(copy);
 }
 
 int main(void)
 {
 	static const struct nlmsghdr request = { .nlmsg_len = sizeof request, .nlmsg_seq = 1 };
+	const struct nlmsghdr both[] = { request, request };
 	FILE *cases = fdopen(dup(0), "rb");
+	struct libnlplug_counters counters;
 	int pair[2];
 
-	for (;;) {
+	for (int odd = 0;; odd = !odd) {
 		struct libnlplug_answer *answer;
 		struct libnlplug_line *line;
 
@@ -29,14 +33,16 @@ int main(void)
 		if (!next_case(cases, pair[1]))
 			return 0;
 		line = libnlplug_line_new(pair[0]);
-		answer = libnlplug_exchange(line, (const char *)&request, sizeof request, 1);
+		if (odd)
+			answer = libnlplug_exchange_counting(line, (const char *)both, sizeof both, &counters);
+		else
+			answer = libnlplug_exchange(line, (const char *)&request, sizeof request, 1);
 		if (answer) {
 			const struct nlmsghdr *header = (const struct nlmsghdr *)answer->messages;
 			ssize_t left = answer->length;
 
 			for (; NLMSG_OK(header, left); header = NLMSG_NEXT(header, left))
-				if (header->nlmsg_type == RTM_NEWLINK)
-					read_link(header);
+				read_both(header);
 			libnlplug_answer_free(answer);
 		}
 		libnlplug_line_free(line);

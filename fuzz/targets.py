@@ -386,8 +386,11 @@ def guard_program(source: Source) -> None:
         theirs.close()
         os.close(holder)
         ours.setblocking(False)
-        for words in guard_words(source):
-            with contextlib.suppress(OSError):  # it has ended already
+        config, *commands = guard_words(source)
+        with contextlib.suppress(OSError):  # it has ended already
+            socket.send_fds(ours, [config], page_and_timer(source))
+        for words in commands:
+            with contextlib.suppress(OSError):
                 ours.send(words)
     child = os.pidfd_open(pid)
     ready = select.poll()
@@ -399,6 +402,18 @@ def guard_program(source: Source) -> None:
     status = os.waitpid(pid, 0)[1]
     assert over, "the guard goes on"
     assert os.WIFEXITED(status), f"the guard was ended by signal {os.WTERMSIG(status)}"
+
+
+def page_and_timer(source: Source) -> list[int]:
+    """The descriptors that may come with a configuration: a page in which anything stands, and a timer or what is none.
+    They are used again: the guard has its own."""
+    if not _files:
+        _files.extend([os.memfd_create("page"), os.memfd_create("empty"), os.open("/dev/null", os.O_RDWR)])
+    page, empty, timer = _files
+    state = source.below(7) | source.below(3) << 8
+    numbers = (source.number(63) & (1 << 63) - 1 for _ in range(4))
+    os.pwrite(page, struct.pack("=IIQIiqqqq", state, source.number(32) & 0xFFFF_FFFF, 0, 0, 0, *numbers), 0)
+    return source.one_of([[], [], [page, timer], [empty, timer], [page], [timer, page, page]])
 
 
 def guard_words(source: Source) -> list[bytes]:
@@ -425,6 +440,7 @@ def guard_words(source: Source) -> list[bytes]:
     return [config, *commands]
 
 
+_files: list[int] = []
 _silent: list[Line] = []
 
 

@@ -21,11 +21,10 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <linux/gen_stats.h>
+#include <linux/if.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 
-#include "libnl_enums.h"
-#include "libnl_functions.h"
 #include "exchange.h"
 
 enum { DATAGRAM = 32768 };	/* bytes; a dump fills what it is given, up to this, and one object needs far less */
@@ -177,28 +176,8 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 	return answer;
 }
 
-static void keep(struct nl_object *object, void *kept)
-{
-	nl_object_get(object);
-	*(struct nl_object **)kept = object;
-}
-
-/* The object of libnl's that a message of the kernel shows, to be put; NULL where libnl cannot read it. */
-struct nl_object *libnlplug_object(const char *message)
-{
-	struct nl_object *object = NULL;
-	struct nl_msg *msg = nlmsg_convert((struct nlmsghdr *)message);
-
-	if (msg) {
-		nlmsg_set_proto(msg, NETLINK_ROUTE);
-		nl_msg_parse(msg, keep, &object);
-		nlmsg_free(msg);
-	}
-	return object;
-}
-
 /* The attribute of this type among those that begin at ``at``, NULL where there is none. */
-static struct rtattr *attribute(struct rtattr *at, int left, int type)
+static const struct rtattr *attribute(const struct rtattr *at, int left, int type)
 {
 	for (; RTA_OK(at, left); at = RTA_NEXT(at, left))
 		if ((at->rta_type & NLA_TYPE_MASK) == type)
@@ -206,11 +185,70 @@ static struct rtattr *attribute(struct rtattr *at, int left, int type)
 	return NULL;
 }
 
+/* The bytes of a nested attribute, as many as there are and fit. */
+static void copy_nested(const struct rtattr *nest, int type, void *to, size_t size)
+{
+	const struct rtattr *found = nest ? attribute(RTA_DATA(nest), RTA_PAYLOAD(nest), type) : NULL;
+
+	if (found)
+		memcpy(to, RTA_DATA(found), RTA_PAYLOAD(found) < size ? RTA_PAYLOAD(found) : size);
+}
+
+/*
+ * What a message of the kernel shows of a qdisc; 0 where it shows none. (libnl reads the options of each kind too, which
+ * nobody here asks for, and crashes on a message that is not as it should be; so it does with links.)
+ */
+int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qdisc *qdisc)
+{
+	const struct nlmsghdr *header = (const struct nlmsghdr *)message;
+	const struct tcmsg *place = NLMSG_DATA(header);
+	int left = (int)length - (int)NLMSG_SPACE(sizeof *place);
+	const struct rtattr *kind = left < 0 ? NULL : attribute(TCA_RTA(place), left, TCA_KIND);
+	struct gnet_stats_basic basic = { 0 };
+	struct gnet_stats_queue queue = { 0 };
+	const struct rtattr *stats;
+
+	if (!kind || header->nlmsg_type != RTM_NEWQDISC)
+		return 0;
+	stats = attribute(TCA_RTA(place), left, TCA_STATS2);
+	copy_nested(stats, TCA_STATS_BASIC, &basic, sizeof basic);
+	copy_nested(stats, TCA_STATS_QUEUE, &queue, sizeof queue);
+	*qdisc = (struct libnlplug_qdisc){
+		.ifindex = place->tcm_ifindex,
+		.handle = place->tcm_handle,
+		.parent = place->tcm_parent,
+		.qlen = queue.qlen,
+		.backlog = queue.backlog,
+		.drops = queue.drops,
+		.packets = basic.packets,
+		.bytes = basic.bytes,
+	};
+	for (size_t i = 0; i < sizeof qdisc->kind - 1 && i < RTA_PAYLOAD(kind); i++)
+		if (!(qdisc->kind[i] = ((const char *)RTA_DATA(kind))[i]))
+			break;
+	return 1;
+}
+
+/* The interface index of a link that a message of the kernel shows, and its name; 0 where it shows none. */
+int libnlplug_read_link(const char *message, size_t length, char name[16])
+{
+	const struct nlmsghdr *header = (const struct nlmsghdr *)message;
+	const struct ifinfomsg *info = NLMSG_DATA(header);
+	int left = (int)length - (int)NLMSG_SPACE(sizeof *info);
+	const struct rtattr *found = left < 0 ? NULL : attribute(IFLA_RTA(info), left, IFLA_IFNAME);
+
+	if (!found || header->nlmsg_type != RTM_NEWLINK)
+		return 0;
+	memset(name, 0, IFNAMSIZ);
+	memcpy(name, RTA_DATA(found), RTA_PAYLOAD(found) < IFNAMSIZ ? RTA_PAYLOAD(found) : IFNAMSIZ - 1);
+	return info->ifi_index;
+}
+
 /* The counters of the queue of a qdisc that the kernel shows. */
 static void count(const struct nlmsghdr *header, struct libnlplug_counters *counters)
 {
 	int left = (int)header->nlmsg_len - (int)NLMSG_LENGTH(sizeof(struct tcmsg));
-	struct rtattr *found = attribute(TCA_RTA(NLMSG_DATA(header)), left, TCA_STATS2);
+	const struct rtattr *found = attribute(TCA_RTA(NLMSG_DATA(header)), left, TCA_STATS2);
 	struct gnet_stats_queue queue;
 
 	if (found)

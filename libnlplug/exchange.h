@@ -26,4 +26,18 @@ struct libnlplug_counters {
 struct libnlplug_answer *libnlplug_exchange_counting(struct libnlplug_line *line, const char *messages, size_t length,
 						     struct libnlplug_counters *counters);
 void libnlplug_answer_free(struct libnlplug_answer *answer);
-struct nl_object *libnlplug_object(const char *message);
+
+struct libnlplug_qdisc {
+	int ifindex;
+	uint32_t handle;
+	uint32_t parent;
+	char kind[16];
+	uint64_t qlen;
+	uint64_t backlog;
+	uint64_t drops;
+	uint64_t packets;
+	uint64_t bytes;
+};
+
+int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qdisc *qdisc);
+int libnlplug_read_link(const char *message, size_t length, char name[16]);

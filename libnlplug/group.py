@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from _thread import RLock
 
+from ._libnl import ffi
 from .errors import GroupError, NetlinkError, QdiscExists, failure
 from .qdisc import PlugQdisc, PlugStats
 from .route import ClosedError, joined
@@ -21,7 +22,11 @@ __all__ = ["PlugGroup"]
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
+    from ._libnl import CData
+    from .guard import Guard, Holder
+    from .hold import HoldReport
     from .route import RouteSocket
 
 _OPERATIONS = {
@@ -41,7 +46,8 @@ class PlugGroup:
             group.release_indefinite()
 
     The group has no socket of its own: it uses that of its first plug that is open, and toggles all its plugs as long
-    as there is one. It owns none of them: closing and detaching stays with those who made them.
+    as there is one. It owns none of them: closing and detaching them stays with those who made them. Only hold() starts
+    something, its guard, which ends with close(), at the end of a ``with``, or with this process.
 
     Threads: it locks, so that a group is toggled as a whole. Fork: use in a child raises ForkedError.
     """
@@ -50,6 +56,8 @@ class PlugGroup:
         self._plugs = tuple(plugs)
         self._lock = RLock()
         self._route: RouteSocket | None = None
+        self._guard: Guard | None = None
+        self._closed = False
         self._sends: dict[str, list[tuple[list[PlugQdisc], bytes]]] = {action: [] for action in _OPERATIONS}
         places = set()
         for plug in self._plugs:
@@ -82,6 +90,43 @@ class PlugGroup:
     def release_indefinite(self) -> None:
         """PlugQdisc.release_indefinite() on all plugs: let everything go. Raises as buffer()."""
         self._act("release_indefinite")
+
+    def hold(self, timeout: float | None = None, on_death: str = "release") -> AbstractContextManager[HoldReport]:
+        """PlugQdisc.hold() of all plugs at once, with one guard: all hold, or entering raises and none does.
+
+            with group.hold(timeout=5.0) as held:
+                checkpoint()
+
+        The report's packets, bytes and dropped are the sums. PlugBusy names the first plug that is held by a hold
+        already. Where leaving could not release some, GroupError names them; the others are released.
+        """
+        from .hold import Hold, HoldReport
+
+        if not self._plugs:
+            from contextlib import nullcontext
+
+            return nullcontext(HoldReport.of_nothing())
+        return Hold(self, timeout, on_death)
+
+    def close(self) -> None:
+        """End the group's guard, and with it a hold() that is on, released; calling it again does nothing. The plugs
+        stay open."""
+        if self._forked:  # the lock may be another thread's, which the child does not have
+            guard, self._guard = self._guard, None
+            if guard is not None:
+                guard.forget()
+            return
+        with self._lock:
+            self._closed = True
+            guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.end()
+
+    def __enter__(self) -> PlugGroup:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def stats(self) -> dict[PlugQdisc, PlugStats]:
         """The counters of each plug, by one dump of the namespace's qdiscs; a plug that is gone is not in it."""
@@ -121,14 +166,90 @@ class PlugGroup:
         if failures:
             raise GroupError.of(_OPERATIONS[action], len(self._plugs), failures)
 
+    # What a Hold asks of what it holds.
+
+    limit = None
+    _has_one_limit = False
+
+    @property
+    def device(self) -> str:
+        """The device of the only plug, or 'eth0 and 4 more'."""
+        more = len(self._plugs) - 1
+        return f"{self._plugs[0].device} and {more} more" if more else self._plugs[0].device
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called, or all plugs are closed."""
+        return self._closed or all(plug.closed for plug in self._plugs)
+
+    def holder(self) -> Holder | None:
+        """Who holds the first of the plugs that is held by a hold(); None where none is."""
+        return next((holder for plug in self._plugs if (holder := self._holder_of(plug)) is not None), None)
+
+    def _holder_of(self, plug: PlugQdisc) -> Holder | None:
+        from .guard import holder_of, mark_name
+
+        return holder_of(self._open(), mark_name(plug._ifindex, plug._parent))
+
+    def _guarded(self) -> Guard:
+        from .hold import start_guard
+
+        route, guard = self._open(), self._guard
+        if guard is not None and guard.ready:
+            return guard
+        with self._lock:
+            if self._guard is None or not self._guard.alive:
+                self._guard = start_guard(route, self.device, self._plugs)
+            return self._guard
+
+    def _act_and_read(self, action: str) -> CData:
+        try:
+            counters = self._counters()
+        except NetlinkError:
+            counters = ffi.new("struct libnlplug_counters *")
+        self._act(action)
+        return counters
+
+    def _counters(self) -> CData:
+        """The sums over the plugs, known where all of them are there."""
+        stats = self.stats().values()
+        sums = {name: sum(getattr(one, name) for one in stats) for name in ("qlen", "backlog", "drops")}
+        return ffi.new("struct libnlplug_counters *", {"known": len(stats) == len(self._plugs), **sums})
+
+    @property
+    def _forked(self) -> bool:
+        return self._route is not None and self._route.forked
+
+    @property
+    def _detached(self) -> bool:
+        return False
+
+    @_detached.setter
+    def _detached(self, detached: bool) -> None:
+        for plug in self._plugs:
+            plug._detached = plug._detached or detached
+
+    @property
+    def _last_action(self) -> str | None:
+        return None
+
+    @_last_action.setter
+    def _last_action(self, action: str | None) -> None:
+        for plug in self._plugs:
+            plug._last_action = action
+
     def _open(self) -> RouteSocket:
         """The socket of the first plug that is open, with the messages in portions that it takes."""
+        if self._closed:
+            raise ClosedError("this group is closed")
         if self._route is None or self._route.closed:
             with self._lock:
                 self._route = next((plug._route for plug in self._plugs if not plug.closed), None)
                 if self._route is None:
                     raise ClosedError("all plugs of the group are closed")
                 self._fill(self._route)
+                if self._guard is not None:
+                    self._guard._route = self._route
         self._route.fileno()
         return self._route
 

@@ -26,6 +26,7 @@
 #include <string.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -102,21 +103,22 @@ static int64_t until_deadline(void)
 static int take_answers(void)
 {
 	char answers[8192];
-	int error = 0;
+	int error = 0, lost = 0;
 	ssize_t length;
 
 	while ((length = recv(route, answers, sizeof answers, MSG_DONTWAIT)) > 0 || errno == EINTR || errno == ENOBUFS) {
 		struct nlmsghdr *header = (struct nlmsghdr *)answers;
 
 		if (length <= 0) {
-			error = error ? error : errno;
+			if (errno == ENOBUFS)
+				lost = errno;	/* more errors than the queue takes, of which the first ones are in it */
 			continue;
 		}
 		for (; NLMSG_OK(header, length); header = NLMSG_NEXT(header, length))
 			if (header->nlmsg_type == NLMSG_ERROR && !error)
 				error = -((struct nlmsgerr *)NLMSG_DATA(header))->error;
 	}
-	return error;
+	return error ? error : lost;
 }
 
 /* Send all messages, as many at a time as a socket takes; the first error of the kernel, 0 for none. */
@@ -521,6 +523,7 @@ static int prepare(const struct guard_config *head, ssize_t length)
 {
 	static const int ignored[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGTTIN, SIGTTOU, SIGPIPE, SIGALRM,
 				       SIGUSR1, SIGUSR2 };
+	struct rlimit files;
 	sigset_t none;
 	int score;
 
@@ -546,6 +549,10 @@ static int prepare(const struct guard_config *head, ssize_t length)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (chdir("/"))
 		return errno;
+	if (!getrlimit(RLIMIT_NOFILE, &files)) {
+		files.rlim_cur = files.rlim_max;	/* a mark is a descriptor, and a group may have thousands of them */
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
 
 	/* Both need rights that the holder may not have; without them the guard works, a little less surely. */
 	score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);

@@ -27,6 +27,7 @@ from _socket import (
     SCM_RIGHTS,
     SO_PEERCRED,
     SO_RCVTIMEO,
+    SO_SNDBUF,
     SO_SNDTIMEO,
     SOCK_CLOEXEC,
     SOCK_SEQPACKET,
@@ -76,13 +77,22 @@ class Guard:
     """One guard process for one set of plugs. Threads: it locks. Fork: the parent's only. Signals: a handler may end()
     it at any time, and speak with it but in the middle of another word with it (RuntimeError)."""
 
-    def __init__(self, route: RouteSocket, device: str, marks: list[str], release: bytes, drop: bytes) -> None:
+    def __init__(
+        self,
+        route: RouteSocket,
+        device: str,
+        marks: list[str],
+        release: bytes,
+        drop: bytes,
+        devices: list[str] | None = None,
+    ) -> None:
         self._lock = RLock()
         self._asking = allocate_lock()  # by this thread, and not a flag: an interrupt cannot leave it set
         self._numbers = count(1)
         self._route = route
         self._device = device
         self._marks = marks
+        self._devices = devices or [device] * len(marks)
         self.pid = 0
         try:
             self._socket = route.in_netns(lambda: self._start(release, drop))
@@ -107,13 +117,19 @@ class Guard:
             timeout = ffi.new("long[2]", [ANSWER_TIMEOUT, 0])
             for option in (SO_RCVTIMEO, SO_SNDTIMEO):
                 ours.setsockopt(SOL_SOCKET, option, ffi.buffer(timeout)[:])
+            names = b"".join(mark.encode() + b"\0" for mark in self._marks)
+            size = len(release) + len(drop) + len(names)
+            if size > ours.getsockopt(SOL_SOCKET, SO_SNDBUF) // 2:
+                try:
+                    ours.setsockopt(SOL_SOCKET, lib.SO_SNDBUFFORCE, size)
+                except PermissionError:
+                    pass  # it may be too large then, and the send says so
             shown = [ffi.new("char[]", text) for text in (b"libnlplug-guard", b"of", b"%d" % os.getpid())]
             pid = lib.libnlplug_spawn(os.fsencode(PATH), ffi.new("char *[]", [*shown, ffi.NULL]), theirs.fileno())
             theirs.close()
             if pid < 0:
                 raise self._unavailable(-pid)
             self.pid = pid
-            names = b"".join(mark.encode() + b"\0" for mark in self._marks)
             head = ffi.new("struct guard_config *", [len(release), len(drop), len(names), os.getpid()])
             try:
                 descriptors = ffi.new("int[2]", [file[0], page.timer])
@@ -150,6 +166,7 @@ class Guard:
         hint = {
             errno.EAGAIN: "the limit of processes (ulimit -u, pids.max) is reached",
             errno.EMFILE: "the limit of open files (ulimit -n) is reached",
+            errno.EMSGSIZE: "these are too many plugs for one guard here: make several groups",
             errno.ENOENT: f"{PATH} is missing: reinstall the package",
             errno.EACCES: f"{PATH} must be executable, on a file system not mounted noexec",
             errno.ETIMEDOUT: f"it has not said within {ANSWER_TIMEOUT} s that it is ready",
@@ -212,7 +229,7 @@ class Guard:
                 raise self._unavailable(answer.error)
             holder = holder_of(self._route, self._marks[answer.mark])
             if holder is not None:
-                raise busy(self._device, holder)
+                raise busy(self._devices[answer.mark], holder)
             if time.monotonic() > deadline:
                 why = "a socket that answers nobody sits on the plug's mark ('ss -xap' may show whose); end it"
                 raise PlugBusy.by(self._device, 0, why)

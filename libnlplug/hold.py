@@ -17,7 +17,7 @@ import os
 import time
 
 from ._libnl import lib
-from .errors import HoldExpired, NetlinkError, PlugBusy
+from .errors import GroupError, HoldExpired, NetlinkError, PlugBusy
 from .guard import Guard, mark_name
 from .route import ClosedError, message_bytes
 
@@ -25,11 +25,14 @@ __all__ = ["Hold", "HoldReport", "PacketsDropped"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from ._libnl import CData
+    from .group import PlugGroup
     from .guard import Holder
     from .qdisc import PlugQdisc, PlugStats
+    from .route import RouteSocket
 
 TIMEOUT_MAX = 1e9  # seconds, 31 years
 RELEASE_TRIES = 3
@@ -58,6 +61,14 @@ class HoldReport:
         self.limit_needed: int | None = None
         self.expired = False
 
+    @classmethod
+    def of_nothing(cls) -> HoldReport:
+        """What a group without plugs holds."""
+        report = cls()
+        report.packets = report.bytes = report.dropped = 0
+        report.seconds = 0.0
+        return report
+
     def as_dict(self) -> dict[str, object]:
         """The values by their names."""
         return {name: getattr(self, name) for name in self.__slots__}
@@ -68,13 +79,13 @@ class HoldReport:
 
 
 class Hold:
-    """One hold of one plug; made by PlugQdisc.hold(), entered once.
+    """One hold of one plug or group; made by PlugQdisc.hold() and PlugGroup.hold(), entered once.
 
     Threads: enter and leave it wherever you like; another hold of the same plug meanwhile is PlugBusy. Fork: a child
     that leaves the block does nothing, the hold is the parent's.
     """
 
-    def __init__(self, plug: PlugQdisc, timeout: float | None, on_death: str) -> None:
+    def __init__(self, plug: PlugQdisc | PlugGroup, timeout: float | None, on_death: str) -> None:
         if on_death not in ("release", "drop"):
             raise ValueError(f"on_death is {on_death!r}: it must be 'release' or 'drop'")
         self._plug = plug
@@ -115,8 +126,9 @@ class Hold:
         self._report.expired = True
         try:
             self._release_directly()
-        except FileNotFoundError:  # the guard has deleted the plug
-            pass
+        except NetlinkError as failure:
+            if not _is_gone(failure):  # the guard may have deleted the plug
+                raise
         raise self._expiry()
 
     def _take_back(self, armed: bool) -> None:
@@ -127,8 +139,9 @@ class Hold:
                 self._end()
             else:
                 self._guard.release(self._number)
-        except FileNotFoundError:  # no plug: nothing can be held, and what is raised already says why
-            pass
+        except NetlinkError as failure:
+            if not _is_gone(failure):  # no plug: nothing can be held, and what is raised already says why
+                raise
         self._guard = None
 
     def __exit__(
@@ -137,11 +150,11 @@ class Hold:
         try:
             self._leave()
         finally:
-            if not self._over and not self._plug._route.forked:  # an interrupt came before the release
+            if not self._over and not self._plug._forked:  # an interrupt came before the release
                 self._end()
 
     def _leave(self) -> None:
-        if self._plug._route.forked:
+        if self._plug._forked:
             return
         expired = self._end()
         before_release = self._held
@@ -161,7 +174,7 @@ class Hold:
     def _stats(self) -> PlugStats | None:
         """The counters, or None: a hold must end whether or not it can be counted."""
         try:
-            return self._plug.stats()
+            return self._plug._counters()
         except (OSError, ValueError, RuntimeError):
             return None
 
@@ -218,7 +231,7 @@ class Hold:
                 plug.release_indefinite()
                 break
             except NetlinkError as failure:
-                if not left or isinstance(failure, FileNotFoundError):  # what is gone does not come back
+                if not left or _is_gone(failure):  # what is gone does not come back
                     raise
                 time.sleep(0.01)
 
@@ -239,7 +252,7 @@ class Hold:
 
         packet = held.backlog / held.qlen if held.qlen else None
         advice = "give it a larger limit"
-        if packet:
+        if packet and self._plug._has_one_limit:
             self._report.limit_needed = int(held.backlog + packet * dropped) + 1
             advice = f"a limit of about {self._report.limit_needed} bytes would have been enough"
         message = (
@@ -248,17 +261,24 @@ class Hold:
         warnings.warn(message, PacketsDropped, stacklevel=4)
 
 
-def start_guard(plug: PlugQdisc) -> Guard:
-    """The guard of a plug, ready: with the messages that release and that drop, prebuilt."""
-    release = message_bytes(plug._built(lib.rtnl_qdisc_plug_release_indefinite), 1, ack=False)
-    drop = message_bytes(plug._deletion(), 2, ack=False)
-    return Guard(plug._route, plug.device, [mark_name(plug._ifindex, plug._parent)], release, drop)
+def _is_gone(failure: NetlinkError) -> bool:
+    """Whether what could not be released is not there any more; of a group, whether that is all that is wrong."""
+    failures = failure.failures.values() if isinstance(failure, GroupError) else [failure]
+    return all(isinstance(one, FileNotFoundError) for one in failures)
+
+
+def start_guard(route: RouteSocket, device: str, plugs: Sequence[PlugQdisc]) -> Guard:
+    """The guard of plugs, ready: with the messages that release and that drop, prebuilt."""
+    release = [message_bytes(plug._built(lib.rtnl_qdisc_plug_release_indefinite), 1, ack=False) for plug in plugs]
+    drop = [message_bytes(plug._deletion(), 2, ack=False) for plug in plugs]
+    marks = [mark_name(plug._ifindex, plug._parent) for plug in plugs]
+    return Guard(route, device, marks, b"".join(release), b"".join(drop), [plug.device for plug in plugs])
 
 
 def hold_detached(plug: PlugQdisc, timeout: float) -> None:
     """Begin a hold that its guard alone ends, at the deadline; see PlugQdisc.hold_detached()."""
     checked = _checked_timeout(timeout)
-    guard = start_guard(plug)
+    guard = start_guard(plug._route, plug.device, [plug])
     try:
         guard.hold(checked, detached=True, limit=plug.limit)
         plug.buffer()

@@ -240,7 +240,7 @@ def _guard_alone(route: RouteSocket, lo: int, why: str) -> Iterator[Check]:
     from .hold import start_guard
 
     try:
-        guard = start_guard(PlugQdisc(route, "lo", lo, lib.TC_H_ROOT, 1 << 16))
+        guard = start_guard(route, "lo", [PlugQdisc(route, "lo", lo, lib.TC_H_ROOT, 1 << 16)])
     except NetlinkError as error:
         yield result("guard", "failed", str(error), "nothing can be held without one")
         return

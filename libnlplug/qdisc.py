@@ -194,6 +194,13 @@ class PlugQdisc:
             raise self._gone("read the plug of")
         return _plug_stats(found)
 
+    @property
+    def _forked(self) -> bool:
+        return self._route.forked
+
+    _counters = stats  # of what a Hold holds: a group's are the sums of its plugs'
+    _has_one_limit = True
+
     def hold(self, timeout: float | None = None, on_death: str = "release") -> Hold:
         """A context manager: buffer on entry, release_indefinite on exit, whatever happens in between.
 
@@ -253,7 +260,7 @@ class PlugQdisc:
             return guard
         with self._lock:
             if self._guard is None or not self._guard.alive:
-                self._guard = start_guard(self)
+                self._guard = start_guard(self._route, self._device, [self])
             return self._guard
 
     def _act_and_read(self, action: str) -> CData:

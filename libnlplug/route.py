@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """RouteSocket: one NETLINK_ROUTE socket in one network namespace, used for one request at a time.
 
-libnl makes the messages and reads the objects; exchange.c sends a request and takes all that comes back for it in one
-call, under a lock. So a request is whole or not made: no thread, signal handler or interrupt comes between a question
-and its answer.
+libnl makes the messages; exchange.c sends a request, takes all that comes back for it in one call, under a lock, and
+reads what is shown of a qdisc or a link. So a request is whole or not made: no thread, signal handler or interrupt
+comes between a question and its answer.
 
 Threads: a RouteSocket may be used by several threads; it locks. Fork: use in a child raises ForkedError; the parent's
 socket stays usable. Close the object in the child, or forget it; a new one in the child is fine.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from _thread import allocate_lock, start_new_thread
 
 from ._libnl import ffi, lib
@@ -89,16 +88,14 @@ class QdiscInfo(Record):
     bytes: int
 
 
-def qdisc_info(obj: CData) -> QdiscInfo:
-    tc = ffi.cast("struct rtnl_tc *", obj)
-    counters = (lib.RTNL_TC_QLEN, lib.RTNL_TC_BACKLOG, lib.RTNL_TC_DROPS, lib.RTNL_TC_PACKETS, lib.RTNL_TC_BYTES)
-    return QdiscInfo(
-        lib.rtnl_tc_get_ifindex(tc),
-        ffi.string(lib.rtnl_tc_get_kind(tc)).decode("utf-8", "replace"),
-        lib.rtnl_tc_get_handle(tc),
-        lib.rtnl_tc_get_parent(tc),
-        *(lib.rtnl_tc_get_stat(tc, counter) for counter in counters),
-    )
+def qdisc_info(message: bytes) -> QdiscInfo | None:
+    """What the kernel's message shows; None where it is not about a qdisc."""
+    read = ffi.new("struct libnlplug_qdisc *")
+    if not lib.libnlplug_read_qdisc(message, len(message), read):
+        return None
+    kind = ffi.string(read.kind).decode("utf-8", "replace")
+    counters = (read.qlen, read.backlog, read.drops, read.packets, read.bytes)
+    return QdiscInfo(read.ifindex, kind, read.handle, read.parent, *counters)
 
 
 def _encoded(text: str) -> bytes | None:
@@ -269,14 +266,13 @@ class RouteSocket:
             raise self._failure(error, [one for one in answers if one.number == 1], operation, device)
         return counters
 
-    def get(self, msg: CData, kind: int, operation: str, device: str | None) -> CData | None:
-        """Send a request for one object; what libnl reads in the answer, which is a message of this ``kind``; None
-        where the kernel has nothing to show.
+    def get(self, msg: CData, operation: str, device: str | None) -> bytes | None:
+        """Send a request for one object; the message that shows it, or None where the kernel has nothing to show.
 
         The kernel sends the object first and the ACK after it (rtnetlink_rcv_msg), each in a datagram of its own.
         """
         for answer in self._asked(msg, operation, device):
-            return _object(answer.message, kind)
+            return answer.message
         return None
 
     def dump(self, msg: CData, operation: str, device: str | None) -> list[bytes]:
@@ -311,18 +307,19 @@ class RouteSocket:
                 "find",
                 device,
             )
-        msg = built(lib.rtnl_link_build_get_request, 0, name)
-        found = self.get(msg, lib.RTM_NEWLINK, "find", device)
-        if found is None:
-            raise NetlinkError(None, f"cannot find {device}: the kernel answered with no link", "find", device)
-        return int(lib.rtnl_link_get_ifindex(ffi.cast("struct rtnl_link *", found)))
+        return self._link(built(lib.rtnl_link_build_get_request, 0, name), device)[0]
 
     def link_name(self, ifindex: int) -> str:
         """The name of the device with this interface index; DeviceNotFound where there is none."""
-        msg = built(lib.rtnl_link_build_get_request, ifindex, ffi.NULL)
-        found = self.get(msg, lib.RTM_NEWLINK, "find", f"device {ifindex}")
-        name = ffi.NULL if found is None else lib.rtnl_link_get_name(ffi.cast("struct rtnl_link *", found))
-        return f"device {ifindex}" if name == ffi.NULL else os.fsdecode(ffi.string(name))
+        return self._link(built(lib.rtnl_link_build_get_request, ifindex, ffi.NULL), f"device {ifindex}")[1]
+
+    def _link(self, msg: CData, device: str) -> tuple[int, str]:
+        message = self.get(msg, "find", device) or b""
+        name = ffi.new("char[]", lib.IFNAMSIZ)
+        ifindex = lib.libnlplug_read_link(message, len(message), name)
+        if ifindex <= 0:
+            raise NetlinkError(None, f"cannot find {device}: the kernel answered with no link", "find", device)
+        return ifindex, os.fsdecode(ffi.string(name))
 
     def qdisc(
         self, ifindex: int, parent: int, device: str, handle: int = 0, kind: bytes | None = None
@@ -333,19 +330,21 @@ class RouteSocket:
         asker only with NLM_F_ECHO. With ``handle`` or ``kind``, a qdisc that differs is QdiscNotFound.
         """
         msg = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, ifindex, parent, handle, kind)
-        found = self.get(msg, lib.RTM_NEWQDISC, "read the qdisc of", device)
-        return None if found is None else qdisc_info(found)
+        message = self.get(msg, "read the qdisc of", device)
+        found = None if message is None else qdisc_info(message)
+        if message is not None and found is None:
+            why = f"cannot read the qdisc of {device}: the kernel answered with something else"
+            raise NetlinkError(None, why, "read the qdisc of", device)
+        return found
 
     def qdiscs(self, wanted: Container[tuple[int, int]] | None = None) -> list[QdiscInfo]:
         """Every qdisc of the namespace, or those at the ``wanted`` places (ifindex and parent), by one dump."""
         msg = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_DUMP, 0, 0, 0, None)
         found = []
         for message in self._listed(msg, "list the qdiscs", None):
-            if len(message) < lib.NLMSG_HDRLEN + ffi.sizeof("struct tcmsg"):
-                continue
-            place = ffi.cast("struct tcmsg *", ffi.from_buffer(message) + lib.NLMSG_HDRLEN)
-            if wanted is None or (place.tcm_ifindex, place.tcm_parent) in wanted:
-                found.append(qdisc_info(_object(message, lib.RTM_NEWQDISC)))
+            info = qdisc_info(message)
+            if info is not None and (wanted is None or (info.ifindex, info.parent) in wanted):
+                found.append(info)
         return found
 
     def _failure(self, error: int, answers: list[Answer], operation: str, device: str | None) -> Exception:
@@ -392,21 +391,6 @@ def _code(message: bytes) -> int:
     """libnl's code for the error in an NLMSG_ERROR message: the errno that it would have made of it."""
     reply = parse_reply(message)
     return -int(lib.nl_syserr2nlerr(reply[0] if reply and 0 <= reply[0] < 4096 else errno.EBADMSG))
-
-
-def _object(message: bytes, kind: int) -> CData:
-    """What libnl reads in a message of this kind. (The object of a link does not differ from that of a qdisc, in C.)"""
-    right = int.from_bytes(message[4:6], sys.byteorder) == kind
-    head = lib.NLMSG_HDRLEN + ffi.sizeof("struct tcmsg")
-    if right and kind == lib.RTM_NEWQDISC and len(message) >= head:
-        # libnl reads the options of prio, pfifo and others without asking whether there are any. These, empty, come
-        # before the message's own, and the last ones count.
-        options = (4).to_bytes(2, sys.byteorder) + int(lib.TCA_OPTIONS).to_bytes(2, sys.byteorder)
-        message = (len(message) + 4).to_bytes(4, sys.byteorder) + message[4:head] + options + message[head:]
-    obj = lib.libnlplug_object(message) if right else ffi.NULL
-    if obj == ffi.NULL:
-        raise NetlinkError(None, "libnl cannot read the kernel's answer", "read an answer")
-    return ffi.gc(obj, lib.nl_object_put)
 
 
 def message_bytes(msg: CData, number: int = 1, *, ack: bool = True) -> bytes:

@@ -6,7 +6,6 @@
 
 struct nl_sock;
 struct nl_msg;
-struct nl_object;
 struct rtnl_link;
 struct rtnl_tc;
 struct rtnl_qdisc;
@@ -31,15 +30,8 @@ struct nl_msg *nlmsg_alloc_simple(int nlmsgtype, int flags);
 void nlmsg_free(struct nl_msg *msg);
 int nlmsg_append(struct nl_msg *msg, void *data, size_t len, int pad);
 struct nlmsghdr *nlmsg_hdr(struct nl_msg *msg);
-struct nl_msg *nlmsg_convert(struct nlmsghdr *hdr);
-void nlmsg_set_proto(struct nl_msg *msg, int protocol);
 int nla_put(struct nl_msg *msg, int attrtype, int datalen, const void *data);
 int nla_put_string(struct nl_msg *msg, int attrtype, const char *str);
-int nl_msg_parse(struct nl_msg *msg, void (*cb)(struct nl_object *obj, void *arg), void *arg);
-
-/* netlink/object.h */
-void nl_object_get(struct nl_object *obj);
-void nl_object_put(struct nl_object *obj);
 
 /* netlink/route/link.h */
 int rtnl_link_build_get_request(int ifindex, const char *name, struct nl_msg **result);
@@ -54,21 +46,14 @@ void rtnl_link_set_name(struct rtnl_link *link, const char *name);
 int rtnl_link_set_type(struct rtnl_link *link, const char *type);
 void rtnl_link_set_ifalias(struct rtnl_link *link, const char *alias);
 void rtnl_link_set_flags(struct rtnl_link *link, unsigned int flags);
-int rtnl_link_get_ifindex(struct rtnl_link *link);
-char *rtnl_link_get_name(struct rtnl_link *link);
 
 /* netlink/route/tc.h */
 void rtnl_tc_set_ifindex(struct rtnl_tc *tc, int ifindex);
-int rtnl_tc_get_ifindex(struct rtnl_tc *tc);
 void rtnl_tc_set_parent(struct rtnl_tc *tc, uint32_t parent);
-uint32_t rtnl_tc_get_parent(struct rtnl_tc *tc);
 void rtnl_tc_set_handle(struct rtnl_tc *tc, uint32_t handle);
 uint32_t rtnl_tc_get_handle(struct rtnl_tc *tc);
 int rtnl_tc_set_kind(struct rtnl_tc *tc, const char *kind);
-char *rtnl_tc_get_kind(struct rtnl_tc *tc);
-uint64_t rtnl_tc_get_stat(struct rtnl_tc *tc, enum rtnl_tc_stat id);
 int rtnl_tc_str2handle(const char *str, uint32_t *res);
-char *rtnl_tc_handle2str(uint32_t handle, char *buf, size_t len);
 
 /* netlink/route/classifier.h, netlink/route/cls/u32.h, netlink/route/action.h, netlink/route/act/mirred.h */
 struct rtnl_cls *rtnl_cls_alloc(void);

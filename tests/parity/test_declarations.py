@@ -16,7 +16,6 @@ from libnlplug._libnl import ffi, lib
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = ROOT / "vendor_headers" / "libnl_functions.h"
-ENUMS = ROOT / "vendor_headers" / "libnl_enums.h"
 INCLUDE_OWN = f"-I{ROOT / 'libnlplug'}"
 LIBNL = ("libnl-3.0", "libnl-route-3.0")
 
@@ -35,22 +34,13 @@ def libnl_headers(*vendored: Path) -> str:
 def module_headers() -> str:
     """The include lines of the module's own source, without those of the vendored headers."""
     lines = re.findall(r"#include \S+", (ROOT / "build_ffi.py").read_text())
-    return "".join(f"{line}\n" for line in lines if f'"{FUNCTIONS.name}"' not in line and f'"{ENUMS.name}"' not in line)
+    return "".join(f"{line}\n" for line in lines if f'"{FUNCTIONS.name}"' not in line)
 
 
 def functions(text: str) -> list[str]:
     """The names of the functions that a header without preprocessor lines declares."""
     declarations = [part for part in without_comments(text).split(";") if "(" in part]
     return [re.search(r"(\w+)\s*\(", part).group(1) for part in declarations]  # type: ignore[union-attr]
-
-
-def enumerators(text: str) -> list[tuple[str, str]]:
-    """Each enumeration's tag with each of its names."""
-    return [
-        (tag, name)
-        for tag, body in re.findall(r"enum\s+(\w+)\s*\{(.*?)\}", without_comments(text), flags=re.DOTALL)
-        for name in re.findall(r"(\w+)\s*(?:=[^,]*)?(?:,|$)", body.strip())
-    ]
 
 
 def constants() -> list[str]:
@@ -61,7 +51,7 @@ def compile_together(declarations: str, directory: Path) -> None:
     """Compile one unit in which the real headers come first, every name is used, and ``declarations`` come last."""
     uses = "".join(f"__typeof__({name}) *const real_{name} = {name};\n" for name in functions(declarations))
     unit = directory / "together.c"
-    headers = module_headers() + libnl_headers(FUNCTIONS, ENUMS)
+    headers = module_headers() + libnl_headers(FUNCTIONS)
     unit.write_text(f"#define _GNU_SOURCE\n{headers}\n{uses}\n{declarations}")
     compile_c(directory / "together.o", "-c", INCLUDE_OWN, unit, packages=LIBNL)
 
@@ -105,22 +95,12 @@ def test_a_wrong_declaration_does_not_compile(wrong: str, tmp_path: Path) -> Non
         compile_together(wrong, tmp_path)
 
 
-def test_vendored_enumerators_have_libnl_values(tmp_path: Path) -> None:
-    """Every vendored enumerator has the value that it has in libnl's own headers, in an enumeration of that name."""
-    found = enumerators(ENUMS.read_text())
-    words = re.findall(r"\w+", " ".join(re.findall(r"\{(.*?)\}", without_comments(ENUMS.read_text()), re.DOTALL)))
-    assert [name for _, name in found] == words, "an enumerator was overlooked"
-    expressions = {name: f"(enum {tag}){name}" for tag, name in found}
-    vendored = values(tmp_path, '#include "libnl_enums.h"', expressions, f"-I{ENUMS.parent}")
-    assert vendored == values(tmp_path, libnl_headers(FUNCTIONS, ENUMS), expressions)
-
-
 def test_constants_are_those_of_the_real_headers(tmp_path: Path) -> None:
     """Every constant of the module has the value that the compiler takes from the kernel's and libnl's headers."""
     in_cdef = set(re.findall(r"#define (\w+) \.\.\.", (ROOT / "build_ffi.py").read_text()))
     assert in_cdef
     assert in_cdef <= set(constants())
-    headers = module_headers() + libnl_headers(FUNCTIONS, ENUMS)
+    headers = module_headers() + libnl_headers(FUNCTIONS)
     real = values(tmp_path, headers, {name: name for name in constants()}, INCLUDE_OWN)
     assert {name: getattr(lib, name) for name in constants()} == real
 

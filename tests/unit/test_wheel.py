@@ -52,6 +52,7 @@ NAMES = {
     "libnlplug/lane.py",
     GUARD,
     "libnlplug/manual.py",
+    "libnlplug/options.py",
     "libnlplug/match.py",
     "libnlplug/plug_qdisc.py",
     "libnlplug/probe.py",
