@@ -31,7 +31,7 @@ REFUSALS = [
     (errno.ENODEV, None, libnlplug.DeviceNotFound, FileNotFoundError, "ip link"),
     (errno.EEXIST, "Exclusivity flag on, cannot modify", libnlplug.QdiscExists, FileExistsError, "delete it first"),
     (errno.EEXIST, None, libnlplug.QdiscExists, FileExistsError, "never displaced"),
-    (errno.EINVAL, "Cannot move an existing qdisc to a different parent", libnlplug.HandleInUse, OSError, "another one"),
+    (errno.EINVAL, "Cannot move an existing qdisc to a different parent", libnlplug.HandleInUse, OSError, "another"),
     (errno.EINVAL, "Invalid minor handle", libnlplug.InvalidHandle, ValueError, "'40:'"),
     (errno.EINVAL, "Invalid handle", libnlplug.QdiscNotFound, FileNotFoundError, "attach"),
     (errno.EINVAL, "Invalid qdisc name", libnlplug.QdiscNotFound, FileNotFoundError, "attach"),
