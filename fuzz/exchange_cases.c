@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* One exchange after the other with a peer that is not the kernel, for the sanitizers, and the reading of what came. */
+#define _GNU_SOURCE
 #include "cases.h"
 #include "../libnlplug/exchange.c"
 

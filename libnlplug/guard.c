@@ -28,6 +28,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
@@ -500,8 +501,9 @@ static int receive(size_t length)
 	struct iovec part = { .iov_base = config, .iov_len = length };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
 				  .msg_controllen = sizeof control };
+	struct stat file;
 	int came[2];
-	void *shared;
+	void *shared = MAP_FAILED;
 
 	if (recvmsg(COMMANDS, &message, MSG_CMSG_CLOEXEC) != (ssize_t)length)
 		return 0;
@@ -509,7 +511,8 @@ static int receive(size_t length)
 	    control.header.cmsg_len != CMSG_LEN(sizeof came))
 		return 1;
 	memcpy(came, CMSG_DATA(&control.header), sizeof came);
-	shared = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, came[0], 0);
+	if (!fstat(came[0], &file) && file.st_size >= (off_t)sizeof *page) /* beyond its end a file cannot be read */
+		shared = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, came[0], 0);
 	close(came[0]);
 	if (shared == MAP_FAILED)
 		return 0;

@@ -13,7 +13,7 @@ from ._libnl import ffi, lib
 from ._record import Record
 from .attributes import attribute, attributes, text
 from .errors import NetlinkError, PlugUnavailable, check
-from .route import RouteSocket, built
+from .route import RouteSocket, built, link_message
 
 __all__ = ["Ifb", "alias_of", "create_ifb", "delete_ifb", "ifbs", "set_alias"]
 
@@ -93,7 +93,7 @@ def delete_ifb(route: RouteSocket, ifindex: int, name: str) -> None:
 
 def ifbs(route: RouteSocket) -> list[Ifb]:
     """Every ifb of the namespace, by one dump that the kernel filters by kind."""
-    msg = _message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0)
+    msg = link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0)
     kind = attribute(lib.IFLA_INFO_KIND, b"ifb\0")
     check(lib.nla_put(msg, lib.IFLA_LINKINFO, len(kind), kind), "build a request")
     found = []
@@ -124,23 +124,13 @@ def _quieten(route: RouteSocket, ifindex: int, name: str) -> None:
     """No IPv6 address, so no packets of its own; a kernel without IPv6 has nothing to be told."""
     mode = attribute(lib.IFLA_INET6_ADDR_GEN_MODE, bytes([lib.IN6_ADDR_GEN_MODE_NONE]))
     families = attribute(lib.AF_INET6, mode)
-    msg = _message(lib.RTM_NEWLINK, 0, ifindex)
+    msg = link_message(lib.RTM_NEWLINK, 0, ifindex)
     check(lib.nla_put(msg, lib.IFLA_AF_SPEC, len(families), families), "build a request")
     try:
         route.send_one(msg, "set addrgenmode of", name)
     except NetlinkError as error:
         if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
             raise
-
-
-def _message(kind: int, flags: int, ifindex: int) -> CData:
-    msg = lib.nlmsg_alloc_simple(kind, flags)
-    if msg == ffi.NULL:
-        raise MemoryError("libnl has no memory for a message")
-    msg = ffi.gc(msg, lib.nlmsg_free)
-    header = ffi.new("struct ifinfomsg *", {"ifi_index": ifindex})
-    check(lib.nlmsg_append(msg, header, ffi.sizeof("struct ifinfomsg"), lib.NLMSG_ALIGNTO), "build a request")
-    return msg
 
 
 def _link(ifindex: int) -> CData:

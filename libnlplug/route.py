@@ -28,6 +28,7 @@ __all__ = [
     "built",
     "handle_text",
     "joined",
+    "link_message",
     "in_netns",
     "message_bytes",
     "parse_handle",
@@ -307,11 +308,13 @@ class RouteSocket:
                 "find",
                 device,
             )
-        return self._link(built(lib.rtnl_link_build_get_request, 0, name), device)[0]
+        msg = link_message(lib.RTM_GETLINK, 0, 0)
+        check(lib.nla_put_string(msg, lib.IFLA_IFNAME, name), "build a request")
+        return self._link(msg, device)[0]
 
     def link_name(self, ifindex: int) -> str:
         """The name of the device with this interface index; DeviceNotFound where there is none."""
-        return self._link(built(lib.rtnl_link_build_get_request, ifindex, ffi.NULL), f"device {ifindex}")[1]
+        return self._link(link_message(lib.RTM_GETLINK, 0, ifindex), f"device {ifindex}")[1]
 
     def _link(self, msg: CData, device: str) -> tuple[int, str]:
         message = self.get(msg, "find", device) or b""
@@ -413,6 +416,18 @@ def qdisc_message(
     check(lib.nlmsg_append(msg, header, ffi.sizeof("struct tcmsg"), lib.NLMSG_ALIGNTO), "build a request")
     if kind is not None:
         check(lib.nla_put_string(msg, lib.TCA_KIND, kind), "build a request")
+    return msg
+
+
+def link_message(kind_of_request: int, flags: int, ifindex: int) -> CData:
+    """A link message without attributes. libnl's own question for a link asks for all virtual functions too, and a
+    card may have hundreds."""
+    msg = lib.nlmsg_alloc_simple(kind_of_request, flags)
+    if msg == ffi.NULL:
+        raise MemoryError("libnl has no memory for a message")
+    msg = ffi.gc(msg, lib.nlmsg_free)
+    header = ffi.new("struct ifinfomsg *", {"ifi_index": ifindex})
+    check(lib.nlmsg_append(msg, header, ffi.sizeof("struct ifinfomsg"), lib.NLMSG_ALIGNTO), "build a request")
     return msg
 
 

@@ -34,7 +34,6 @@ int nla_put(struct nl_msg *msg, int attrtype, int datalen, const void *data);
 int nla_put_string(struct nl_msg *msg, int attrtype, const char *str);
 
 /* netlink/route/link.h */
-int rtnl_link_build_get_request(int ifindex, const char *name, struct nl_msg **result);
 int rtnl_link_build_add_request(struct rtnl_link *link, int flags, struct nl_msg **result);
 int rtnl_link_build_change_request(struct rtnl_link *orig, struct rtnl_link *changes, int flags,
 				   struct nl_msg **result);

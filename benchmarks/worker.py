@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""libnlplug as a contestant: waits for commands, as the C programs do, and answers each with 0.
+
+    worker.py [MEGABYTES]      with so much memory in use besides
+
+    attach DEV                 make the plug, released              detach        remove the last one
+    toggle N                   buffer and release_indefinite        port N        the same by the drop-in port
+    stats N    hold N          the plug's counters; a hold          first DEV     open the plug, hold once, close
+    group DEV...               attach to all, make a group          buffer  release  of the group
+    memory                     answers with the resident KiB, the descriptors and the zombies
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+
+import libnlplug
+from libnlplug import plug_qdisc
+
+LIMIT = 1_000_000
+
+
+def toggle(buffer, release, times: int) -> None:
+    for _ in range(times):
+        buffer()
+        release()
+
+
+def memory() -> str:
+    with open("/proc/self/status") as lines:
+        resident = next(line.split()[1] for line in lines if line.startswith("VmRSS"))
+    zombies = 0
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                zombies += stat.read().rpartition(")")[2].split()[0] == "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return f"{resident} {len(os.listdir('/proc/self/fd'))} {zombies}"
+
+
+def main() -> None:
+    filler = bytearray(b"\1") * (int(sys.argv[1]) << 20) if len(sys.argv) > 1 else b""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    plug = group = device = None
+    print(0, flush=True)
+    for line in sys.stdin:
+        word, *rest = line.split()
+        answer = "0"
+        if word == "attach":
+            (device,) = rest
+            plug = libnlplug.attach(device, limit=LIMIT)
+        elif word == "detach":
+            plug.detach()
+            plug.close()
+        elif word == "toggle":
+            toggle(plug.buffer, plug.release_indefinite, int(rest[0]))
+        elif word == "port":
+            if not plug_qdisc._attached:
+                answer = str(plug_qdisc.plug_qdisc_attach(device, "root", "504c:", LIMIT))
+            toggle(plug_qdisc.plug_qdisc_plug_buffer, plug_qdisc.plug_qdisc_release_indefinite_buffer, int(rest[0]))
+        elif word == "stats":
+            for _ in range(int(rest[0])):
+                plug.stats()
+        elif word == "hold":
+            for _ in range(int(rest[0])):
+                with plug.hold(timeout=5):
+                    pass
+        elif word == "first":
+            with libnlplug.PlugQdisc.open(rest[0]) as own, own.hold(timeout=5):
+                pass
+        elif word == "open":
+            libnlplug.PlugQdisc.open(rest[0]).close()
+        elif word == "group":
+            group = libnlplug.PlugGroup([libnlplug.attach(name, limit=LIMIT) for name in rest])
+        elif word == "buffer":
+            group.buffer()
+        elif word == "release":
+            group.release_indefinite()
+        elif word == "memory":
+            answer = memory()
+        else:
+            raise ValueError(line)
+        print(answer, flush=True)
+    assert filler is not None
+
+
+if __name__ == "__main__":
+    main()
