@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """libnlplug as a contestant: waits for commands, as the C programs do, and answers each with 0.
 
-    worker.py [MEGABYTES]      with so much memory in use besides
+worker.py [MEGABYTES]      with so much memory in use besides
 
-    attach DEV                 make the plug, released              detach        remove the last one
-    toggle N                   buffer and release_indefinite        port N        the same by the drop-in port
-    stats N    hold N          the plug's counters; a hold          first DEV     open the plug, hold once, close
-    group DEV...               attach to all, make a group          buffer  release  of the group
-    memory                     answers with the resident KiB, the descriptors and the zombies
+attach DEV                 make the plug, released              detach        remove the last one
+toggle N                   buffer and release_indefinite        port N        the same by the drop-in port
+stats N    hold N          the plug's counters; a hold          first DEV     open the plug, hold once, close
+group DEV...               attach to all, make a group          buffer  release  of the group
+memory                     answers with the resident KiB, the descriptors and the zombies
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ class _Lib:
     NLMSG_MIN_TYPE: int
     NLMSG_HDRLEN: int
     NLMSG_ALIGNTO: int
+    NLA_TYPE_MASK: int
     NLMSGERR_ATTR_MSG: int
     RTM_NEWQDISC: int
     RTM_DELQDISC: int
@@ -51,6 +52,7 @@ class _Lib:
     TC_H_ROOT: int
     TC_H_INGRESS: int
     TC_H_UNSPEC: int
+    TC_H_MAJ_MASK: int
     TC_H_CLSACT: int
     TC_H_MIN_EGRESS: int
     IFLA_LINKINFO: int
@@ -91,6 +93,7 @@ class _Lib:
     CLONE_NEWUSER: int
     IFNAMSIZ: int
     SIOCGSKNS: int
+    SI_KERNEL: int
     nl_ver_maj: int
     nl_ver_min: int
     nl_ver_mic: int

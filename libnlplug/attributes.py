@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["attribute", "attributes", "number", "text"]
+from ._libnl import lib
 
-_TYPE = 0x3FFF  # NLA_TYPE_MASK: without the flags for nested and network byte order
+__all__ = ["attribute", "attributes", "number", "text"]
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -28,7 +28,7 @@ def attributes(data: bytes) -> list[tuple[int, bytes]]:
         length = number(data[at : at + 2])
         if length < 4 or at + length > len(data):
             break
-        found.append((number(data[at + 2 : at + 4]) & _TYPE, data[at + 4 : at + length]))
+        found.append((number(data[at + 2 : at + 4]) & lib.NLA_TYPE_MASK, data[at + 4 : at + length]))
         at += (length + 3) & ~3
     return found
 

@@ -68,12 +68,12 @@ class Filter(Record):
 
 def hook_number(ingress: bool) -> int:
     """The parent of the filters: clsact's ingress or egress hook."""
-    return int(lib.TC_H_CLSACT & 0xFFFF0000 | (lib.TC_H_MIN_INGRESS if ingress else lib.TC_H_MIN_EGRESS))
+    return int(lib.TC_H_CLSACT & lib.TC_H_MAJ_MASK | (lib.TC_H_MIN_INGRESS if ingress else lib.TC_H_MIN_EGRESS))
 
 
 def make_clsact(route: RouteSocket, ifindex: int, device: str, ingress: bool) -> bool:
     """Make sure that the hook is there; whether it was made. An ingress qdisc has one hook and excludes clsact."""
-    major = lib.TC_H_CLSACT & 0xFFFF0000
+    major = lib.TC_H_CLSACT & lib.TC_H_MAJ_MASK
     flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
     message = qdisc_message(lib.RTM_NEWQDISC, flags, ifindex, lib.TC_H_CLSACT, major, b"clsact")
     try:
@@ -102,7 +102,7 @@ def make_clsact(route: RouteSocket, ifindex: int, device: str, ingress: bool) ->
 
 def clsact_message(ifindex: int) -> CData:
     """The request that deletes a device's clsact qdisc."""
-    return qdisc_message(lib.RTM_DELQDISC, 0, ifindex, lib.TC_H_CLSACT, lib.TC_H_CLSACT & 0xFFFF0000, b"clsact")
+    return qdisc_message(lib.RTM_DELQDISC, 0, ifindex, lib.TC_H_CLSACT, lib.TC_H_CLSACT & lib.TC_H_MAJ_MASK, b"clsact")
 
 
 def add_filters(route: RouteSocket, ifindex: int, device: str, hook: int, slot: int, match: Match, target: int) -> None:

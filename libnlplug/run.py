@@ -7,6 +7,8 @@ import errno
 import os
 import signal
 
+from ._libnl import lib
+
 __all__ = ["Command"]
 
 TYPE_CHECKING = False
@@ -23,7 +25,6 @@ _FORWARDED = (
     signal.SIGALRM,
     signal.SIGWINCH,
 )
-_FROM_THE_KERNEL = 0x80  # si_code SI_KERNEL (asm-generic/siginfo.h): the terminal sent it, and to the program as well
 _IGNORED_BY_PYTHON = [signal.SIGPIPE, signal.SIGXFSZ]
 NOT_RUN, NOT_FOUND = 126, 127
 
@@ -57,7 +58,9 @@ class Command:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else 128 - code
             arrived = signal.sigwaitinfo(self._awaited)
-            if arrived.si_signo != signal.SIGCHLD and arrived.si_code != _FROM_THE_KERNEL:
+            if (
+                arrived.si_signo != signal.SIGCHLD and arrived.si_code != lib.SI_KERNEL
+            ):  # the terminal sends to the program as well
                 os.kill(pid, arrived.si_signo)
 
     def close(self) -> None:

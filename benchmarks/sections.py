@@ -1,0 +1,472 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is measured on the test kernel: each function is a section, yields rows, and leaves its figures in ``figures``.
+
+The devices are dummies in the guest's own network, made and removed by the section; nothing else runs there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from peers import HERE, Missing, Program, compiled, ip, nl_qdisc_module, reference, run, tc, worker
+from rounds import Measured, Row, compared, interleaved, time_text
+
+OURS = "libnlplug"
+ORIGINAL = "C original"
+FLOOR = "raw C floor"
+HANDLE = "504c:"
+NL_QDISC_ADD = ("nl-qdisc-add", "--dev=b0", "--parent=root", f"--id={HANDLE}", "--update", "plug")
+
+
+class Bench:
+    """How much is measured, where the programs are, and what was found."""
+
+    def __init__(self, directory: Path, *, short: bool) -> None:
+        self.directory = directory
+        self.short = short
+        self.rounds = 3 if short else 15
+        self.figures: dict[str, object] = {}
+        self.notes: list[str] = []
+
+    def size(self, usual: int, short: int) -> int:
+        return short if self.short else usual
+
+    def without(self, why: Missing) -> None:
+        self.notes.append(f"Not measured: {why}.")
+
+
+@contextmanager
+def dummies(count: int) -> Iterator[list[str]]:
+    """Devices that swallow packets, up."""
+    names = [f"b{number}" for number in range(count)]
+    ip(*(f"link add {name} type dummy" for name in names))
+    ip(f"link set {names[0]} up")
+    try:
+        yield names
+    finally:
+        ip(*(f"link del {name}" for name in names))
+
+
+def toggles(bench: Bench) -> Iterator[Row]:
+    """A toggle, which is one buffer() or one release_indefinite(), by everybody who can."""
+    times, few, processes = bench.size(400, 50), bench.size(20, 3), bench.size(3, 1)
+    with dummies(1):
+        ours = worker("worker.py")
+        ours.hear()
+        ours.timed("attach b0")
+        floor = Program(compiled(HERE / "floor.c", bench.directory), "b0", HANDLE)
+        pair = 2 * times
+        contestants = {
+            OURS: lambda: ours.timed(f"toggle {times}") / pair,
+            "drop-in port": lambda: ours.timed(f"port {times}") / pair,
+            FLOOR: lambda: floor.timed(f"toggle {times}") / pair,
+        }
+        original = Program(reference(bench.directory))
+        original.timed(f"attach b0 root {HANDLE} 1000000")
+        contestants[ORIGINAL] = lambda: original.timed(f"toggle {times}") / pair
+        started = [ours, floor, original]
+        try:
+            pyroute2 = worker("worker_pyroute2.py", "b0")
+            pyroute2.hear()
+            started.append(pyroute2)
+            contestants["pyroute2"] = lambda: pyroute2.timed(f"toggle {few}") / (2 * few)
+        except RuntimeError:
+            bench.notes.append("Not measured: pyroute2, which is not installed (pip install '.[bench]').")
+
+        def processes_of(buffer: tuple[str, ...], release: tuple[str, ...], **how: object) -> float:
+            return sum(run(*buffer, **how) + run(*release, **how) for _ in range(processes)) / (2 * processes)  # type: ignore[arg-type]
+
+        change = ("tc", "qdisc", "change", "dev", "b0", "root", "handle", HANDLE, "plug")
+        contestants["a tc process"] = lambda: processes_of((*change, "block"), (*change, "release_indefinite"))
+        by_nl = ((*NL_QDISC_ADD, "--buffer"), (*NL_QDISC_ADD, "--release-indefinite"))
+        try:
+            shipped = subprocess.run(by_nl[0], capture_output=True, text=True)
+            status = shipped.returncode
+            contestants["an nl-qdisc-add process"] = lambda: processes_of(*by_nl, ok=(status,))
+            if status:
+                bench.notes.append(
+                    "nl-qdisc-add as Debian ships it cannot run: "
+                    f"'{shipped.stderr.strip().splitlines()[0]}'. What is measured is how long it takes to say so. "
+                    "With its module preloaded it can; that is the other row."
+                )
+                module = nl_qdisc_module()
+                if module:
+                    preload = {"LD_PRELOAD": str(module)}
+                    contestants["nl-qdisc-add, module preloaded"] = lambda: processes_of(*by_nl, environment=preload)
+        except FileNotFoundError:
+            bench.notes.append("Not measured: nl-qdisc-add, which is not installed (Debian: libnl-utils).")
+        found = interleaved(contestants, bench.rounds)
+        for program in started:
+            program.close()
+    bench.figures["toggle"] = {name: found.of(name) for name in found.values}
+    yield compared(found, 1, "a toggle", OURS, ORIGINAL, 0.80)
+    yield compared(found, 1, "a toggle", OURS, FLOOR, 1.15)
+    yield compared(found, 1, "a toggle by the drop-in port", "drop-in port", ORIGINAL)
+    yield compared(found, 1, "the C original's own distance to the floor", ORIGINAL, FLOOR)
+    for name, bound in (
+        ("pyroute2", 15),
+        ("a tc process", 500),
+        ("an nl-qdisc-add process", 500),
+        ("nl-qdisc-add, module preloaded", 500),
+    ):
+        if name in found:
+            yield compared(found, 4, "times faster, a toggle", OURS, name, bound, faster=True)
+
+
+def attaching(bench: Bench) -> Iterator[Row]:
+    """attach() and stats(), with few links and with many."""
+    counts = (2, 20, 200) if bench.short else (2, 200, 2000)
+    found: dict[int, Measured] = {}
+    times = bench.size(50, 5)
+    with dummies(counts[0]):
+        ours, original = worker("worker.py"), Program(reference(bench.directory))
+        ours.hear()
+        there = counts[0]
+        try:
+            for count in counts:
+                ip(*(f"link add b{number} type dummy" for number in range(there, count)))
+                there = count
+
+                def attach() -> float:
+                    seconds = ours.timed("attach b0")
+                    ours.timed("detach")
+                    return seconds
+
+                def attach_by_the_original() -> float:
+                    seconds = original.timed("init") + original.timed(f"attach b0 root {HANDLE} 1000000")
+                    tc("qdisc del dev b0 root")
+                    return seconds
+
+                attaches = interleaved({OURS: attach, ORIGINAL: attach_by_the_original}, bench.rounds)
+                ours.timed("attach b0")
+                reading = {
+                    "stats()": lambda: ours.timed(f"stats {times}") / times,
+                    "a tc process": lambda: run("tc", "-s", "qdisc", "show", "dev", "b0"),
+                }
+                read = interleaved(reading, bench.rounds)
+                ours.timed("detach")
+                found[count] = attaches
+                found[count].values |= read.values
+        finally:
+            ip(*(f"link del b{number}" for number in range(counts[0], there)))
+        ours.close()
+        original.close()
+    few, most = counts[0], counts[-1]
+    bench.figures["links"] = {
+        str(count): {name: measured.of(name) for name in measured.values} for count, measured in found.items()
+    }
+
+    def flat(what: str, name: str, count: int) -> Row:
+        """Rounds with few links and with many cannot be interleaved: these are medians of rounds of their own."""
+        ours_here, ours_few = found[count].of(name), found[few].of(name)
+        texts = time_text(ours_here), f"with {few} links", time_text(ours_few)
+        return Row(2, f"{what}, with {count} links", *texts, ours_here / ours_few, 1.5)
+
+    for count in counts[1:]:
+        yield flat("attach()", OURS, count)
+    yield compared(found[most], 2, f"attach(), with {most} links", OURS, ORIGINAL, 0.10)
+    yield compared(found[few], 2, f"attach(), with {few} links", OURS, ORIGINAL)
+    for count in counts[1:]:
+        yield flat("stats()", "stats()", count)
+    yield compared(
+        found[most], 2, f"times faster, the counters with {most} links", "stats()", "a tc process", faster=True
+    )
+
+
+def groups(bench: Bench) -> Iterator[Row]:
+    """A group against the C original's loop, and how far apart its first and last device are."""
+    sizes = (1, 10, 50) if bench.short else (1, 10, 100, 1000)
+    curve: dict[str, dict[str, float]] = {}
+    with dummies(sizes[-1]) as devices:
+        loop = compiled(HERE / "loop.c", bench.directory, libraries="libnl-cli-3.0 libnl-route-3.0")
+        for size in sizes:
+            ours, original = worker("worker.py"), Program(loop, *devices[:size])
+            ours.hear()
+            original.hear()
+            ours.timed("group " + " ".join(devices[:size]))
+            contestants = {
+                f"{who} {action}": (lambda program=program, action=action: program.timed(action))
+                for who, program in ((OURS, ours), (ORIGINAL, original))
+                for action in ("buffer", "release")
+            }
+            found = _in_pairs(contestants, bench.rounds)
+            curve[str(size)] = {name: found.of(name) for name in found.values}
+            ours.close()
+            original.close()
+            tc_batch("qdisc del dev {} root", devices[:size])
+    bench.figures["group"] = curve
+    most = sizes[-1]
+    for action, bound in (("buffer", 0.06), ("release", 0.15)):
+        names = f"{OURS} {action}", f"{ORIGINAL} {action}"
+        row = compared(found, 3, f"{action} of {most} devices", *names, bound)
+        row["peer"] = f"{ORIGINAL}, a loop"
+        yield row
+    yield from _skew(bench, most)
+
+
+def _in_pairs(contestants: dict, rounds: int) -> Measured:
+    """Interleaved, but with each contestant's release right after its buffer, as in use."""
+    measured = Measured()
+    for number in range(-1, rounds):
+        for who in (OURS, ORIGINAL) if number % 2 else (ORIGINAL, OURS):
+            for action in ("buffer", "release"):
+                value = contestants[f"{who} {action}"]()
+                if number >= 0:
+                    measured.values.setdefault(f"{who} {action}", []).append(value)
+    return measured
+
+
+def tc_batch(line: str, devices: list[str]) -> None:
+    text = "".join(line.format(device) + "\n" for device in devices)
+    subprocess.run(["tc", "-batch", "-"], input=text, text=True, check=True)
+
+
+class Wire:
+    """A veth pair whose other end is in a namespace of its own and notes when packets arrive, by the kernel's clock."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name, self._space = name, f"bench-{name}"
+        self._there = f"192.0.{number}.2"
+        ip(
+            f"netns add {self._space}",
+            f"link add {name} numtxqueues 1 numrxqueues 1 type veth peer name far netns {self._space}",
+            f"addr add 192.0.{number}.1/24 dev {name}",
+            f"link set {name} up",
+        )
+        subprocess.run(
+            ["ip", "-n", self._space, "-batch", "-"],
+            input=f"addr add {self._there}/24 dev far\nlink set far address 02:00:00:00:00:02\nlink set far up\n",
+            text=True,
+            check=True,
+        )
+        ip(f"neigh replace {self._there} lladdr 02:00:00:00:00:02 dev {name} nud permanent")
+        self._source = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        here = os.open("/proc/self/ns/net", os.O_RDONLY)
+        with open(f"/run/netns/{self._space}") as space:
+            _setns(space.fileno())
+            try:
+                self._sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            finally:
+                _setns(here)
+                os.close(here)
+        self._sink.settimeout(10)
+        self._sink.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS
+        self._sink.bind((self._there, 7009))
+
+    def send(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._source.sendto(b"x" * 58, (self._there, 7009))
+
+    def arrived(self) -> float:
+        """When the next packet arrived, on the clock of time.time()."""
+        _data, ancillary, _flags, _address = self._sink.recvmsg(2048, 64)
+        seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
+        return seconds + nanoseconds / 1e9
+
+    def close(self) -> None:
+        self._source.close()
+        self._sink.close()
+        ip(f"link del {self.name}", f"netns del {self._space}")
+
+
+def _setns(fd: int) -> None:
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000) < 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def _skew(bench: Bench, size: int) -> Iterator[Row]:
+    """The first and the last device of a group are wires: when do their packets arrive after one release?"""
+    import resource
+
+    import libnlplug
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    first, last = Wire("w0", 2), Wire("w1", 3)
+    with dummies(size - 2) as between:
+        plugs = [libnlplug.attach(device) for device in (first.name, *between, last.name)]
+        group = libnlplug.PlugGroup(plugs)
+
+        def loop() -> float:
+            return apart(lambda: [plug.release_indefinite() for plug in plugs])
+
+        def apart(release) -> float:
+            group.buffer()
+            first.send()
+            last.send()
+            release()
+            begun = first.arrived()
+            return last.arrived() - begun
+
+        found = interleaved(
+            {OURS: lambda: apart(group.release_indefinite), "a loop of libnlplug's": loop}, bench.rounds
+        )
+        for plug in plugs:
+            plug.close()
+    first.close()
+    last.close()
+    bench.figures["skew"] = {name: found.of(name) for name in found.values}
+    what = f"release: the first of {size} devices' packets to the last one's"
+    yield compared(found, 3, what, OURS, "a loop of libnlplug's")
+
+
+def commands(bench: Bench) -> Iterator[Row]:
+    """`libnlplug release DEV` as a whole process, started by pip's launcher in a virtual environment without more."""
+    python, launcher = clean_environment(bench.directory)
+    with dummies(1):
+        tc(f"qdisc add dev b0 root handle {HANDLE} plug limit 100000")
+        change = ("tc", "qdisc", "change", "dev", "b0", "root", "handle", HANDLE, "plug", "release_indefinite")
+        contestants = {
+            "libnlplug release DEV": lambda: run(launcher, "release", "b0"),
+            "python3 -c 'import re'": lambda: run(python, "-c", "import re"),
+            "python3 -c pass": lambda: run(python, "-c", "pass"),
+            "tc qdisc change ... release_indefinite": lambda: run(*change),
+        }
+        try:
+            import pyroute2  # noqa: F401
+
+            script = (sys.executable, HERE / "worker_pyroute2.py", "release", "b0")
+            contestants["a script of pyroute2"] = lambda: run(*script)
+        except ImportError:
+            pass
+        found = interleaved(contestants, bench.rounds)
+    bench.figures["command"] = {name: found.of(name) for name in found.values}
+    yield compared(found, 5, "libnlplug release DEV", "libnlplug release DEV", "python3 -c 'import re'", 1.5)
+    for name in list(contestants)[2:]:
+        yield compared(found, 5, "libnlplug release DEV", "libnlplug release DEV", name)
+
+
+def clean_environment(directory: Path) -> tuple[Path, Path]:
+    """A virtual environment with libnlplug and what it needs, no more, and pip's launcher in it."""
+    import _cffi_backend
+
+    import libnlplug
+
+    home = directory / "environment"
+    if not home.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
+        packages = next(home.glob("lib/python*/site-packages"))
+        for file in (Path(libnlplug.__file__).parent, Path(_cffi_backend.__file__)):
+            (packages / file.name).symlink_to(file)
+        launcher = home / "bin" / "libnlplug"
+        launcher.write_text(
+            f"#!{home}/bin/python3\n"
+            "# -*- coding: utf-8 -*-\n"
+            "import re\nimport sys\nfrom libnlplug.cli import main\n"
+            "if __name__ == '__main__':\n"
+            "    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])\n"
+            "    sys.exit(main())\n"
+        )
+        launcher.chmod(0o755)
+    return home / "bin" / "python3", home / "bin" / "libnlplug"
+
+
+def holds(bench: Bench) -> Iterator[Row]:
+    """What a hold costs over a bare buffer and release; and the first one of a small and of a large process."""
+    times = bench.size(100, 10)
+    small, large = 10, 64 if bench.short else 2048
+    with dummies(1):
+        ours = worker("worker.py")
+        ours.hear()
+        ours.timed("attach b0")
+        ours.timed("hold 1")
+        found = interleaved(
+            {
+                "hold()": lambda: ours.timed(f"hold {times}") / times,
+                "buffer() and release": lambda: ours.timed(f"toggle {times}") / times,
+            },
+            bench.rounds,
+        )
+        over = [
+            (hold - bare) / (bare / 2)
+            for hold, bare in zip(found.values["hold()"], found.values["buffer() and release"])
+        ]
+        sizes = {size: worker("worker.py", size) for size in (small, large)}
+        for program in sizes.values():
+            program.hear()
+        first = interleaved(
+            {f"{size} MB": (lambda program=program: program.timed("first b0")) for size, program in sizes.items()},
+            bench.rounds,
+        )
+        for program in (ours, *sizes.values()):
+            program.close()
+    bench.figures["hold"] = {name: measured.of(name) for measured in (found, first) for name in measured.values}
+    texts = time_text(found.of("hold()")), "buffer() and release", time_text(found.of("buffer() and release"))
+    yield Row(6, "a later hold(), in toggles over the bare ones", *texts, median(over), 3)
+    what = f"the first hold() of an object, with its open and close, in a process of {large} MB"
+    yield compared(first, 6, what, f"{large} MB", f"{small} MB", 3)
+
+
+def endurance(bench: Bench) -> Iterator[Row]:
+    """A million toggles, and holds among them: memory, descriptors, zombies."""
+    toggles, holds, portions = bench.size(1_000_000, 2_000), bench.size(2_000, 20), 10
+    with dummies(1):
+        ours = worker("worker.py")
+        ours.hear()
+        ours.timed("attach b0")
+        for warm in ("toggle 1000", "port 1000", "stats 100", "hold 20"):
+            ours.timed(warm)
+        before = [int(number) for number in ours.ask("memory").split()]
+        for _ in range(portions):
+            ours.timed(f"toggle {toggles // 2 // portions}")
+            ours.timed(f"hold {holds // portions}")
+            ours.timed("first b0")
+        after = [int(number) for number in ours.ask("memory").split()]
+        ours.close()
+    resident, descriptors, zombies = (now - then for now, then in zip(after, before))
+    what = f"{toggles:,} toggles, {holds:,} holds: resident memory, KiB more"
+    yield Row(7, what, f"{after[0]} KiB", "before", f"{before[0]} KiB", resident, 512)
+    yield Row(7, "the same: descriptors more", str(after[1]), "before", str(before[1]), descriptors, 0)
+    yield Row(7, "the same: zombies", str(after[2]), "before", str(before[2]), zombies, 0)
+
+
+def on_the_wire(bench: Bench) -> Iterator[Row]:
+    """From the call that releases to the arrival of the first packet that was held."""
+    import libnlplug
+
+    wire = Wire("w0", 2)
+    plug = libnlplug.attach(wire.name, limit=1_000_000)
+    release = ("tc", "qdisc", "change", "dev", wire.name, "root", "handle", HANDLE, "plug", "release_indefinite")
+
+    def by(how) -> float:
+        plug.buffer()
+        wire.send(5)
+        begun = time.time()
+        how()
+        arrival = wire.arrived() - begun
+        for _ in range(4):
+            wire.arrived()
+        return arrival
+
+    def hold() -> float:
+        with plug.hold(timeout=5):
+            wire.send()
+            begun = time.time()
+        return wire.arrived() - begun
+
+    hold()
+    contestants = {
+        "release_indefinite()": lambda: by(plug.release_indefinite),
+        "leaving a hold()": hold,
+        "a tc process": lambda: by(lambda: run(*release)),
+    }
+    found = interleaved(contestants, bench.rounds)
+    plug.close()
+    wire.close()
+    bench.figures["wire"] = {name: found.of(name) for name in found.values}
+    what = "from the call to the first held packet's arrival"
+    yield compared(found, 8, what, "release_indefinite()", "a tc process")
+    yield compared(found, 8, f"{what}, at the end of a hold", "leaving a hold()", "a tc process")
+
+
+SECTIONS = (toggles, attaching, groups, commands, holds, endurance, on_the_wire)

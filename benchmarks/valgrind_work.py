@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is run under valgrind, on a dummy: the port, attach, toggles, limits, stats, a group, errors, detach."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import libnlplug
+from libnlplug import plug_qdisc
+
+
+def main(times: int) -> None:
+    for device in ("v0", "v1"):
+        subprocess.run(["ip", "link", "add", device, "type", "dummy"], check=True)
+    for _ in range(times // 50):
+        assert plug_qdisc.qdisc_init() == 0
+        assert plug_qdisc.plug_qdisc_attach("v0", "root", "1:", 100_000) == 0
+        assert plug_qdisc.plug_qdisc_plug_buffer() == plug_qdisc.plug_qdisc_release_indefinite_buffer() == 0
+        with libnlplug.attach("v0") as adopted, libnlplug.attach("v1", limit=50_000) as made:
+            for plug in (adopted, made):
+                plug.set_limit(100_000)
+                assert plug.stats().qlen == 0
+            group = libnlplug.PlugGroup([adopted, made])
+            group.buffer()
+            group.release_indefinite()
+            assert len(group.stats()) == 2
+            try:
+                with made.hold():
+                    print("with the guard", end=", ")
+            except libnlplug.GuardUnavailable:
+                pass
+        for device in ("v1", "nothing"):
+            try:
+                libnlplug.PlugQdisc.open(device)
+            except FileNotFoundError:
+                pass
+        subprocess.run(["tc", "qdisc", "del", "dev", "v0", "root"], check=True)
+    with libnlplug.attach("v0") as plug:
+        for _ in range(times):
+            plug.buffer()
+            plug.release_one()
+            plug.release_indefinite()
+    for device in ("v0", "v1"):
+        subprocess.run(["ip", "link", "del", device], check=True)
+    del plug, adopted, made, group
+    gc.collect()
+    print(f"{3 * times:,} toggles")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
