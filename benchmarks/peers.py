@@ -60,9 +60,10 @@ class Program:
         self._process.wait()
 
 
-def worker(*argv: object) -> Program:
-    """A Python program of this folder."""
-    return Program(sys.executable, HERE / argv[0], *argv[1:])
+def worker(script: str, *argv: object, into: str = "") -> Program:
+    """A Python program of this folder, perhaps in a network namespace."""
+    enter = ("ip", "netns", "exec", into) if into else ()
+    return Program(*enter, sys.executable, HERE / script, *argv)
 
 
 def run(*argv: object, ok: tuple[int, ...] = (0,), environment: dict[str, str] | None = None) -> float:

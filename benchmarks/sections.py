@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -122,64 +122,74 @@ def toggles(bench: Bench) -> Iterator[Row]:
             yield compared(found, 4, "times faster, a toggle", OURS, name, bound, faster=True)
 
 
+@contextmanager
+def namespace(links: int) -> Iterator[str]:
+    """A network namespace with so many links besides lo."""
+    name = f"bench-{links}"
+    ip(f"netns add {name}")
+    lines = "".join(f"link add b{number} type dummy\n" for number in range(links))
+    try:
+        subprocess.run(["ip", "-n", name, "-batch", "-"], input=lines, text=True, check=True)
+        yield name
+    finally:
+        ip(f"netns del {name}")
+
+
 def attaching(bench: Bench) -> Iterator[Row]:
-    """attach() and stats(), with few links and with many."""
+    """attach() and stats(), with few links and with many: each in a namespace of its own, all side by side."""
     counts = (2, 20, 200) if bench.short else (2, 200, 2000)
-    found: dict[int, Measured] = {}
     times = bench.size(50, 5)
-    with dummies(counts[0]):
-        ours, original = worker("worker.py"), Program(reference(bench.directory))
-        ours.hear()
-        there = counts[0]
-        try:
-            for count in counts:
-                ip(*(f"link add b{number} type dummy" for number in range(there, count)))
-                there = count
+    program = reference(bench.directory)
+    with ExitStack() as stack:
+        contestants = {}
+        for count in counts:
+            name = stack.enter_context(namespace(count))
+            ours = worker("worker.py", into=name)
+            original = Program("ip", "netns", "exec", name, program)
+            stack.callback(ours.close)
+            stack.callback(original.close)
+            ours.hear()
 
-                def attach() -> float:
-                    seconds = ours.timed("attach b0")
-                    ours.timed("detach")
-                    return seconds
-
-                def attach_by_the_original() -> float:
-                    seconds = original.timed("init") + original.timed(f"attach b0 root {HANDLE} 1000000")
-                    tc("qdisc del dev b0 root")
-                    return seconds
-
-                attaches = interleaved({OURS: attach, ORIGINAL: attach_by_the_original}, bench.rounds)
-                ours.timed("attach b0")
-                reading = {
-                    "stats()": lambda: ours.timed(f"stats {times}") / times,
-                    "a tc process": lambda: run("tc", "-s", "qdisc", "show", "dev", "b0"),
-                }
-                read = interleaved(reading, bench.rounds)
+            def attach(ours: Program = ours) -> float:
+                seconds = ours.timed("attach b0")
                 ours.timed("detach")
-                found[count] = attaches
-                found[count].values |= read.values
-        finally:
-            ip(*(f"link del b{number}" for number in range(counts[0], there)))
-        ours.close()
-        original.close()
-    few, most = counts[0], counts[-1]
+                return seconds
+
+            def attach_by_the_original(original: Program = original, name: str = name) -> float:
+                seconds = original.timed("init") + original.timed(f"attach b0 root {HANDLE} 1000000")
+                subprocess.run(["tc", "-n", name, "qdisc", "del", "dev", "b0", "root"], check=True)
+                return seconds
+
+            def stats(ours: Program = ours) -> float:
+                ours.timed("attach b0")
+                seconds = ours.timed(f"stats {times}") / times
+                ours.timed("detach")
+                return seconds
+
+            contestants[f"attach, {count}"] = attach
+            contestants[f"{ORIGINAL}, {count}"] = attach_by_the_original
+            contestants[f"stats, {count}"] = stats
+            contestants[f"tc, {count}"] = lambda name=name: run("tc", "-n", name, "-s", "qdisc", "show", "dev", "b0")
+        found = interleaved(contestants, bench.rounds)
+    few, *_, most = counts
     bench.figures["links"] = {
-        str(count): {name: measured.of(name) for name in measured.values} for count, measured in found.items()
+        str(count): {who: found.of(f"{who}, {count}") for who in ("attach", ORIGINAL, "stats", "tc")}
+        for count in counts
     }
 
-    def flat(what: str, name: str, count: int) -> Row:
-        """Rounds with few links and with many cannot be interleaved: these are medians of rounds of their own."""
-        ours_here, ours_few = found[count].of(name), found[few].of(name)
-        texts = time_text(ours_here), f"with {few} links", time_text(ours_few)
-        return Row(2, f"{what}, with {count} links", *texts, ours_here / ours_few, 1.5)
+    def row(what: str, ours: str, peer: str, shown: str, bound: float | None, **how: bool) -> Row:
+        made = compared(found, 2, what, ours, peer, bound, **how)
+        made["peer"] = shown
+        return made
 
     for count in counts[1:]:
-        yield flat("attach()", OURS, count)
-    yield compared(found[most], 2, f"attach(), with {most} links", OURS, ORIGINAL, 0.10)
-    yield compared(found[few], 2, f"attach(), with {few} links", OURS, ORIGINAL)
+        yield row(f"attach(), {count} links", f"attach, {count}", f"attach, {few}", f"with {few} links", 1.5)
+    yield row(f"attach(), {most} links", f"attach, {most}", f"{ORIGINAL}, {most}", ORIGINAL, 0.10)
+    yield row(f"attach(), {few} links", f"attach, {few}", f"{ORIGINAL}, {few}", ORIGINAL, None)
     for count in counts[1:]:
-        yield flat("stats()", "stats()", count)
-    yield compared(
-        found[most], 2, f"times faster, the counters with {most} links", "stats()", "a tc process", faster=True
-    )
+        yield row(f"stats(), {count} links", f"stats, {count}", f"stats, {few}", f"with {few} links", 1.5)
+    what = f"times faster, stats() with {most} links"
+    yield row(what, f"stats, {most}", f"tc, {most}", "a tc process", None, faster=True)
 
 
 def groups(bench: Bench) -> Iterator[Row]:

@@ -12,6 +12,8 @@ from libnlplug import plug_qdisc
 
 
 def main(times: int) -> None:
+    if not times:
+        return
     for device in ("v0", "v1"):
         subprocess.run(["ip", "link", "add", device, "type", "dummy"], check=True)
     for _ in range(times // 50):

@@ -172,7 +172,7 @@ class RouteSocket:
 
     def in_netns(self, call: Callable[[], T]) -> T:
         """The result of ``call`` in the socket's namespace, wherever the calling thread is."""
-        fd = lib.ioctl(self.fileno(), lib.SIOCGSKNS)
+        fd = lib.ioctl(self.fileno(), lib.SIOCGSKNS, ffi.NULL)
         if fd < 0:
             raise _cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
         try:
@@ -186,7 +186,7 @@ class RouteSocket:
 
     def netns_id(self) -> tuple[int, int]:
         """What tells the socket's namespace from others."""
-        fd = lib.ioctl(self.fileno(), lib.SIOCGSKNS)
+        fd = lib.ioctl(self.fileno(), lib.SIOCGSKNS, ffi.NULL)
         if fd < 0:
             raise _cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
         found = os.fstat(fd)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 PORT = 7009
+ROOM = 1 << 18  # bytes
 
 
 def main() -> None:
@@ -23,6 +24,7 @@ def main() -> None:
     never_read = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     never_read.bind(address)
     listener = socket.create_server(address)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)  # one that grows would grow differently each time
     poller = select.poll()
     for one in (sys.stdin, listener):
         poller.register(one, select.POLLIN)
@@ -50,7 +52,7 @@ def main() -> None:
 
 
 def swallow(connection: socket.socket) -> None:
-    room = bytearray(1 << 18)
+    room = bytearray(ROOM)
     while connection.recv_into(room):
         pass
     connection.sendall(b"!")

@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
 
-from far import PORT
+from far import PORT, ROOM
 
 from libnlplug import Match, PlugLane
 
@@ -39,7 +39,7 @@ CASES = ["no lane", "no lane, once more", "leaving", "arriving"]
 class Sizes(NamedTuple):
     """How much is sent for one measurement."""
 
-    bulk: int = 16 << 20  # bytes
+    bulk: int = 64 << 20  # bytes
     datagrams: int = 3000
     echoes: int = 500
 
@@ -49,8 +49,9 @@ Round = dict[tuple[str, str], float]  # by case and measure
 
 def bulk(address: tuple[str, int], sizes: Sizes) -> float:
     """Bytes a second through one TCP connection."""
-    block = bytes(1 << 18)
+    block = bytes(ROOM)
     with socket.create_connection(address) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
         sock.sendall(b"s")
         begun = time.perf_counter()
         for _ in range(sizes.bulk // len(block)):

@@ -25,7 +25,7 @@ class Service:
     """The unit's commands, with its files in another place."""
 
     def __init__(self, netns: Netns, directory: Path) -> None:
-        self._netns = netns
+        self.netns = netns
         self.config, self.pidfile = directory / "haproxy.cfg", directory / "pid"
         self.config.write_text(CONFIG)
         self.started: list[int] = []
@@ -41,13 +41,12 @@ class Service:
             line = line.replace("/usr/local/bin/libnlplug", f"{sys.executable} -m libnlplug")
             line = re.sub(r"\$\{(\w+)\}|\$(\w+)", lambda name: values[name[1] or name[2]], line)
             with open(self.pidfile.with_name("said"), "w+") as said:  # a daemon would keep a pipe open
-                status = self._netns.run(subprocess.run, shlex.split(line), stdout=said, stderr=said, timeout=30)
+                status = self.netns.run(subprocess.run, shlex.split(line), stdout=said, stderr=said, timeout=30)
                 said.seek(0)
                 done.append(subprocess.CompletedProcess(line, status.returncode, said.read()))
             if done[-1].returncode:
                 break
-        pid = int(self.pidfile.read_text())
-        if pid not in self.started:
+        if self.pidfile.exists() and (pid := int(self.pidfile.read_text())) not in self.started:
             self.started.append(pid)
         return done
 
@@ -59,9 +58,11 @@ class Service:
                 connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 return connection.makefile("rb").read()
 
-        return int(self._netns.run(ask).split()[-1])
+        return int(self.netns.run(ask).split()[-1])
 
     def end(self) -> None:
+        argv = [sys.executable, "-m", "libnlplug", "lane", "del", "lo", "--netns", self.netns.path]
+        subprocess.run(argv, check=True, timeout=30)
         for pid in self.started:
             if runs_haproxy(pid):
                 os.kill(pid, signal.SIGKILL)
@@ -80,6 +81,7 @@ def service(netns: Netns, tmp_path: Path):
         unable("haproxy is not installed")
     netns.ip("link set lo up")
     made = Service(netns, tmp_path)
+    assert [one.returncode for one in made.run("ExecStartPre")] == [0]
     try:
         assert [one.returncode for one in made.run("ExecStart")] == [0]
         yield made
@@ -88,8 +90,10 @@ def service(netns: Netns, tmp_path: Path):
 
 
 def test_the_reload_puts_a_new_process_in_place(service: Service) -> None:
-    """ExecReload ends with 0 under a hold; then a new haproxy answers, the old one goes, and no lane is left."""
+    """ExecReload ends with 0 under a hold of the lane; then a new haproxy answers, the old one goes, the lane stays."""
     old = service.started[-1]
+    before = [link["ifname"] for link in service.netns.links()]
+    assert len(before) == 2
     assert service.answer() == old
     done = service.run("ExecReload")
     assert [one.returncode for one in done] == [0, 0]
@@ -98,7 +102,7 @@ def test_the_reload_puts_a_new_process_in_place(service: Service) -> None:
     assert new != old
     assert service.answer() == new
     eventually(lambda: not runs_haproxy(old), "the old haproxy ends")
-    assert [link["ifname"] for link in service._netns.links()] == ["lo"]
+    assert [link["ifname"] for link in service.netns.links()] == before
 
 
 def test_a_broken_configuration_holds_nothing(service: Service) -> None:

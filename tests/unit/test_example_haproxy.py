@@ -48,12 +48,15 @@ def test_systemd_would_say_it(tmp_path: Path, line: str) -> None:
 
 
 def test_libnlplug_understands_the_reload() -> None:
-    """The unit's hold is a hold on chosen packets with a deadline, and runs haproxy with the old process's number."""
+    """The unit holds the lane that its start makes, with a deadline, and runs haproxy with the old process's number."""
     held = re.search(r'^Environment="HELD=(.*)"$', UNIT, re.MULTILINE)
     reload = re.search(rf"^ExecReload={LIBNLPLUG} (.*)$", UNIT, re.MULTILINE)
     assert held
     assert reload
+    lane = re.search(rf"^ExecStartPre={LIBNLPLUG} (.*)$", UNIT, re.MULTILINE)
+    assert lane
     args = cli._read(shlex.split(reload[1].replace("$HELD", held[1])))
+    assert cli._match(cli._read(shlex.split(lane[1].replace("$HELD", held[1])))) == cli._match(args)
     assert cli._match(args) is not None
     assert 0 < args.timeout <= 10
     assert args.command[0] == "/usr/sbin/haproxy"
