@@ -8,7 +8,7 @@ REAL_KERNEL := testkernel/with-plug
 SOURCES := setup.py pyproject.toml build_ffi.py $(wildcard vendor_headers/* libnlplug/*.[ch])
 export PYTHON
 
-.PHONY: demo test lint types unit parity kernel-test wheel docs pictures race faults clean for-demo for-test
+.PHONY: demo test lint types unit parity kernel-test wheel matrix fuzz docs pictures race faults reload-bench clean for-demo for-test
 
 demo: .venv/built | for-demo
 	@$(REAL_KERNEL) $(PY) demo/demo.py
@@ -33,7 +33,16 @@ kernel-test: .venv/built | for-test
 	$(REAL_KERNEL) $(PY) -m pytest tests/kernel --junitxml=build/$@.xml $(ARGS)
 
 wheel: .venv/built
-	$(PY) -m pip wheel --no-deps --wheel-dir dist .
+	PYTHON=$(PY) tools/wheel dist
+
+matrix: .venv/built
+	$(PY) matrix/run $(RELEASES)
+
+fuzz: .venv/built
+	$(PY) fuzz/run $(ARGS)
+
+reload-bench: .venv/built
+	testkernel/run --pin 1 --timeout 3000 -- $(PY) benchmarks/reload/run.py $(ARGS)
 
 docs: .venv/built
 	$(PY) -m sphinx -q -W -b html docs build/docs

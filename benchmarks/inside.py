@@ -6,12 +6,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import valgrind
 from peers import Missing
@@ -35,7 +34,9 @@ def main() -> int:
             except Missing as why:
                 bench.without(why)
             print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    found = {"rows": rows, "figures": bench.figures, "notes": bench.notes, "rounds": bench.rounds}
+    where = f"Python {platform.python_version()}, Linux {platform.release()}"
+    where += ", User-Mode Linux on one processor." if "User Mode" in Path("/proc/cpuinfo").read_text() else "."
+    found = {"rows": rows, "figures": bench.figures, "notes": bench.notes, "rounds": bench.rounds, "where": where}
     options.output.write_text(json.dumps(found, indent=1))
     return 0
 

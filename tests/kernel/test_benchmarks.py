@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The benchmark's own program, in its short form: every section measures what it says, and a missed bound is seen."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import report  # noqa: E402
+
+POINTS = {"toggles": {1, 4}, "attaching": {2}, "groups": {3}, "commands": {5}, "holds": {6}, "endurance": {7}}
+POINTS |= {"on_the_wire": {8}, "checked": {7}}
+WITHOUT = re.compile(r"Not measured: (.*)")
+
+
+def measured(section: str, tmp_path: Path) -> dict:
+    """What the short form of one section finds."""
+    output = tmp_path / "found.json"
+    argv = [
+        "unshare",
+        "--net",
+        sys.executable,
+        str(BENCHMARKS / "inside.py"),
+        "--short",
+        "--output",
+        str(output),
+        section,
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("section", POINTS)
+def test_a_section_measures(section: str, tmp_path: Path) -> None:
+    """Each section has rows of its points, with positive figures and texts, and leaves no namespace."""
+    before = subprocess.check_output(["ip", "netns"])
+    found = measured(section, tmp_path)
+    missing = [note for note in found["notes"] if WITHOUT.match(note)]
+    assert found["rows"] or missing
+    for row in found["rows"]:
+        assert row["point"] in POINTS[section]
+        assert row["ratio"] > 0 or row["point"] == 7
+        assert all(row[name] for name in ("what", "ours", "peer", "theirs"))
+    assert subprocess.check_output(["ip", "netns"]) == before
+
+
+def row(ratio: float, bound: float | None, sense: str = "at most") -> dict:
+    return {"ratio": ratio, "bound": bound, "sense": sense, "point": 1, "what": "w", "ours": "1", "peer": "p"} | {
+        "theirs": "2"
+    }
+
+
+def test_a_missed_bound_is_seen(tmp_path: Path) -> None:
+    """A ratio above its bound, or below one that it must reach, is missed: in the table, and in the exit status."""
+    assert [report.is_met(one) for one in (row(0.8, 0.8), row(0.81, 0.8))] == [True, False]
+    assert [report.is_met(one) for one in (row(15, 15, "at least"), row(14.9, 15, "at least"))] == [True, False]
+    assert report.is_met(row(7, None)) is None
+    assert "**missed**" in report.table([row(2, 1)])
+    assert "**missed**" not in report.table([row(1, 2), row(9, None)])
+    kept = tmp_path / "found.json"
+    for ratio, status in ((0.5, 0), (1.5, 1)):
+        kept.write_text(json.dumps({"rows": [row(ratio, 1)], "figures": {}, "notes": [], "rounds": 9, "where": ""}))
+        argv = [sys.executable, str(BENCHMARKS / "bench.py"), "--again", str(kept), "a section"]
+        assert subprocess.run(argv, capture_output=True, timeout=60).returncode == status
+
+
+def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:
+    """What stands around the markers stays, what stands between them is replaced."""
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}old\n{report.END}after\n")
+    for text in ("first\n", "second\n"):
+        report.put_into(readme, text)
+        assert readme.read_text() == f"before\n{report.BEGIN}\n{text}\n{report.END}after\n"
