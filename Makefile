@@ -41,7 +41,7 @@ matrix: .venv/built
 fuzz: .venv/built
 	$(PY) fuzz/run $(ARGS)
 
-reload-bench: .venv/built
+reload-bench: .venv/built | for-test
 	testkernel/run --pin 1 --timeout 3000 -- $(PY) benchmarks/reload/run.py $(ARGS)
 
 docs: .venv/built
