@@ -461,7 +461,10 @@ def attach_by(
     ifindex = route.link(device)
     found = _found(route, ifindex, parent_number, device)
     if found is None or found.handle == 0:
-        plug = PlugQdisc(route, device, ifindex, parent_number, handle_number or _default_handle(parent_number))
+        number = handle_number or _default_handle(parent_number)
+        if parent_number != lib.TC_H_ROOT:
+            _refuse_elsewhere(route, ifindex, number, device)
+        plug = PlugQdisc(route, device, ifindex, parent_number, number)
         try:
             plug._create(checked)
             return plug
@@ -470,6 +473,19 @@ def attach_by(
             if found is None or found.kind != "plug":
                 raise
     return _adopt(route, device, found, handle_number, checked)
+
+
+def _refuse_elsewhere(route: RouteSocket, ifindex: int, handle: int, device: str) -> None:
+    """HandleInUse where a qdisc has this handle: Linux 5.10 lets a change put it at a second parent."""
+    try:
+        there = route.qdisc(ifindex, lib.TC_H_UNSPEC, device, handle)
+    except FileNotFoundError:
+        return
+    if there is not None:
+        where = f"{there.kind} {handle_text(handle)} stands at a different parent, {handle_text(there.parent)}"
+        hint = "give it another handle (handle=, --handle)"
+        message = f"cannot attach a plug to {device}: {where}; {hint}"
+        raise HandleInUse(errno.EINVAL, message, "attach a plug to", device, hint=hint)
 
 
 def _adopt(route: RouteSocket, device: str, found: QdiscInfo, handle: int | None, limit: int | None) -> PlugQdisc:

@@ -24,17 +24,8 @@ WITHOUT = re.compile(r"Not measured: (.*)")
 def measured(section: str, tmp_path: Path) -> dict:
     """What the short form of one section finds."""
     output = tmp_path / "found.json"
-    argv = [
-        "unshare",
-        "--net",
-        sys.executable,
-        str(BENCHMARKS / "inside.py"),
-        "--short",
-        "--output",
-        str(output),
-        section,
-    ]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    program = [sys.executable, str(BENCHMARKS / "inside.py"), "--short", "--output", str(output), section]
+    done = subprocess.run(["unshare", "--net", *program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(output.read_text())
 
