@@ -8,14 +8,18 @@ REAL_KERNEL := testkernel/with-plug
 SOURCES := setup.py pyproject.toml build_ffi.py $(wildcard vendor_headers/* libnlplug/*.[ch])
 export PYTHON
 
-.PHONY: demo test lint types unit parity kernel-test wheel matrix fuzz docs pictures race faults reload-bench clean for-demo for-test
+# The tests run two at a time: each test kernel is one process, and half of the kernel tests go to each of two.
+HALVES := kernel-test-1of2 kernel-test-2of2
+
+.PHONY: demo test lint types unit parity kernel-test $(HALVES) wheel matrix fuzz docs pictures race faults reload-bench clean for-demo for-test
 
 demo: .venv/built | for-demo
 	@$(REAL_KERNEL) $(PY) demo/demo.py
 
-test: lint types unit parity kernel-test
+test: lint types
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(HALVES) unit parity
 	@echo "lint, types  passed"
-	@$(PY) tools/summary build/unit.xml build/parity.xml build/kernel-test.xml
+	@$(PY) tools/summary build/unit.xml build/parity.xml $(HALVES:%=build/%.xml)
 
 lint: .venv/built
 	$(PY) -m ruff check . testkernel/run tools/summary
@@ -31,6 +35,9 @@ parity: .venv/built | for-test
 
 kernel-test: .venv/built | for-test
 	$(REAL_KERNEL) $(PY) -m pytest tests/kernel --junitxml=build/$@.xml $(ARGS)
+
+$(HALVES): kernel-test-%: .venv/built | for-test
+	$(REAL_KERNEL) $(PY) -m pytest tests/kernel --part=$* --junitxml=build/$@.xml $(ARGS)
 
 wheel: .venv/built
 	PYTHON=$(PY) tools/wheel dist

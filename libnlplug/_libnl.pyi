@@ -35,6 +35,7 @@ class _Lib:
     NLM_F_CAPPED: int
     NLM_F_ACK_TLVS: int
     NLM_F_DUMP_INTR: int
+    NLMSG_DONE: int
     NLMSG_ERROR: int
     NLMSG_MIN_TYPE: int
     NLMSG_HDRLEN: int

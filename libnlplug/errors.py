@@ -298,7 +298,12 @@ def failure(code: int, operation: str, device: str | None, message: bytes | None
         words = ffi.string(lib.nl_geterror(code)).decode("utf-8", "replace")
         hint = "the kernel's answer did not arrive, so what it did is not known"
         return NetlinkError(None, f"cannot {target}: {words}; {hint}", operation, device, code, None, hint)
-    errno, ext_ack = reply
+    return refusal(reply[0], operation, device, reply[1], code)
+
+
+def refusal(errno: int, operation: str, device: str | None, ext_ack: str | None = None, code: int = 0) -> NetlinkError:
+    """The exception for an ``errno`` that is certain: nothing of the request was carried out."""
+    target = f"{operation} {device}" if device else operation
     kind, hint = NetlinkError, ""
     for number, part, kind_here, hint_here in _REFUSALS:
         if number == errno and part in (ext_ack or ""):
@@ -308,7 +313,7 @@ def failure(code: int, operation: str, device: str | None, message: bytes | None
     if ext_ack:
         words = f"{ext_ack.rstrip('.')} ({words})"
     sentence = f"cannot {target}: {words}" + (f"; {hint}" if hint else "")
-    return kind(errno, sentence, operation, device, code, ext_ack, hint or None)
+    return kind(errno, sentence, operation, device, code or -lib.nl_syserr2nlerr(errno), ext_ack, hint or None)
 
 
 def check(code: int, operation: str, device: str | None = None, message: bytes | None = None) -> int:

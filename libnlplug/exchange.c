@@ -124,19 +124,20 @@ static int receive(int fd, struct mmsghdr *datagrams, unsigned int count)
 
 /*
  * Send the messages, of which the last has the number ``last`` and asks for an ACK, and collect what the kernel says.
- * NULL: all is done, and there is nothing to tell. Else the errors and objects, to be freed, with an ``error`` if the
- * request could not be sent or something that should have come did not (then nothing is queued any more).
+ * NULL: all is done, and there is nothing to tell. Else the errors and objects, to be freed, with an ``error``: negative
+ * if the request could not be sent, positive if something that should have come did not (then nothing is queued any
+ * more).
  */
 struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const char *messages, size_t length,
 					    uint32_t last)
 {
 	int one_message = length <= NLMSG_ALIGN(((const struct nlmsghdr *)messages)->nlmsg_len);
 	struct libnlplug_answer *answer = NULL;
-	int over = 0, lost = 0, error;
+	int over = 0, lost = 0, error = 0, unsent;
 
 	pthread_mutex_lock(&line->lock);
-	error = line->fd < 0 ? EBADF : send_request(line->fd, messages, length);
-	while (!error && !over) {
+	unsent = line->fd < 0 ? EBADF : send_request(line->fd, messages, length);
+	while (!unsent && !error && !over) {
 		union {
 			struct nlmsghdr header;
 			char bytes[DATAGRAM];
@@ -167,7 +168,7 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 			;	/* nothing stays that the next request could take for its own */
 	pthread_mutex_unlock(&line->lock);
 
-	error = error ? error : lost;
+	error = unsent ? -unsent : error ? error : lost;
 	if (error) {
 		answer = answer ? answer : append(NULL, "", 0);
 		if (answer != &no_memory)

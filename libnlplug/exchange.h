@@ -4,7 +4,7 @@
 struct libnlplug_line;
 
 struct libnlplug_answer {
-	int error;		/* an errno: the request was not sent, or not all of its answer came; 0 for neither */
+	int error;		/* -errno: the request was not sent; errno: not all of its answer came; 0: neither */
 	size_t length;
 	char messages[];	/* each begins with a struct nlmsghdr */
 };

@@ -482,9 +482,8 @@ def _refuse_elsewhere(route: RouteSocket, ifindex: int, handle: int, device: str
     except FileNotFoundError:
         return
     if there is not None:
-        where = f"{there.kind} {handle_text(handle)} stands at a different parent, {handle_text(there.parent)}"
-        hint = "give it another handle (handle=, --handle)"
-        message = f"cannot attach a plug to {device}: {where}; {hint}"
+        hint = "give it another one (handle=, --handle)"
+        message = f"cannot attach a plug to {device}: {there.kind} {handle_text(handle)} has a different parent; {hint}"
         raise HandleInUse(errno.EINVAL, message, "attach a plug to", device, hint=hint)
 
 

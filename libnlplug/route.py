@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from _thread import allocate_lock, start_new_thread
 
 from ._libnl import ffi, lib
 from ._record import Record
-from .errors import DeviceNotFound, NetlinkError, NetnsNotFound, NotPermitted, check, failure, parse_reply
+from .errors import DeviceNotFound, NetlinkError, NetnsNotFound, NotPermitted, check, failure, parse_reply, refusal
 
 __all__ = [
     "ClosedError",
@@ -145,7 +146,8 @@ class RouteSocket:
         if sk == ffi.NULL:
             raise MemoryError("libnl has no memory for a socket")
         sk = ffi.gc(sk, lib.nl_socket_free)
-        check(lib.nl_connect(sk, lib.NETLINK_ROUTE), "open a netlink socket")
+        if lib.nl_connect(sk, lib.NETLINK_ROUTE) < 0:
+            raise refusal(ffi.errno, "open a netlink socket", None)
         one = ffi.new("int *", 1)
         for option in (lib.NETLINK_EXT_ACK, lib.NETLINK_CAP_ACK):
             # A kernel older than 4.12 refuses: then the messages are without the kernel's sentence.
@@ -246,13 +248,16 @@ class RouteSocket:
         """
         self._check()
         error, answers = _taken(lib.libnlplug_exchange(self._line, messages, len(messages), count - 1))
+        if error < 0:  # nothing was sent: as if the kernel had said so of each
+            number = -error
+            return dict.fromkeys(range(count), (_code_of(number), _reply_of(number)))
         refused: dict[int, tuple[int, bytes | None]] = {}
         for one in answers:
             if one.kind == lib.NLMSG_ERROR:
                 refused[one.number] = (_code(one.message), one.message)
         known = max(refused, default=-1) if error else count
         for number in range(known + 1, count):  # whose answer did not come: it may be done or not
-            refused[number] = (-lib.nl_syserr2nlerr(error), None)
+            refused[number] = (_code_of(error), None)
         return refused
 
     def ask_and_request(self, messages: bytes, operation: str, device: str | None) -> CData:
@@ -294,6 +299,11 @@ class RouteSocket:
         error, answers = _taken(lib.libnlplug_exchange(self._line, message, len(message), 1))
         if error or any(answer.kind == lib.NLMSG_ERROR for answer in answers):
             raise self._failure(error, answers, operation, device)
+        for answer in answers:
+            if answer.kind == lib.NLMSG_DONE:  # of a dump, with its result
+                result = answer.message[lib.NLMSG_HDRLEN : lib.NLMSG_HDRLEN + 4]
+                if (number := -int.from_bytes(result, sys.byteorder, signed=True)) > 0:
+                    raise refusal(number, operation, device)
         return answers
 
     def link(self, device: str) -> int:
@@ -353,10 +363,12 @@ class RouteSocket:
     def _failure(self, error: int, answers: list[Answer], operation: str, device: str | None) -> Exception:
         if self.closed:
             return ClosedError("this object was closed in the middle of a request")
+        if error < 0:
+            return refusal(-error, operation, device)
         for answer in answers:
             if answer.kind == lib.NLMSG_ERROR:
                 return failure(_code(answer.message), operation, device, answer.message)
-        return failure(-lib.nl_syserr2nlerr(error), operation, device)
+        return failure(_code_of(error), operation, device)
 
 
 class Answer(Record):
@@ -393,7 +405,16 @@ def _aligned(length: int) -> int:
 def _code(message: bytes) -> int:
     """libnl's code for the error in an NLMSG_ERROR message: the errno that it would have made of it."""
     reply = parse_reply(message)
-    return -int(lib.nl_syserr2nlerr(reply[0] if reply and 0 <= reply[0] < 4096 else errno.EBADMSG))
+    return _code_of(reply[0] if reply and 0 <= reply[0] < 4096 else errno.EBADMSG)
+
+
+def _code_of(number: int) -> int:
+    return -int(lib.nl_syserr2nlerr(number))
+
+
+def _reply_of(number: int) -> bytes:
+    """The bytes of the kernel's reply to a request that it refuses with this errno."""
+    return bytes(lib.NLMSG_HDRLEN) + (-number).to_bytes(4, sys.byteorder, signed=True) + bytes(lib.NLMSG_HDRLEN)
 
 
 def message_bytes(msg: CData, number: int = 1, *, ack: bool = True) -> bytes:

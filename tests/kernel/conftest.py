@@ -23,6 +23,19 @@ def why_not() -> str:
     return ""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--part=1of2 runs the first of two parts."""
+    parser.addoption("--part", metavar="NofM", help="of M parts of the files run the Nth")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is in the other parts: every Mth file is in one."""
+    if part := config.getoption("--part"):
+        number, count = map(int, part.split("of"))
+        files = sorted({item.path for item in items})
+        items[:] = [item for item in items if files.index(item.path) % count == number - 1]
+
+
 def pytest_runtest_setup() -> None:
     """Every test here needs a plug, a real one. (A hook, and no fixture: then one line tells for all.)"""
     if reason := why_not():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import resource
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libnlplug import ClosedError, DeviceNotFound, ForkedError, PlugQdisc
+from libnlplug import ClosedError, DeviceNotFound, ForkedError, NetlinkError, PlugQdisc
 from libnlplug._libnl import lib
-from libnlplug.route import RouteSocket
+from libnlplug.errors import failure
+from libnlplug.route import RouteSocket, link_message, message_bytes
 
 LOOPBACK = 1  # lo's interface index, in every namespace
 
@@ -166,3 +168,27 @@ def test_forgotten_sockets_are_closed() -> None:
         assert len(os.listdir("/proc/self/fd")) == before
     finally:
         gc.enable()
+
+
+def test_what_cannot_be_sent_is_certain(route: RouteSocket) -> None:
+    """A request that the socket does not take has that errno, each message of it, and the next one is answered."""
+    message = message_bytes(link_message(lib.RTM_GETLINK, 0, LOOPBACK), 0)
+    too_long = message + bytes(1 << 20)
+    with pytest.raises(NetlinkError, match="cannot find lo: Message too long") as caught:
+        route.request(too_long, "find", "lo")
+    assert caught.value.errno == errno.EMSGSIZE
+    refused = route.batch(too_long, 2)
+    assert [failure(code, "find", "lo", reply).errno for code, reply in refused.values()] == [errno.EMSGSIZE] * 2
+    assert route.link("lo") == LOOPBACK
+
+
+def test_no_descriptor_is_left_for_a_socket() -> None:
+    """At the limit of open files the error has that errno and says it in a sentence."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(NetlinkError, match="^cannot open a netlink socket: Too many open files") as caught:
+            RouteSocket()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.errno == errno.EMFILE
