@@ -17,14 +17,14 @@ from libnlplug import ForkedError, PlugQdisc, QdiscNotFound
 
 
 def test_eight_threads_share_one_plug(wire: Wire, plug: PlugQdisc) -> None:
-    """8 threads with 1000 mixed calls each on one object: every answer is right, and the socket works afterwards."""
+    """8 threads with 5000 mixed calls each on one object: every answer is right, and the socket works afterwards."""
     errors: list[BaseException] = []
     gone = PlugQdisc(plug._route, wire.device, plug._ifindex, 0x7_0001, plug._handle)  # its calls are all refused
 
     def work(seed: int) -> None:
         choose = random.Random(seed)
         try:
-            for _ in range(1000):
+            for _ in range(5000):
                 verb = choose.choice(["buffer", "release_one", "release_indefinite", "stats", "set_limit", "refused"])
                 if verb == "stats":
                     assert plug.stats().qlen == 0

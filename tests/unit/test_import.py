@@ -101,6 +101,19 @@ def test_without_libnl_the_import_names_the_packages(tmp_path: Path, found: byte
     assert "During handling" not in done.stderr
 
 
+@pytest.mark.parametrize(("verb", "status"), [("doctor", 1), ("show", 1), ("hold", 125)])
+def test_without_libnl_the_command_says_so(tmp_path: Path, verb: str, status: int) -> None:
+    """Without libnl the command ends with one line that names the packages, and the status of a failure."""
+    package = copy_with(tmp_path, b"libnl-3.so.200", b"libnl-9.so.200")
+    shutil.copy(PACKAGE.parent / "libnlplug_command.py", tmp_path)
+    script = f"sys.argv[1:] = [{verb!r}]; import libnlplug_command as c; sys.exit(c.main())"
+    done = python(script, package)
+    assert (done.returncode, done.stdout) == (status, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("libnlplug: libnlplug needs the system's libnl-3 and libnl-route-3")
+    assert line.endswith("or libnl (Arch)")
+
+
 def test_a_missing_compiled_module_is_not_blamed_on_libnl(tmp_path: Path) -> None:
     """Where the package itself is incomplete, Python's own ImportError comes out."""
     package = copy_with(tmp_path, b"libnl-3.so.200", b"libnl-3.so.200")

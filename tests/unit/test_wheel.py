@@ -63,6 +63,7 @@ NAMES = {
     "libnlplug/run.py",
     "libnlplug/show.py",
     "libnlplug/units.py",
+    "libnlplug_command.py",
     "libnlplug_pytest.py",
     INFO + "METADATA",
     INFO + "RECORD",
@@ -183,7 +184,7 @@ def test_what_the_papers_say(content: zipfile.ZipFile) -> None:
     points = ConfigParser()
     points.read_string(content.read(INFO + "entry_points.txt").decode())
     assert {kind: dict(points[kind]) for kind in points.sections()} == {
-        "console_scripts": {"libnlplug": "libnlplug.cli:main"},
+        "console_scripts": {"libnlplug": "libnlplug_command:main"},
         "pytest11": {"libnlplug": "libnlplug_pytest"},
     }
 
