@@ -181,6 +181,7 @@ def test_threads_race_and_one_at_a_time_holds(wire: Wire, plug: PlugQdisc) -> No
     assert held > 0
     assert refused > 0
     assert named == {os.getpid()}
+    assert plug.holder() is None
     assert marks(wire.near) == []
     expect_flow(wire, [])
 
