@@ -19,9 +19,7 @@ class Interrupt(BaseException):
 
 
 @pytest.mark.parametrize("action", ["buffer", "release_one"])
-def test_an_interrupted_action_does_not_leave_an_adopted_plug_holding(
-    wire: Wire, plug: PlugQdisc, action: str
-) -> None:
+def test_an_interrupted_action_does_not_leave_an_adopted_plug_holding(wire: Wire, plug: PlugQdisc, action: str) -> None:
     """Whenever a signal handler raises around buffer() or release_one(), leaving ``with`` releases: packets flow."""
 
     def interrupt(_number: int, _frame: object) -> None:
