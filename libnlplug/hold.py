@@ -238,11 +238,11 @@ class Hold:
     def _expiry(self) -> HoldExpired:
         device, seconds = self._plug.device, self._report.seconds or 0.0
         if self._expiry_error:
-            done = f"the guard could not end it then: {os.strerror(self._expiry_error)}"
+            done = f"the guard could not end it: {os.strerror(self._expiry_error)}"
         elif self._drop:
-            done = "the guard has deleted the plug with what it held"
+            done = "the guard deleted the plug with what it held"
         else:
-            done = "the guard has released it then, and what came later was not held"
+            done = "the guard released it at that moment, and what came later was not held"
         late = seconds - (self._timeout or 0.0)
         message = f"the hold of {device} overstayed its timeout of {self._timeout:g} s, by {late:.3f} s: {done}"
         return HoldExpired(None, message, "hold", device)
