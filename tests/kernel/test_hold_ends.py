@@ -479,7 +479,7 @@ def test_a_buffer_that_comes_after_the_expiry_does_not_hold(
 
 def test_an_expiry_that_could_not_release_says_so(wire: Wire, plug: PlugQdisc) -> None:
     """The device went before the time was up: HoldExpired does not claim that the guard released it."""
-    with pytest.raises(HoldExpired, match="could not end it then: No such device"), plug.hold(timeout=0.2):
+    with pytest.raises(HoldExpired, match="could not end it: No such device"), plug.hold(timeout=0.2):
         wire.near.ip(f"link del {wire.device}")
         eventually(lambda: marks(wire.near) == [], "the hold expires")
 
