@@ -26,7 +26,20 @@ from typing import Callable
 
 from source import DELQDISC, ERROR, NEWQDISC, Source
 
-from libnlplug import InvalidHandle, NetlinkError, PlugQdisc, attributes, cli, errors, guard, ifb, lane, qdisc, redirect
+from libnlplug import (
+    InvalidHandle,
+    NetlinkError,
+    PlugQdisc,
+    attributes,
+    cli,
+    errors,
+    guard,
+    hook,
+    ifb,
+    lanes,
+    qdisc,
+    redirect,
+)
 from libnlplug import plug_qdisc as port
 from libnlplug import route as routes
 from libnlplug import show as shows
@@ -239,22 +252,27 @@ def attribute_lists(source: Source) -> None:
         assert 0 <= kind < 1 << 14
         assert payload in data
         attributes.text(payload)
-    one = redirect._read(source.tc() if source.below(4) else data)
+    one = hook._read(source.tc() if source.below(4) else data)
     if one is not None:
         redirect.ender(one, Match())
+        redirect.is_lanes(one)
+        lanes.dead_slots({False: [one], True: []})
     device = ifb._read(source.link() if source.below(4) else data)
     if device is not None:
-        alias_words(device)
+        read_as_lane(device)
     told = " ".join(source.text("pid= hook= match= kept=1 clsact=1 = ingress 4711", 4) for _ in range(source.below(6)))
     name = source.text("plug 1 - 99 \u0661 x", 5)
-    alias_words(ifb.Ifb(1, name, told if source.sometimes(2) else f"libnlplug-lane {told}", 0, 0))
+    alias = told if source.sometimes(2) else f"libnlplug-lane {told}"
+    read_as_lane(ifb.Ifb(1, name, alias, ifb.ADDRESS, bool(source.below(2)), 0, 0))
 
 
-def alias_words(device: ifb.Ifb) -> None:
-    words = device.words
-    assert words is None or all(isinstance(value, str) for value in words.values())
-    assert lane._slot_of(device.name) >= -1
-    lane._is_kept(device)
+def read_as_lane(device: ifb.Ifb) -> None:
+    found = lanes._lane(device)
+    assert all(isinstance(value, str) for value in device.words.values())
+    if found is not None:
+        assert 0 <= found.slot < redirect.SLOTS
+        assert found.filters >= 0
+        found.is_for(found.ingress, str(Match())), found.kept, found.pid
 
 
 class Line:
@@ -294,14 +312,16 @@ def kernel_answers(source: Source) -> None:
         lambda: route.link_name(1),
         lambda: route.qdisc(1, lib.TC_H_ROOT, "lo"),
         route.qdiscs,
-        lambda: redirect.filters(route, 1, "lo", lib.TC_H_CLSACT),
+        lambda: hook.filters(route, 1, "lo", False),
+        lambda: hook.has_chains(route, 1, "lo"),
         lambda: ifb.ifbs(route),
+        lambda: ifb.ifb_of(route, 1),
         plug.buffer,
         plug.stats,
         lambda: plug._act_and_read("buffer"),
         lambda: plug._create(None),
         lambda: qdisc.attach_by(route, "lo", lib.TC_H_ROOT, None, 1000),
-        lambda: redirect.make_clsact(route, 1, "lo", False),
+        lambda: hook.make_clsact(route, 1, "lo"),
     )
     with contextlib.suppress(NetlinkError):
         source.one_of(questions)()

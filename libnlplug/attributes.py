@@ -23,12 +23,13 @@ def attribute(kind: int, payload: bytes) -> bytes:
 def attributes(data: bytes) -> list[tuple[int, bytes]]:
     """The attributes in ``data`` in their order; a length that lies ends the reading."""
     found = []
-    at = 0
-    while at + 4 <= len(data):
-        length = number(data[at : at + 2])
-        if length < 4 or at + length > len(data):
+    halves = memoryview(data[: len(data) & ~1]).cast("H")
+    at, end = 0, len(data)
+    while at + 4 <= end:
+        length = halves[at >> 1]
+        if length < 4 or at + length > end:
             break
-        found.append((number(data[at + 2 : at + 4]) & lib.NLA_TYPE_MASK, data[at + 4 : at + length]))
+        found.append((halves[(at >> 1) + 1] & lib.NLA_TYPE_MASK, data[at + 4 : at + length]))
         at += (length + 3) & ~3
     return found
 

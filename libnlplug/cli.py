@@ -177,16 +177,22 @@ def _match(args: argparse.Namespace) -> Match | None:
 
 
 def _lane(args: argparse.Namespace) -> int:
-    from .lane import delete_lanes, lanes
+    from .lane_down import delete_lanes
+    from .lanes import lanes
     from .route import RouteSocket
 
+    not_for = {"add": ("json",), "show": (*_PARTS, "ingress", "limit"), "del": ("limit", "json")}
+    for name in not_for[args.action]:
+        if getattr(args, name):
+            raise ValueError(f"--{name.replace('_', '-')} means nothing to 'lane {args.action}'")
     if args.action == "add":
         _lane_of(args, _match(args), keep=True).close()
         return DONE
     route = RouteSocket(args.netns)
     match = _match(args)
     if args.action == "del":
-        gone = delete_lanes(route, args.dev, match, True if args.ingress else None)
+        every = match is None and not args.ingress  # with packet options it is what 'add' with the same ones has made
+        gone = delete_lanes(route, args.dev, match, None if every else args.ingress)
         if not gone:
             _say(f"no such lane on {args.dev}: 'libnlplug lane show {args.dev}' lists them")
         return DONE if gone else FAILED

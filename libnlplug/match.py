@@ -83,7 +83,8 @@ class Match(Record):
         super().__init__(protocol, _text(source), _text(destination), src_port, dst_port, tcp_syn)
 
     def __str__(self) -> str:
-        parts = [f"{name}={value}" for name, value in self.as_dict().items() if value not in (None, False, True)]
+        given = {name: value for name, value in self.as_dict().items() if value is not None and name != "tcp_syn"}
+        parts = [f"{name}={value}" for name, value in given.items()]
         return ",".join(parts + ["tcp_syn"] * self.tcp_syn) or "ip"
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:  # the constructor takes names only
@@ -167,7 +168,7 @@ def _network(part: str, text: str | None) -> Network | None:
         if not isinstance(text, str):
             raise ValueError("it must be text")
         if "%" in text:
-            raise ValueError("packets carry no scope")
+            raise ValueError("a packet carries no zone")
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(f"{part} is {text!r}: it must be an address or a prefix, as 10.0.0.0/8 ({error})") from None

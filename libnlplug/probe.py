@@ -24,6 +24,7 @@ from ._record import Record
 from .attributes import attribute
 from .child import ANSWER, PATIENCE, in_child, trial
 from .errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists, check
+from .ifb import load_module
 from .qdisc import PlugQdisc, attach
 from .route import RouteSocket, qdisc_message
 
@@ -277,20 +278,11 @@ def _ifb(safe: bool) -> Check:
 def _ifb_is_safe() -> bool:
     """Whether an ifb can be made without the kernel's loading its module, which would make the links ifb0 and ifb1.
 
-    It can where the module is there or can be loaded without links; and where the kernel can load none, because it has
-    no program for that, or because its program, which sees the same files as this process, has just failed.
+    That is so, too, where its program for that, which sees the same files as this process, has just failed.
     """
-    if any(map(os.path.isdir, ("/sys/module/ifb", "/sys/class/net/ifb0"))):
+    if load_module():
         return True
-    program = text_of("/proc/sys/kernel/modprobe")
-    if program is None or not program.strip():
-        return program is not None
     try:
-        nothing = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-        argv = [program.strip(), "-q", "ifb", "numifbs=0"]
-        pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=nothing)
-        if os.waitpid(pid, 0)[1] == 0:
-            return True
         alike = os.path.samestat(os.stat("/proc/1/root"), os.stat("/"))
     except OSError:
         return False

@@ -134,6 +134,7 @@ class RouteSocket:
 
     def __init__(self, netns: Netns = None) -> None:
         self._generation = _generation
+        self._netns: tuple[int, int] | None = None
         self._sk: CData | None = in_netns(netns, self._connect)
         self._fd = int(lib.nl_socket_get_fd(self._sk))
         line = lib.libnlplug_line_new(self._fd)
@@ -142,6 +143,7 @@ class RouteSocket:
         self._line = ffi.gc(line, lib.libnlplug_line_free)
 
     def _connect(self) -> CData:
+        self._netns = _netns_of_thread()
         sk = lib.nl_socket_alloc()
         if sk == ffi.NULL:
             raise MemoryError("libnl has no memory for a socket")
@@ -174,16 +176,12 @@ class RouteSocket:
 
     def in_netns(self, call: Callable[[], T]) -> T:
         """The result of ``call`` in the socket's namespace, wherever the calling thread is."""
+        self._check()
+        if self._netns is not None and self._netns == _netns_of_thread():
+            return call()
         fd = lib.ioctl(self.fileno(), lib.SIOCGSKNS, ffi.NULL)
         if fd < 0:
             raise _cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
-        try:
-            here = os.path.samestat(os.stat("/proc/thread-self/ns/net"), os.fstat(fd))
-        except OSError:  # no /proc: go there in any case
-            here = False
-        if here:
-            os.close(fd)
-            return call()
         return _visit(fd, "of the socket", call)
 
     def netns_id(self) -> tuple[int, int]:
@@ -470,6 +468,15 @@ def built(build: Callable[..., int], *args: object) -> CData:
     result = ffi.new("struct nl_msg **")
     check(build(*args, result), "build a request")
     return ffi.gc(result[0], lib.nlmsg_free)
+
+
+def _netns_of_thread() -> tuple[int, int] | None:
+    """What tells the calling thread's namespace from others; None without /proc."""
+    try:
+        found = os.stat("/proc/thread-self/ns/net")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def in_netns(netns: Netns, call: Callable[[], T]) -> T:

@@ -41,8 +41,6 @@ int rtnl_link_build_delete_request(const struct rtnl_link *link, struct nl_msg *
 struct rtnl_link *rtnl_link_alloc(void);
 void rtnl_link_put(struct rtnl_link *link);
 void rtnl_link_set_ifindex(struct rtnl_link *link, int ifindex);
-void rtnl_link_set_name(struct rtnl_link *link, const char *name);
-int rtnl_link_set_type(struct rtnl_link *link, const char *type);
 void rtnl_link_set_ifalias(struct rtnl_link *link, const char *alias);
 void rtnl_link_set_flags(struct rtnl_link *link, unsigned int flags);
 
@@ -61,11 +59,6 @@ void rtnl_cls_set_prio(struct rtnl_cls *cls, uint16_t prio);
 void rtnl_cls_set_protocol(struct rtnl_cls *cls, uint16_t protocol);
 int rtnl_cls_build_add_request(struct rtnl_cls *cls, int flags, struct nl_msg **result);
 int rtnl_cls_build_delete_request(struct rtnl_cls *cls, int flags, struct nl_msg **result);
-void rtnl_u32_set_handle(struct rtnl_cls *cls, int htid, int hash, int nodeid);
-int rtnl_u32_set_divisor(struct rtnl_cls *cls, uint32_t divisor);
-int rtnl_u32_set_hashtable(struct rtnl_cls *cls, uint32_t ht);
-int rtnl_u32_set_link(struct rtnl_cls *cls, uint32_t link);
-int rtnl_u32_set_selector(struct rtnl_cls *cls, int offoff, uint32_t offmask, char offshift, uint16_t off, char flags);
 int rtnl_u32_set_cls_terminal(struct rtnl_cls *cls);
 int rtnl_u32_add_key(struct rtnl_cls *cls, uint32_t val, uint32_t mask, int off, int offmask);
 int rtnl_u32_add_action(struct rtnl_cls *cls, struct rtnl_act *act);

@@ -7,7 +7,8 @@
 
 Needs root on a kernel with sch_plug, and haproxy, tc, iptables. Each run has namespaces of its own. The runs of the
 different ways are interleaved. A reload that fails, or does not take place, ends everything with status 1; so does a
-connection that is lost through libnlplug hold, and a worst latency above 1.1 of Yelp's (not with --short).
+connection that is lost through libnlplug hold, and, where its lane is kept, a worst latency above 1.1 of Yelp's (not
+with --short).
 
 The whole writes its table into README.md, beside this file, and docs/img/reload.png where matplotlib is installed; its
 raw results stay in build/reload.

@@ -11,10 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from lane_helpers import listed, qlen
 from netlab import Netns, eventually, unable
+
+from libnlplug import PlugQdisc
 
 PROJECT = Path(__file__).resolve().parents[2]
 UNIT = (PROJECT / "examples" / "haproxy" / "haproxy.service").read_text()
@@ -36,7 +40,7 @@ class Service:
         assert held
         values = {"HELD": held[1], "CONFIG": str(self.config), "MAINPID": str(self.started[-1]) if self.started else ""}
         done = []
-        for line in re.findall(rf"^{key}=(.*)$", UNIT, re.MULTILINE):
+        for line in re.findall(rf"^{key}=-?(.*)$", UNIT, re.MULTILINE):
             line = line.replace("/run/haproxy.pid", str(self.pidfile))
             line = line.replace("/usr/local/bin/libnlplug", f"{sys.executable} -m libnlplug")
             line = re.sub(r"\$\{(\w+)\}|\$(\w+)", lambda name: values[name[1] or name[2]], line)
@@ -113,3 +117,17 @@ def test_a_broken_configuration_holds_nothing(service: Service) -> None:
     assert len(done) == 1
     assert done[0].returncode != 0
     assert service.answer() == old
+
+
+def test_stopping_releases_what_a_killed_reload_has_left(service: Service) -> None:
+    """A lane that holds, and whose guard was killed, is released by ExecStopPost, and stays for the next start."""
+    (lane,) = listed(service.netns, "lo")
+    PlugQdisc.open(lane.ifb, netns=service.netns).buffer()
+    answers: list[int] = []
+    client = threading.Thread(target=lambda: answers.append(service.answer()))
+    client.start()
+    eventually(lambda: qlen(service.netns, lane.ifb), "a client waits")
+    assert [one.returncode for one in service.run("ExecStopPost")] == [0]
+    client.join()
+    assert answers == [service.started[-1]]
+    assert [one.state for one in listed(service.netns, "lo")] == ["kept"]

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a lane must know of a device's hooks and route netlink does not tell. All of it is asked in the network
+ * namespace of the calling thread. The numbers are those of the kernel's headers, which never change, for C libraries
+ * with older headers.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <arpa/inet.h>
+#include <linux/netlink.h>
+#include <unistd.h>
+
+/* linux/bpf.h, linux/membarrier.h */
+enum { PROG_QUERY = 16, TCX_INGRESS = 46, TCX_EGRESS = 47, BARRIER_GLOBAL = 1 };
+
+/* linux/netfilter.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h */
+enum { FAMILY_INET = 1, FAMILY_NETDEV = 5, INET_INGRESS = 5, NETDEV_INGRESS = 0 };
+enum { NEW_CHAIN = 10 << 8 | 3, GET_CHAIN = 10 << 8 | 4 };
+enum { CHAIN_TABLE = 1, CHAIN_NAME = 3, CHAIN_HOOK = 4, HOOK_NUMBER = 1, HOOK_DEVICE = 3, HOOK_DEVICES = 4 };
+enum { DEVICE_NAME = 1, DEVICE_PREFIX = 2 };
+
+/*
+ * The number of BPF programs that are attached to the device by tcx (Linux 6.6), or a negative errno: -EINVAL where the
+ * kernel knows no tcx. They run before the filters of clsact and can end the classification.
+ *
+ * The kernel writes the revision, however short it was told that the structure is.
+ */
+int libnlplug_tcx_programs(int ifindex, int ingress)
+{
+	struct {
+		uint32_t target, attach_type, flags, attach_flags;
+		uint64_t ids;
+		uint32_t count, unused;
+		uint64_t flags_of_programs, links, flags_of_links, revision;
+	} query = { .target = ifindex, .attach_type = ingress ? TCX_INGRESS : TCX_EGRESS };
+
+	if (syscall(SYS_bpf, PROG_QUERY, &query, sizeof query))
+		return -errno;
+	return query.count;
+}
+
+/* Wait until every processor has ended what it was doing with packets when this was called; a negative errno, or 0. */
+int libnlplug_wait_for_readers(void)
+{
+	return syscall(SYS_membarrier, BARRIER_GLOBAL, 0, 0) ? -errno : 0;
+}
+
+/* The next attribute in the bytes from *at to the end, or NULL; *at moves on. */
+static struct nlattr *next(char **at, char *end)
+{
+	struct nlattr *attribute = (struct nlattr *)*at;
+
+	if (end - *at < NLA_HDRLEN || attribute->nla_len < NLA_HDRLEN || attribute->nla_len > end - *at)
+		return NULL;
+	*at += NLA_ALIGN(attribute->nla_len) > end - *at ? end - *at : NLA_ALIGN(attribute->nla_len);
+	return attribute;
+}
+
+static struct nlattr *find(char *at, char *end, int type)
+{
+	struct nlattr *attribute;
+
+	while ((attribute = next(&at, end)) && (attribute->nla_type & NLA_TYPE_MASK) != type)
+		;
+	return attribute;
+}
+
+static char *start_of(struct nlattr *attribute)
+{
+	return (char *)attribute + NLA_HDRLEN;
+}
+
+static char *end_of(struct nlattr *attribute)
+{
+	return (char *)attribute + attribute->nla_len;
+}
+
+/* Whether a chain's hook is at the ingress of the device. */
+static int is_ingress_of(int family, struct nlattr *hook, const char *device)
+{
+	struct nlattr *number = find(start_of(hook), end_of(hook), HOOK_NUMBER);
+	struct nlattr *one = find(start_of(hook), end_of(hook), HOOK_DEVICE);
+	struct nlattr *list = find(start_of(hook), end_of(hook), HOOK_DEVICES);
+	uint32_t wanted = family == FAMILY_NETDEV ? NETDEV_INGRESS : INET_INGRESS;
+	uint32_t is;
+	char *at;
+
+	if (!number || end_of(number) - start_of(number) != sizeof is)
+		return 0;
+	memcpy(&is, start_of(number), sizeof is);
+	if ((family != FAMILY_NETDEV && family != FAMILY_INET) || ntohl(is) != wanted)
+		return 0;
+	if (one && !strncmp(start_of(one), device, end_of(one) - start_of(one)))
+		return 1;
+	if (!list)
+		return 0;
+	for (at = start_of(list); (one = next(&at, end_of(list)));) {
+		size_t length = strnlen(start_of(one), end_of(one) - start_of(one));
+		int type = one->nla_type & NLA_TYPE_MASK;
+
+		if (!strncmp(start_of(one), device, length) && (type == DEVICE_PREFIX || !device[length]))
+			return 1;
+	}
+	return 0;
+}
+
+/* What one message of the dump says: 1 for such a chain, 0 for another, a negative errno, or ENOENT for the end. */
+static int look_at(struct nlmsghdr *header, const char *device, char *name, size_t size)
+{
+	char *payload = NLMSG_DATA(header), *end = (char *)header + header->nlmsg_len;
+	struct nlattr *hook, *table, *chain;
+
+	if (header->nlmsg_type == NLMSG_DONE)
+		return ENOENT;
+	if (header->nlmsg_type == NLMSG_ERROR)
+		return ((struct nlmsgerr *)payload)->error;
+	if (header->nlmsg_type != NEW_CHAIN || end - payload < 4)
+		return 0;
+	hook = find(payload + 4, end, CHAIN_HOOK);
+	table = find(payload + 4, end, CHAIN_TABLE);
+	chain = find(payload + 4, end, CHAIN_NAME);
+	if (!hook || !table || !chain || !is_ingress_of(*payload, hook, device))
+		return 0;
+	snprintf(name, size, "%s %.*s %.*s", *payload == FAMILY_NETDEV ? "netdev" : "inet",
+		 (int)(end_of(table) - start_of(table)), start_of(table),
+		 (int)(end_of(chain) - start_of(chain)), start_of(chain));
+	return 1;
+}
+
+/*
+ * Whether nftables has a chain at the ingress of the device: 1, with its name as 'nft list chain' takes it, 0, or a
+ * negative errno. What an ifb gives back to a device's ingress comes in behind that hook (net/core/dev.c).
+ */
+int libnlplug_ingress_chain(const char *device, char *name, size_t size)
+{
+	struct {
+		struct nlmsghdr header;
+		char family_version_and_id[4];
+	} request = { { sizeof request, GET_CHAIN, NLM_F_REQUEST | NLM_F_DUMP, 1, 0 }, "" };
+	struct timeval patience = { .tv_sec = 2 };
+	char answers[32768] __attribute__((aligned(8)));
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER);
+	int found = 0;
+
+	if (fd < 0)
+		return -errno;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+	if (send(fd, &request, sizeof request, 0) < 0)
+		found = -errno;
+	while (!found) {
+		struct nlmsghdr *header = (struct nlmsghdr *)answers;
+		ssize_t length = recv(fd, answers, sizeof answers, 0);
+
+		if (length < 0 && errno == EINTR)
+			continue;
+		if (length <= 0)
+			found = length ? -errno : -EPROTO;
+		for (; !found && NLMSG_OK(header, length); header = NLMSG_NEXT(header, length))
+			found = look_at(header, device, name, size);
+	}
+	close(fd);
+	return found == ENOENT ? 0 : found;
+}

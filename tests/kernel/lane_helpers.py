@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the tests of lanes stand on: flows that a lane matches, every kind of device, and what tc shows of it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import socket
+import struct
+import subprocess
+import threading
+import time
+from contextlib import contextmanager, suppress
+
+import pytest
+from netlab import PORT, SO_RCVBUFFORCE, SO_SNDBUFFORCE, Netns, eventually, random_name, up
+
+from libnlplug import Match, PlugLane
+from libnlplug.lanes import LaneInfo, lanes
+from libnlplug.route import RouteSocket
+
+UDP = Match(ip_proto="udp", dst_port=PORT)
+NEAR, FAR = "192.0.2.1", "192.0.2.2"
+NEAR6, FAR6 = "2001:db8::1", "2001:db8::2"
+
+
+class Flow:
+    """Numbered UDP packets from one namespace to an address in another, all of which UDP matches."""
+
+    def __init__(self, source: Netns, sink: Netns, address: str = FAR, port: int = PORT) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._to = (address, port)
+        self._source = source.run(_udp_socket, family)
+        self._sink = sink.run(_udp_socket, family)
+        self._sink.bind(self._to)
+        self.sent = 0
+
+    def send(self, count: int = 5) -> list[int]:
+        """Send packets, and return their numbers."""
+        numbers = list(range(self.sent, self.sent + count))
+        for number in numbers:
+            self._source.sendto(struct.pack("!I", number).ljust(58, b"."), self._to)
+        self.sent += count
+        return numbers
+
+    def arrived(self) -> list[int]:
+        """The numbers of the packets that have arrived since this was last asked."""
+        numbers = []
+        with suppress(BlockingIOError):
+            while True:
+                numbers.append(struct.unpack_from("!I", self._sink.recv(2048))[0])
+        return numbers
+
+    def expect(self, numbers: list[int]) -> None:
+        """Wait until these packets have arrived; exactly these, in this order."""
+        got: list[int] = []
+        deadline = time.monotonic() + 5
+        while len(got) < len(numbers) and time.monotonic() < deadline:
+            got += self.arrived()
+        got += self.arrived()
+        missing, others = sorted(set(numbers) - set(got)), sorted(set(got) - set(numbers))
+        assert not missing, f"{len(missing)} packets are missing of {len(numbers)}: {missing[:20]}"
+        assert not others, f"{len(others)} packets have arrived too: {others[:20]}"
+        assert got == numbers, f"not in their order: {[one for one, other in zip(got, numbers) if one != other][:20]}"
+
+    def expect_held(self, lane: PlugLane, count: int = 5) -> list[int]:
+        """Packets sent now wait in the lane; their numbers."""
+        before = lane.plug.stats().qlen
+        numbers = self.send(count)
+        eventually(lambda: lane.plug.stats().qlen == before + count, f"{count} packets wait in {lane!r}")
+        assert self.arrived() == []
+        return numbers
+
+    @contextmanager
+    def running(self):
+        """Send without a pause from a thread of its own; every packet must arrive in the end, and in its order."""
+        over = threading.Event()
+
+        def go_on() -> None:
+            while not over.is_set():
+                self.send(1)
+                over.wait(0.0002)
+
+        thread = threading.Thread(target=go_on)
+        before = self.sent
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        assert self.sent > before
+        self.expect(list(range(before, self.sent)))
+
+    def close(self) -> None:
+        self._source.close()
+        self._sink.close()
+
+
+def _udp_socket(family: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    for option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):  # what is held counts as unsent
+        sock.setsockopt(socket.SOL_SOCKET, option, 1 << 25)
+    return sock
+
+
+class Road:
+    """A device of some kind in ``near``, with flows that leave through it and arrive on it; the other end is far."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.near = Netns.take()
+        self.far = self.near if kind == "lo" else Netns.take()
+        self.device = "lo" if kind == "lo" else random_name()
+        self.peer = random_name()  # ip keeps a memory of names, and this namespace may have been used before
+        {"lo": self._lo, "bridge port": self._bridge_port, "vlan": self._vlan, "tun": self._tun}.get(kind, self._veth)()
+        near, far = ("127.0.0.1", "127.0.0.1") if kind == "lo" else (NEAR, FAR)
+        self.leaving = Flow(self.near, self.far, far)
+        self.arriving = self.leaving if kind == "lo" else Flow(self.far, self.near, near)
+        for flow in (self.leaving, self.arriving):  # neighbours are found out before anything is counted
+            eventually(lambda flow=flow: flow.send(1) and flow.arrived(), "packets arrive at all")
+            flow.arrived()
+        eventually(lambda: not self.leaving.arrived() and not self.arriving.arrived(), "all of them have")
+
+    def flow(self, ingress: bool) -> Flow:
+        return self.arriving if ingress else self.leaving
+
+    def _lo(self) -> None:
+        self.near.ip("link set lo up")
+
+    def _veth(self, *queues: str) -> None:
+        name = self.device.ljust(15, "l") if self.kind == "long name" else self.device
+        index = "index 2147483000" if self.kind == "large index" else ""
+        queues = "numtxqueues 4 numrxqueues 4" if self.kind == "multi-queue" else "numtxqueues 1 numrxqueues 1"
+        self.device = name
+        self.near.ip(
+            f"link add {name} {index} {queues} type veth peer name {self.peer} {queues} netns {self.far.path}",
+            *up(name, NEAR),
+        )
+        self.far.ip(*up(self.peer, FAR))
+        roots = {
+            "prio": ["root handle 1: prio bands 3"],
+            "fq_codel": ["root handle 1: fq_codel"],
+            "htb": ["root handle 1: htb default 1"],
+            "multi-queue": ["root handle 1: mq"],
+            "plug": ["root handle 1: plug limit 100000"],
+        }
+        for root in roots.get(self.kind, []):
+            self.near.tc(f"qdisc add dev {name} {root}")
+        if self.kind == "plug":
+            self.near.command("tc", "qdisc", "change", "dev", name, "handle", "1:", "plug", "release_indefinite")
+        if self.kind == "htb":
+            self.near.tc(f"class add dev {name} parent 1: classid 1:1 htb rate 1gbit")
+
+    def _bridge_port(self) -> None:
+        bridge = random_name()
+        self.near.ip(
+            f"link add {bridge} type bridge",
+            f"link add {self.device} type veth peer name {self.peer} netns {self.far.path}",
+            f"link set {self.device} master {bridge}",
+            *up(bridge, NEAR),
+            f"link set {self.device} up",
+        )
+        self.far.ip(*up(self.peer, FAR))
+
+    def _vlan(self) -> None:
+        under = random_name()
+        self.near.ip(f"link add {under} type veth peer name {under} netns {self.far.path}")
+        for netns, name, address in ((self.near, self.device, NEAR), (self.far, self.peer, FAR)):
+            netns.ip(f"link set {under} up", f"link add {name} link {under} type vlan id 7", *up(name, address))
+
+    def _tun(self) -> None:
+        """Two tun devices, which have no Ethernet header, and a thread that carries packets from one to the other."""
+        ends = []
+        for netns, name, address in ((self.near, self.device, NEAR), (self.far, self.peer, FAR)):
+            ends.append(netns.run(_open_tun, name))
+            netns.ip(*up(name, address))
+        self._carry(ends)
+
+    def _carry(self, ends: list[int]) -> None:
+        self._ends = ends
+
+        def carry(read: int, write: int) -> None:
+            with suppress(OSError):  # a device that is gone
+                while packet := os.read(read, 4096):
+                    os.write(write, packet)
+
+        for read, write in (ends, ends[::-1]):
+            threading.Thread(target=carry, args=(read, write), daemon=True).start()
+
+    def is_as_new(self) -> bool:
+        """Whether nothing is left of the test that has used it."""
+        self.leaving.arrived(), self.arriving.arrived()
+        if [link["ifname"] for link in self.near.links()] != ["lo", self.device]:
+            return False
+        return self.near.kinds(self.device) == ["noqueue"] and not marks(self.near)
+
+    def close(self) -> None:
+        self.leaving.close()
+        self.arriving.close()
+        if self.kind == "lo" and "clsact" in self.near.kinds("lo"):  # of a test that failed
+            self.near.tc("qdisc del dev lo clsact")
+        self.near.give_back()
+        if self.far is not self.near:
+            self.far.give_back()
+        for end in getattr(self, "_ends", []):
+            os.close(end)
+
+
+_idle: list[Road] = []
+
+
+@contextmanager
+def veth():
+    """A Road of two veth devices: one that was used before, where that left nothing, or a new one."""
+    road = _idle.pop() if _idle else Road("veth")
+    try:
+        yield road
+    finally:
+        if road.is_as_new():
+            _idle.append(road)
+        else:
+            road.close()
+
+
+def _open_tun(name: str) -> int:
+    import fcntl
+
+    fd = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH", name.encode(), 0x1001))  # TUNSETIFF: IFF_TUN, IFF_NO_PI
+    return fd
+
+
+KINDS = (
+    "lo",
+    "veth",
+    "bridge port",
+    "vlan",
+    "tun",
+    "multi-queue",
+    "prio",
+    "fq_codel",
+    "htb",
+    "plug",
+    "long name",
+    "large index",
+)
+
+
+def tc(netns: Netns, *lines: str) -> str:
+    """Run lines of tc(8) by one process of its own; what they print, which Netns.tc() takes to be one line each."""
+    argv, text = ["tc", "-s", "-j", "-batch", "-"], "".join(f"{line}\n" for line in lines)
+    done = netns.run(subprocess.run, argv, input=text, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout
+
+
+class Sight:
+    """What tc and ip show of a device: its qdiscs with their counters, its filters, and every link of the namespace."""
+
+    def __init__(self, netns: Netns, device: str) -> None:
+        self.qdiscs = netns.qdiscs(device)
+        hooked = any(shown["kind"] in ("clsact", "ingress") for shown in self.qdiscs)
+        self.filters = tc_filters(netns, device) if hooked else {}  # elsewhere there can be none
+        self.links = [(link["ifname"], link["ifindex"], link["flags"], link.get("operstate")) for link in netns.links()]
+        self.marks = marks(netns)
+
+    def uncounted(self) -> Sight:
+        """The same with every counter at zero: for a device that has seen traffic."""
+        _zero(self.qdiscs)
+        _zero(self.filters)
+        return self
+
+    def expect(self, other: Sight) -> None:
+        """The other sight must be the same; a failure shows the lines in which they differ."""
+        lines = [json.dumps(vars(sight), indent=1).splitlines() for sight in (self, other)]
+        different = list(difflib.unified_diff(*lines, "expected", "seen", lineterm="", n=1))
+        if different:
+            pytest.fail("\n".join(different))
+
+
+AGES = ("installed", "last_used", "first_used")
+COUNTERS = ("bytes", "packets", "maxpacket", "new_flow_count", "new_flows_len", "old_flows_len", "rule_hit", "success")
+COUNTERS += ("success_cnt", "drops", "overlimits", "hw_packets", "sw_packets")
+
+
+def _zero(shown: object) -> None:
+    """Set every counter in what tc shows to zero."""
+    if isinstance(shown, list):
+        for one in shown:
+            _zero(one)
+    elif isinstance(shown, dict):
+        shown.update((name, 0) for name in COUNTERS if name in shown)
+        for value in shown.values():
+            _zero(value)
+
+
+def _ageless(shown: dict) -> dict:
+    """Without the seconds for which something has been there, and without where tc says that it looked."""
+    where = ("parent", "ingress", "egress")
+    return {name: value for name, value in shown.items() if name not in (*AGES, *where)}
+
+
+def tc_filters(netns: Netns, device: str) -> dict[str, list]:
+    """The filters at each hook as tc shows them."""
+    hooks = ("egress", "ingress")
+    shown = tc(netns, *(f"filter show dev {device} {hook}" for hook in hooks))
+    found, decoder = [], json.JSONDecoder(object_hook=_ageless)
+    while shown := shown.lstrip():  # of some kinds of filters tc prints more than one line
+        document, end = decoder.raw_decode(shown)
+        found.append(document)
+        shown = shown[end:]
+    return dict(zip(hooks, found))
+
+
+def qlen(netns: Netns, ifb: str) -> int:
+    """How many packets wait in a lane, as tc shows it. (Netns.qdisc() has a memory for names, and ifbs' come again.)"""
+    return json.loads(tc(netns, f"qdisc show dev {ifb}"))[0]["qlen"]
+
+
+def marks(netns: Netns) -> list[str]:
+    """The marks and locks of lanes, and the marks of holds, that are taken in the namespace."""
+
+    def read() -> list[str]:
+        with open("/proc/thread-self/net/unix") as lines:
+            return sorted(line.split()[-1] for line in lines if "@libnlplug" in line)
+
+    return netns.run(read)
+
+
+def roots(netns: Netns, device: str) -> list[dict]:
+    """The device's qdiscs without those of its ingress."""
+    return [shown for shown in netns.qdiscs(device) if shown["kind"] not in ("clsact", "ingress")]
+
+
+def listed(netns: Netns, device: str) -> list[LaneInfo]:
+    """The lanes of a device as any process finds them."""
+    route = RouteSocket(netns)
+    try:
+        return lanes(route, device)
+    finally:
+        route.close()
+
+
+def use_ipv6(netns: Netns, device: str, address: str) -> None:
+    """An IPv6 address at once, on a device of a namespace where IPv6 is off."""
+    set_sysctl(netns, f"ipv6/conf/{device}/disable_ipv6", "0")
+    netns.ip(f"addr add {address}/64 dev {device} nodad")
+
+
+def set_sysctl(netns: Netns, name: str, value: str) -> None:
+    """Write a setting of the namespace's network."""
+
+    def write() -> None:
+        with open(f"/proc/sys/net/{name}", "w") as file:
+            file.write(value)
+
+    netns.run(write)

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guarded holds on a lane: as on a plug, the holder's death and the timeout release; and nothing is held unguarded."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from hold_helpers import Child, child, expect_ended, marks
+from lane_helpers import FAR, UDP, Flow, Road, listed, veth
+from netlab import PORT, Wire, eventually
+
+from libnlplug import HoldExpired, Match, PlugBusy, PlugLane, PlugQdisc, QdiscNotFound
+from libnlplug.route import RouteSocket
+
+HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
+
+
+@pytest.fixture
+def road():
+    """A veth pair."""
+    with veth() as made:
+        yield made
+
+
+@HOOKS
+def test_the_report(road: Road, ingress: bool) -> None:
+    """Packets and bytes that were held, none dropped, and for how long."""
+    flow = road.flow(ingress)
+    with PlugLane(road.device, UDP, ingress=ingress, netns=road.near) as lane:
+        began = time.monotonic()
+        with lane.hold(timeout=5) as held:
+            numbers = flow.expect_held(lane, 9)
+        assert 0 < held.seconds < time.monotonic() - began
+        assert (held.packets, held.bytes, held.dropped, held.expired) == (9, 900, 0, False)
+        flow.expect(numbers)
+        with lane.hold() as again:
+            pass
+        assert again.packets == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "ingress"), [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, False)]
+)
+def test_the_holder_dies(road: Road, ingress: bool, number: int) -> None:
+    """A holder that is killed leaves nothing held: the guard releases, and later packets flow through the orphan."""
+    flow = road.flow(ingress)
+
+    def hold(this: Child) -> None:
+        lane = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
+        with lane.hold(timeout=60):
+            this.say(lane.plug._guard.pid)  # type: ignore[union-attr]
+            signal.pause()
+
+    with child(hold) as holder:
+        guard = holder.hear()
+        numbers = flow.send(5)
+        lane = PlugQdisc.open(listed(road.near, road.device)[0].ifb, netns=road.near)
+        eventually(lambda: lane.stats().qlen == 5, "5 packets wait")
+        assert flow.arrived() == []
+        holder.kill(number)
+        assert holder.status() == -number
+    flow.expect(numbers + flow.send(5))
+    expect_ended(guard)
+    assert [found.state for found in listed(road.near, road.device)] == ["orphan"]
+    PlugLane(road.device, UDP, ingress=ingress, netns=road.near).close()
+
+
+@HOOKS
+def test_the_time_is_up(road: Road, ingress: bool) -> None:
+    """At the timeout the packets flow; leaving raises HoldExpired; the lane is whole and can hold again."""
+    flow = road.flow(ingress)
+    with PlugLane(road.device, UDP, ingress=ingress, netns=road.near) as lane:
+        with pytest.raises(HoldExpired), lane.hold(timeout=0.2) as held:
+            flow.expect(flow.send(3))
+        assert held.expired
+        with lane.hold():
+            numbers = flow.expect_held(lane)
+        flow.expect(numbers)
+
+
+def test_on_death_drop(wire: Wire) -> None:
+    """on_death='drop': what a killed holder held is thrown away, what comes later flows; no lane without its plug."""
+
+    def hold(this: Child) -> None:
+        lane = PlugLane(wire.device, UDP, netns=wire.near)
+        with lane.hold(on_death="drop"):
+            this.say(1)
+            signal.pause()
+
+    with child(hold) as holder:
+        holder.hear()
+        adopter = PlugLane(wire.device, UDP, netns=wire.near)
+        wire.send(5)
+    eventually(lambda: marks(wire.near) == [], "the guard has done it")
+    wire.expect(wire.send(3))
+    with pytest.raises(QdiscNotFound, match="it is gone"), adopter.hold():
+        pytest.fail("it held")
+    adopter.close()
+    with PlugLane(wire.device, UDP, netns=wire.near) as lane, lane.hold():
+        assert lane.created
+        numbers = wire.send(3)
+    wire.expect(numbers)
+
+
+def test_an_expired_drop_leaves_a_lane_without_a_plug(wire: Wire) -> None:
+    """The holder overstays with on_death='drop': the lane can hold no longer, says so, and closes quietly."""
+    with PlugLane(wire.device, UDP, netns=wire.near) as lane:
+        hold = lane.hold(timeout=0.1, on_death="drop")
+        hold.__enter__()
+        wire.send(3)
+        eventually(lambda: marks(wire.near) == [], "the guard has done it")
+        wire.expect(wire.send(2))
+        with pytest.raises(HoldExpired, match="has deleted the plug"):
+            hold.__exit__(None, None, None)
+        with pytest.raises(QdiscNotFound, match="it is gone"), lane.hold():
+            pytest.fail("it held")
+    assert wire.near.kinds(wire.device) == ["noqueue"]
+
+
+def test_one_hold_at_a_time(wire: Wire) -> None:
+    """A second hold of the lane, by the same object or another, is PlugBusy; of another lane it is not."""
+    with PlugLane(wire.device, UDP, netns=wire.near) as lane, lane.hold():
+        for second in (lane, PlugLane(wire.device, UDP, netns=wire.near)):
+            with pytest.raises(PlugBusy), second.hold():
+                pytest.fail("it held twice")
+        with PlugLane(wire.device, UDP, ingress=True, netns=wire.near) as other, other.hold():
+            numbers = wire.send(3)
+        assert lane.plug.stats().qlen == 3
+    wire.expect(numbers)
+
+
+def test_a_hold_is_checked_before_it_begins(wire: Wire) -> None:
+    """A timeout or on_death that cannot be is ValueError before anything is asked of the kernel."""
+    with PlugLane(wire.device, UDP, netns=wire.near) as lane:
+        with pytest.raises(ValueError, match="timeout is 0"):
+            lane.hold(timeout=0)
+        with pytest.raises(ValueError, match="on_death is 'maybe'"):
+            lane.hold(on_death="maybe")
+
+
+@HOOKS
+def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plug is released in the very send that makes it, before there is a filter; when buffer is sent, the guard has
+    its mark; the filters come last and go before the ifb."""
+    said: list[str] = []
+    flow = road.flow(ingress)
+
+    def watch(name: str) -> None:
+        word = getattr(RouteSocket, name)
+
+        def watched(route: RouteSocket, *arguments):
+            operation = next((part for part in arguments if isinstance(part, str)), "batch")
+            if operation == "batch":
+                count = arguments[-1]
+                said.append("make and release the plug" if count == 2 else f"add {count} filters")
+            elif operation.split()[0] not in ("find", "list", "read"):
+                guarded = " with a mark" if marks(road.near) else ""
+                said.append(f"{operation}{guarded}")
+            return word(route, *arguments)
+
+        monkeypatch.setattr(RouteSocket, name, watched)
+
+    for name in ("request", "ask_and_request", "batch", "_asked"):
+        watch(name)
+    lane = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
+    flow.expect(flow.send())
+    with lane.hold():
+        numbers = flow.expect_held(lane)
+    flow.expect(numbers)
+    lane.close()
+    monkeypatch.undo()
+    assert said == [
+        "make the ifb",
+        "describe the ifb",
+        "set addrgenmode of",
+        "set up the ifb",
+        "make and release the plug",
+        "add a clsact qdisc to",
+        "add 12 filters",
+        "describe the ifb",
+        "buffer on with a mark",
+        "release with a mark",  # the hold's end
+        "release with a mark",  # close()
+        "delete the clsact qdisc of with a mark",
+        "delete the ifb with a mark",
+    ]
+
+
+def test_the_main_use(road: Road) -> None:
+    """A server is replaced under a hold of its new connections: none of the clients' many connections is refused."""
+    match = Match(ip_proto="tcp", dst_port=PORT, tcp_syn=True)
+
+    def serve() -> socket.socket:
+        listener = road.far.run(socket.socket)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((FAR, PORT))
+        listener.listen(512)
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(b"!")
+
+        threading.Thread(target=answer, daemon=True).start()
+        return listener
+
+    answers: list[object] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            sock = road.near.run(socket.socket)
+            sock.settimeout(10)
+            try:
+                sock.connect((FAR, PORT))
+                answers.append(sock.recv(1))
+            except OSError as error:
+                answers.append(error)
+            sock.close()
+
+    listener = serve()
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    with PlugLane(road.device, match, netns=road.near) as lane:
+        for _ in range(3):
+            count = len(answers)
+            eventually(lambda count=count: len(answers) > count + 10, "connections are made")
+            with lane.hold(timeout=5) as held:
+                eventually(lambda: lane.plug.stats().qlen, "a client waits")
+                settled = time.monotonic() + 0.1
+                eventually(lambda settled=settled: time.monotonic() > settled, "what was accepted is answered")
+                listener.shutdown(socket.SHUT_RDWR)
+                listener.close()
+                listener = serve()
+            assert held.packets
+    over.set()
+    for client in clients:
+        client.join()
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    assert set(answers) == {b"!"}
+
+
+def test_two_lanes_in_one_process_hold_apart(road: Road) -> None:
+    """Two lanes of a process, each with a hold of its own: the end of one does not end the other."""
+    other = Flow(road.near, road.far, FAR, 7010)
+    first = PlugLane(road.device, UDP, netns=road.near)
+    second = PlugLane(road.device, Match(ip_proto="udp", dst_port=7010), netns=road.near)
+    with second.hold():
+        with first.hold():
+            numbers = road.leaving.expect_held(first)
+            others = other.expect_held(second)
+        road.leaving.expect(numbers)
+        assert other.arrived() == []
+    other.expect(others)
+    first.close()
+    second.close()
+    other.close()

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Other people's qdiscs, filters and BPF programs at the hooks: they stay, keep their say, and are reported."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+
+import bpf
+import pytest
+from lane_helpers import UDP, Road, Sight, roots, tc, tc_filters, veth
+from netlab import PORT
+
+import libnlplug
+from libnlplug import LaneShadowed, Match, PlugLane, neighbours
+from libnlplug._libnl import ffi, lib
+from libnlplug.attributes import attribute
+from libnlplug.errors import check
+from libnlplug.hook import hook_number
+from libnlplug.redirect import FIRST_PRIO
+from libnlplug.route import RouteSocket, qdisc_message
+
+HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
+LAST = 0xFFFF
+
+
+def in_turn(name: str, cases, **options):
+    """pytest.mark.parametrize for cases that are tried at the egress and at the ingress in turn."""
+    names, rows = [*name.split(","), "ingress"], []
+    for number, case in enumerate(cases):
+        rows.append((*(case if isinstance(case, tuple) and len(names) > 2 else (case,)), bool(number % 2)))
+    return pytest.mark.parametrize(names, rows, **options)
+
+
+TO_PORT = f"match ip dport {PORT} 0xffff"
+
+
+@pytest.fixture
+def road():
+    """A veth pair."""
+    with veth() as made:
+        yield made
+
+
+@pytest.fixture
+def admin(road: Road, ingress: bool) -> Admin:
+    """An administrator's clsact qdisc on it, and its hook that the lane will be at."""
+    made = Admin(road, ingress)
+    tc(road.near, f"qdisc add dev {road.device} clsact")
+    return made
+
+
+class Admin:
+    """Adds filters at one hook of a device."""
+
+    def __init__(self, road: Road, ingress: bool) -> None:
+        self.road, self.ingress = road, ingress
+        self.hook = "ingress" if ingress else "egress"
+        self.flow = road.flow(ingress)
+
+    def add(self, line: str, prio: int | None = 10, protocol: str = "ip") -> None:
+        pref = f"pref {prio}" if prio else ""
+        device = self.road.device
+        tc(self.road.near, f"filter add dev {device} {self.hook} protocol {protocol} {pref} {line}")
+
+    def delete(self, prio: int) -> None:
+        tc(self.road.near, f"filter del dev {self.road.device} {self.hook} pref {prio}")
+
+    def add_bpf(self, program: int, prio: int) -> None:
+        """A cls_bpf filter in direct-action mode, which tc cannot add without a file of the program."""
+
+        def add() -> None:
+            route = RouteSocket()
+            options = attribute(lib.TCA_BPF_ACT + 5, struct.pack("=i", program))  # TCA_BPF_FD
+            options += attribute(lib.TCA_BPF_ACT + 6, b"test\0")  # TCA_BPF_NAME
+            options += attribute(lib.TCA_BPF_ACT + 7, struct.pack("=I", 1))  # TCA_BPF_FLAGS: direct action
+            index = route.link(self.road.device)
+            flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
+            message = qdisc_message(lib.RTM_NEWTFILTER, flags, index, hook_number(self.ingress), 0, b"bpf")
+            header = ffi.cast("struct tcmsg *", ffi.cast("char *", lib.nlmsg_hdr(message)) + lib.NLMSG_HDRLEN)
+            header.tcm_info = prio << 16 | 0x0300  # ETH_P_ALL in network byte order
+            check(lib.nla_put(message, lib.TCA_OPTIONS, len(options), options), "build a request")
+            route.send_one(message, "add a filter to", self.road.device)
+            route.close()
+
+        self.road.near.run(add)
+
+    def lane(self, match: Match = UDP) -> PlugLane:
+        """A lane that nothing shadows."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LaneShadowed)
+            return PlugLane(self.road.device, match, ingress=self.ingress, netns=self.road.near)
+
+    def shadowed_lane(self, sentence: str, match: Match = UDP) -> PlugLane:
+        """A lane that something shadows: a warning says what, where the lane was made, and so does ``shadowed``."""
+        with pytest.warns(LaneShadowed, match=f"lane on {self.road.device}: .*{sentence}") as caught:
+            made = PlugLane(self.road.device, match, ingress=self.ingress, netns=self.road.near)
+        assert [warning.filename for warning in caught] == [__file__]
+        assert len(made.shadowed) == 1
+        return made
+
+    def expect_through(self) -> None:
+        self.flow.expect(self.flow.send())
+
+    def expect_dropped(self) -> None:
+        """What the administrator drops is dropped: what comes after it, of other packets, arrives without it."""
+        self.flow.send()
+        other = self.road.flow(not self.ingress)
+        other.expect(other.send())
+        assert self.flow.arrived() == []
+
+
+@HOOKS
+def test_an_administrators_clsact_and_filters_stay(road: Road, admin: Admin) -> None:
+    """With filters of every kind at both hooks, a lane comes and goes and tc shows the same before and after."""
+    lines = (
+        "u32 match ip dport 9 0xffff action drop",
+        "matchall action continue",
+        "flower ip_proto tcp action drop",
+    )
+    for hook, table in (("egress", 33), ("ingress", 34)):
+        start = f"filter add dev {road.device} {hook} protocol ip"
+        every = (*lines, f"handle {table}: u32 divisor 4")
+        tc(road.near, *(f"{start} pref {prio} {line}" for prio, line in enumerate(every, 1)))
+    before, root = Sight(road.near, road.device), roots(road.near, road.device)
+    with pytest.warns(LaneShadowed, match="the u32 filter of preference 1 comes first.*; the flower filter"):
+        made = PlugLane(road.device, UDP, ingress=admin.ingress, netns=road.near)
+    assert roots(road.near, road.device) == root
+    with made.hold():
+        numbers = admin.flow.expect_held(made)
+    admin.flow.expect(numbers)
+    made.close()
+    before.uncounted().expect(Sight(road.near, road.device).uncounted())
+
+
+@in_turn("drop", ["u32 {} action drop", "matchall action drop", "flower ip_proto udp action drop"])
+def test_a_filter_that_drops_goes_on_dropping(road: Road, admin: Admin, drop: str) -> None:
+    """A drop filter of an administrator's drops also what the lane matches, were it there before or added since."""
+    before = PlugLane(road.device, UDP, ingress=admin.ingress, netns=road.near)
+    admin.add(drop.format(TO_PORT), prio=None)  # without a preference tc puts it before all that are there
+    with before.hold() as held:
+        admin.expect_dropped()
+    assert held.packets == 0
+    before.close()
+    with admin.shadowed_lane("filter of preference 65279 comes first") as after, after.hold() as held:
+        admin.expect_dropped()
+    assert held.packets == 0
+    admin.expect_dropped()
+
+
+@HOOKS
+def test_filters_that_go_on_are_not_reported(road: Road, admin: Admin) -> None:
+    """Filters whose action is 'continue' hide nothing: the lane holds what has passed them, and releases it."""
+    admin.add("matchall action continue", prio=5)
+    admin.add(f"u32 {TO_PORT} action continue", prio=6)
+    admin.add("flower ip_proto udp action pipe action continue", prio=7)
+    made = admin.lane()
+    assert made.shadowed == []
+    with made.hold():
+        numbers = admin.flow.expect_held(made)
+    admin.flow.expect(numbers)
+    made.close()
+
+
+ENDERS = {
+    "u32": (f"u32 {TO_PORT} action ok", "the u32 filter of preference 10"),
+    "u32, class only": (f"u32 {TO_PORT} flowid 1:1", "the u32 filter of preference 10"),
+    "matchall": ("matchall action ok", "the matchall filter of preference 10"),
+    "flower": ("flower ip_proto udp action pass", "the flower filter of preference 10"),
+    "basic": ("basic action trap", "the basic filter of preference 10"),
+    "cls_bpf, classic": ("bpf bytecode '1,6 0 0 4294967295,' action ok", "the bpf filter of preference 10"),
+    "goto chain": ("matchall action goto chain 5", "the matchall filter of preference 10"),
+}
+
+
+@in_turn("line,sentence", ENDERS.values(), ids=ENDERS)
+def test_filters_that_end_the_classification_are_reported(road: Road, admin: Admin, line: str, sentence: str) -> None:
+    """A filter before the lane that ends the classification is named: in a warning, and in ``shadowed``."""
+    admin.add(line)
+    made = admin.shadowed_lane(f"{sentence} comes first, and what it matches the lane does not see")
+    with made.hold() as held:
+        if "goto" not in line and "trap" not in line:
+            admin.expect_through()
+    assert held.packets == 0
+    made.close()
+
+
+@HOOKS
+def test_a_bpf_program_is_reported(road: Road, admin: Admin) -> None:
+    """A cls_bpf filter in direct-action mode decides by its program's return value: reported, whatever it returns."""
+    program = bpf.load(0)
+    try:
+        admin.add_bpf(program, 10)
+    finally:
+        os.close(program)
+    assert {shown["kind"] for shown in tc_filters(road.near, road.device)[admin.hook]} == {"bpf"}
+    made = admin.shadowed_lane("the bpf filter of preference 10 comes first")
+    with made.hold() as held:
+        admin.expect_through()
+    assert held.packets == 0
+    made.close()
+    assert {shown["kind"] for shown in tc_filters(road.near, road.device)[admin.hook]} == {"bpf"}
+
+
+@HOOKS
+def test_filters_about_other_packets_are_not_reported(road: Road, admin: Admin) -> None:
+    """A filter for another protocol, or in a chain that no packet of the lane's is in, takes nothing from it."""
+    admin.add("matchall action ok", protocol="ipv6")
+    admin.add("matchall action ok", prio=11, protocol="arp")
+    admin.add("chain 5 matchall action ok", prio=12)
+    made = admin.lane(Match(ip_proto="udp", dst_port=PORT, dst_ip="0.0.0.0/0"))
+    with made.hold():
+        numbers = admin.flow.expect_held(made)
+    admin.flow.expect(numbers)
+    made.close()
+
+
+def test_tcx_programs_are_reported(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that are attached by tcx, before clsact, are counted and said. (The test kernel has none: a count is put
+    in the kernel's place; that it counts right is tested where a kernel has tcx.)"""
+    for count, sentence in ((1, "1 tcx BPF program comes first"), (3, "3 tcx BPF programs come first")):
+        monkeypatch.setattr(neighbours, "tcx_programs", lambda route, ifindex, ingress, count=count: count)
+        with pytest.warns(LaneShadowed, match=sentence):
+            PlugLane(road.device, UDP, netns=road.near).close()
+
+
+@in_turn("line", ["u32 {} action drop", "matchall action drop", "flower ip_proto udp action ok"])
+def test_a_lane_that_would_bypass_a_filter_is_refused(road: Road, admin: Admin, line: str) -> None:
+    """A filter with a preference behind the lane's would never see its packets: no lane, and nothing has changed."""
+    admin.add(line.format(TO_PORT), prio=LAST)
+    before = Sight(road.near, road.device)
+    sentence = f"the {line.split()[0]} filter of preference {LAST} would never see .* below {FIRST_PRIO}"
+    with pytest.raises(libnlplug.NetlinkError, match=sentence):
+        PlugLane(road.device, UDP, ingress=admin.ingress, netns=road.near)
+    before.expect(Sight(road.near, road.device))
+    PlugLane(road.device, UDP, ingress=not admin.ingress, netns=road.near).close()  # the other hook has no such filter
+
+
+@HOOKS
+def test_a_filter_that_came_behind_the_lane_is_not_bypassed_by_a_hold(road: Road, admin: Admin) -> None:
+    """A filter that was put behind a lane since is noticed by the next hold, which is refused and holds nothing."""
+    made = admin.lane()
+    admin.add(f"u32 {TO_PORT} action drop", prio=LAST)
+    with (
+        pytest.raises(libnlplug.NetlinkError, match=f"the u32 filter of preference {LAST} would never see"),
+        made.hold(),
+    ):
+        pytest.fail("it held")
+    assert libnlplug.PlugQdisc.open(made.ifb, netns=road.near).holder() is None
+    made.close()
+    admin.expect_dropped()
+
+
+def test_an_nftables_chain_is_not_bypassed(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an ifb gives back never comes by the device's nftables ingress chain: an ingress lane is refused, an egress
+    lane is not. (The test kernel has no such chains: a name is put in the kernel's place.)"""
+    monkeypatch.setattr(
+        neighbours, "ingress_chain", lambda route, device: "netdev filter in" if device == road.device else ""
+    )
+    before = Sight(road.near, road.device)
+    with pytest.raises(libnlplug.NetlinkError, match="the nftables chain 'netdev filter in' would never see what the"):
+        PlugLane(road.device, UDP, ingress=True, netns=road.near)
+    before.expect(Sight(road.near, road.device))
+    PlugLane(road.device, UDP, netns=road.near).close()
+
+
+@in_turn("slot", [0, 1, 0, 7])
+def test_filters_with_a_lanes_preference(road: Road, admin: Admin, slot: int) -> None:
+    """An administrator's filters with preferences that lanes use are neither deleted nor bypassed."""
+    admin.add(f"u32 {TO_PORT} action continue", prio=FIRST_PRIO + 2 * slot)
+    admin.add("flower action continue", prio=FIRST_PRIO + 2 * slot + 1, protocol="ipv6")
+    before = Sight(road.near, road.device)
+    if slot == 0:
+        made = admin.lane()
+        with made.hold():
+            numbers = admin.flow.expect_held(made)
+        admin.flow.expect(numbers)
+        made.close()
+    else:
+        with pytest.raises(libnlplug.NetlinkError, match=f"of preference {FIRST_PRIO + 2 * slot} would never see"):
+            admin.lane()
+    before.uncounted().expect(Sight(road.near, road.device).uncounted())
+
+
+@HOOKS
+def test_an_administrators_u32_tables(road: Road, admin: Admin) -> None:
+    """u32 tables share their numbers among both hooks: an administrator's, on either, are left alone."""
+    for hook, table in (("egress", "7ff"), ("ingress", "7fe")):
+        tc(road.near, f"filter add dev {road.device} {hook} protocol ip pref 9 handle {table}: u32 divisor 1")
+    before = tc_filters(road.near, road.device)
+    lanes = [PlugLane(road.device, UDP, ingress=ingress, netns=road.near) for ingress in (False, True)]
+    with lanes[admin.ingress].hold():
+        numbers = admin.flow.expect_held(lanes[admin.ingress])
+    admin.flow.expect(numbers)
+    for made in lanes:
+        made.close()
+    assert tc_filters(road.near, road.device) == before
+
+
+def test_an_ingress_qdisc(road: Road) -> None:
+    """Beside an ingress qdisc an ingress lane works, and the qdisc stays; an egress lane is refused, saying why."""
+    tc(road.near, f"qdisc add dev {road.device} ingress")
+    tc(road.near, f"filter add dev {road.device} parent ffff: protocol ip matchall action continue")
+    before = Sight(road.near, road.device)
+    with PlugLane(road.device, UDP, ingress=True, netns=road.near) as made:
+        with made.hold():
+            numbers = road.arriving.expect_held(made)
+        road.arriving.expect(numbers)
+        with pytest.raises(libnlplug.NetlinkError, match="its ingress qdisc excludes clsact; replace it by clsact"):
+            PlugLane(road.device, UDP, netns=road.near)
+    before.uncounted().expect(Sight(road.near, road.device).uncounted())
+
+
+@HOOKS
+def test_a_shared_filter_block(road: Road, ingress: bool) -> None:
+    """A clsact qdisc whose hook shares its filters with other devices takes no lane; the refusal says why."""
+    hook = "ingress" if ingress else "egress"
+    tc(road.near, f"qdisc add dev {road.device} {hook}_block 22 clsact")
+    before = roots(road.near, road.device), len(road.near.links())
+    with pytest.raises(libnlplug.NetlinkError, match="its clsact qdisc shares a filter block with other devices"):
+        PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
+    assert (roots(road.near, road.device), len(road.near.links())) == before
+
+
+@HOOKS
+def test_clsact_goes_only_when_it_is_empty(road: Road, ingress: bool) -> None:
+    """A clsact qdisc that a lane made stays where somebody has put a filter, or a chain, on either hook of it since."""
+    for hook in ("egress", "ingress"):
+        for what, rest in (("filter", "pref 3 matchall action continue"), ("chain", "chain 3 flower dst_ip 192.0.2.9")):
+            made = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
+            tc(road.near, f"{what} add dev {road.device} {hook} protocol ip {rest}")
+            made.close()
+            assert "clsact" in road.near.kinds(road.device), (hook, what)
+            tc(road.near, f"qdisc del dev {road.device} clsact")
+
+
+@in_turn("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (1, 0, 2)])
+def test_clsact_goes_with_the_last_lane(road: Road, ingress: bool, order: tuple[int, ...]) -> None:
+    """Of several lanes on a device the last one to be closed, in whatever order, takes the clsact qdisc with it."""
+    before = Sight(road.near, road.device)
+    matches = (UDP, Match(ip_proto="tcp"), Match(ip_proto="icmp"))
+    hooks = (ingress, not ingress, ingress)
+    lanes = [PlugLane(road.device, match, ingress=at, netns=road.near) for match, at in zip(matches, hooks)]
+    for left, number in zip((2, 1, 0), order):
+        lanes[number].close()
+        assert ("clsact" in road.near.kinds(road.device)) == bool(left)
+    before.expect(Sight(road.near, road.device))
+
+
+@HOOKS
+def test_a_clsact_qdisc_made_again_is_not_the_lanes(road: Road, ingress: bool) -> None:
+    """Where an administrator has deleted a lane's clsact qdisc and made another one, close() leaves that alone."""
+    made = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
+    tc(road.near, f"qdisc del dev {road.device} clsact", f"qdisc add dev {road.device} clsact")
+    made.close()
+    assert road.near.kinds(road.device) == ["noqueue", "clsact"]

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""IP packets of many shapes, matches for them, and a matcher of another make than the library's."""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+
+from hypothesis import strategies as st
+
+from libnlplug import Match
+
+NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
+
+addresses4 = st.sampled_from(["10.1.2.3", "10.1.2.4", "10.9.9.9", "192.0.2.1", "0.0.0.0", "255.255.255.255"])
+addresses6 = st.sampled_from(["2001:db8::1", "2001:db8::2", "2001:db8:1::1", "fe80::1", "::", "ffff:" * 7 + "ffff"])
+ports = st.sampled_from([1, 2, 80, 0x1234, 0x3412, 8080, 65535])
+protocols = st.sampled_from([0, 1, 6, 17, 41, 44, 58, 132, 255])
+
+
+@st.composite
+def prefixes(draw, addresses) -> str:
+    address = ipaddress.ip_address(draw(addresses))
+    length = draw(st.integers(0, address.max_prefixlen) | st.just(address.max_prefixlen))
+    return str(ipaddress.ip_network((address, length), strict=False))
+
+
+@st.composite
+def matches(draw) -> Match:
+    parts: dict = {"ip_proto": draw(st.none() | protocols), "tcp_syn": draw(st.booleans())}
+    if parts["tcp_syn"]:
+        parts["ip_proto"] = draw(st.sampled_from([None, "tcp"]))
+    if parts["ip_proto"] in ("tcp", 6, 17, 132) or parts["tcp_syn"]:
+        parts |= {name: draw(st.none() | ports) for name in ("src_port", "dst_port")}
+    if parts["tcp_syn"] and (parts["src_port"] or parts["dst_port"]):
+        parts["ip_proto"] = "tcp"
+    only = {1: 4, 58: 6}.get(parts["ip_proto"])
+    addresses = addresses4 if (only or draw(st.sampled_from([4, 6]))) == 4 else addresses6
+    parts |= {name: draw(st.none() | prefixes(addresses)) for name in ("src_ip", "dst_ip")}
+    return Match(**parts)
+
+
+class Packet:
+    """An IP packet, known by its fields and by its bytes. What has no ports has other bytes in their place."""
+
+    def __init__(self, version, proto, src, dst, options, fragment, sport, dport, flags) -> None:
+        self.version, self.proto, self.fragment = version, proto, fragment if version == 4 else 0
+        self.src, self.dst = (ipaddress.ip_address(address) for address in (src, dst))
+        self.sport, self.dport, self.flags = sport, dport, flags
+        transport = struct.pack("!HHIIBBHHH", sport, dport, 1, 2, 0x50, flags, 512, 0, 0)
+        if version == 4:
+            first = 0x40 | 5 + len(options) // 4
+            size = 20 + len(options) + len(transport)
+            head = struct.pack("!BBHHHBBH", first, 0x2E, size, 7, 0x4000 | fragment, 64, proto, 0)
+            self.bytes = head + self.src.packed + self.dst.packed + options + transport
+        else:
+            head = struct.pack("!IHBB", 0x6AB12345, len(transport), proto, 64)
+            self.bytes = head + self.src.packed + self.dst.packed + transport
+
+
+@st.composite
+def packets(draw) -> Packet:
+    version = draw(st.sampled_from([4, 6]))
+    addresses = addresses4 if version == 4 else addresses6
+    options = draw(st.sampled_from([b"", b"", b"\1" * 4, b"\7\7\4\0\0\0\0\0", b"\1" * 40]))
+    fragment = draw(st.sampled_from([0, 0, 0, 0x2000, 1, 0x1FFF, 0x2001]))  # 0x2000: more fragments follow
+    proto = draw(protocols | st.just(6))
+    flags = draw(st.sampled_from([0x02, 0x02, 0xC2, 0x12, 0x10, 0x18, 0x04, 0x06, 0x03, 0x00]))
+    return Packet(version, proto, draw(addresses), draw(addresses), options, fragment, draw(ports), draw(ports), flags)
+
+
+def expected(match: Match, packet: Packet) -> bool:
+    """Whether the match means the packet, told from the packet's fields alone."""
+    for part, address in ((match.src_ip, packet.src), (match.dst_ip, packet.dst)):
+        if part is not None and address not in ipaddress.ip_network(part):
+            return False
+    if packet.version != {"icmp": 4, "icmpv6": 6}.get(match.ip_proto or "", packet.version):
+        return False
+    if match.ip_proto is not None and packet.proto != NUMBERS.get(match.ip_proto, -1):
+        return match.ip_proto.isdecimal() and packet.proto == int(match.ip_proto)
+    if match.src_port is None and match.dst_port is None and not match.tcp_syn:
+        return True
+    if packet.fragment & 0x1FFF:
+        return False
+    if match.tcp_syn and (not packet.flags & 0x02 or packet.flags & 0x15):
+        return False
+    return match.src_port in (None, packet.sport) and match.dst_port in (None, packet.dport)

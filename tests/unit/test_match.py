@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Match: what it refuses, how it is written, and that its keys choose what a matcher of another make chooses."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packets import Packet, expected, matches, packets
+
+from libnlplug import Match
+from libnlplug.ifb import alias_of
+
+LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ({"ip_proto": "tpc"}, r"ip_proto is 'tpc': it must be one of icmp, tcp, udp, icmpv6, sctp, or a number"),
+        ({"ip_proto": 256}, "ip_proto is 256: .* from 0 to 255"),
+        ({"ip_proto": -1}, "ip_proto is -1"),
+        ({"ip_proto": 6.0}, "ip_proto is 6.0"),
+        ({"ip_proto": True}, "ip_proto is True"),
+        ({"ip_proto": ""}, "ip_proto is ''"),
+        ({"ip_proto": "²"}, "ip_proto is '²'"),
+        ({"src_ip": "10.0.0.1/8"}, r"src_ip is '10.0.0.1/8': .* as 10.0.0.0/8 \(10.0.0.1/8 has host bits set\)"),
+        ({"dst_ip": "10.0.0"}, "dst_ip is '10.0.0': it must be an address or a prefix"),
+        ({"dst_ip": "localhost"}, "dst_ip is 'localhost'"),
+        ({"dst_ip": ""}, "dst_ip is ''"),
+        ({"dst_ip": 1}, r"dst_ip is 1: .* \(it must be text\)"),
+        ({"src_ip": b"\x7f\0\0\1"}, "src_ip is b'.*it must be text"),
+        ({"src_ip": "fe80::1%eth0"}, r"src_ip is 'fe80::1%eth0': .* \(a packet carries no zone\)"),
+        ({"src_ip": "10.0.0.1", "dst_ip": "::1"}, "src_ip 10.0.0.1 and dst_ip ::1 are of different IP versions"),
+        ({"src_ip": "::1", "ip_proto": "icmp"}, "src_ip is of IPv6, where there is no icmp"),
+        ({"dst_ip": "10.0.0.1", "ip_proto": 58}, "dst_ip is of IPv4, where there is no icmpv6"),
+        ({"dst_port": 80}, "dst_port needs ip_proto tcp, udp or sctp, and ip_proto is None"),
+        ({"src_port": 80, "ip_proto": "icmp"}, "src_port needs ip_proto tcp, udp or sctp, and ip_proto is 'icmp'"),
+        ({"src_port": 0, "ip_proto": "tcp"}, "src_port is 0: it must be 1 to 65535"),
+        ({"dst_port": 65536, "ip_proto": "tcp"}, "dst_port is 65536: it must be 1 to 65535"),
+        ({"dst_port": "80", "ip_proto": "tcp"}, "dst_port is '80'"),
+        ({"dst_port": True, "ip_proto": "tcp"}, "dst_port is True"),
+        ({"tcp_syn": 1}, "tcp_syn is 1: it must be True or False"),
+        ({"tcp_syn": True, "ip_proto": "udp"}, "tcp_syn is of tcp, and ip_proto is 'udp': leave one of them out"),
+    ],
+)
+def test_what_cannot_be_expressed_is_refused(parts: dict, sentence: str) -> None:
+    """A part that means nothing, or goes with no other, is ValueError in a sentence that begins with its name."""
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        Match(**parts)
+
+
+def test_parts_have_names_only() -> None:
+    """Positional arguments, and names that there are not, are TypeError: nothing is guessed."""
+    with pytest.raises(TypeError):
+        Match("tcp")  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Match(dport=80)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"ip_proto": 6}, {"ip_proto": "tcp"}),
+        ({"ip_proto": "TCP"}, {"ip_proto": "tcp"}),
+        ({"ip_proto": "06"}, {"ip_proto": "tcp"}),
+        ({"tcp_syn": True}, {"tcp_syn": True, "ip_proto": 6}),
+        ({"src_ip": "10.0.0.1"}, {"src_ip": "10.0.0.1/32"}),
+        ({"dst_ip": "10.0.0.0/255.0.0.0"}, {"dst_ip": "10.0.0.0/8"}),
+        ({"dst_ip": "2001:DB8:0::1"}, {"dst_ip": "2001:db8::1/128"}),
+    ],
+)
+def test_what_means_the_same_is_the_same(one: dict, other: dict) -> None:
+    """Different spellings of the same packets are equal, and written alike: a lane for either is adopted."""
+    assert Match(**one) == Match(**other)
+    assert str(Match(**one)) == str(Match(**other))
+    assert hash(Match(**one)) == hash(Match(**other))
+
+
+@pytest.mark.parametrize(
+    ("parts", "families"),
+    [
+        ({}, (4, 6)),
+        ({"ip_proto": "tcp", "dst_port": 1, "tcp_syn": True}, (4, 6)),
+        ({"src_ip": "0.0.0.0/0"}, (4,)),
+        ({"dst_ip": "::/0"}, (6,)),
+        ({"ip_proto": "icmp"}, (4,)),
+        ({"ip_proto": 58}, (6,)),
+    ],
+)
+def test_families(parts: dict, families: tuple[int, ...]) -> None:
+    """Both IP versions match, but for an address or a protocol that only one of them has."""
+    assert Match(**parts).families == families
+
+
+def test_a_match_does_not_change() -> None:
+    """Its parts cannot be set; a copy and a pickle are equal to it."""
+    match = Match(ip_proto="tcp", dst_port=80, src_ip="10.0.0.0/8", tcp_syn=True)
+    with pytest.raises(AttributeError, match="dst_port cannot be set"):
+        match.dst_port = 81
+    assert copy.deepcopy(match) == match
+    assert pickle.loads(pickle.dumps(match)) == match
+
+
+def chosen(match: Match, packet: Packet) -> bool:
+    """Whether the keys choose the packet, read as cls_u32 reads them."""
+
+    def fits(keys, start: int) -> bool:
+        for offset, value, mask in keys:
+            word = packet.bytes[start + offset : start + offset + 4]
+            if len(word) < 4 or (int.from_bytes(word, "big") ^ value) & mask:
+                return False
+        return True
+
+    if packet.version not in match.families:
+        return False
+    start = 40 if packet.version == 6 else 4 * (packet.bytes[0] & 0xF)
+    return fits(match.network_keys(packet.version), 0) and fits(match.transport_keys(), start)
+
+
+def test_the_keys_choose_what_the_match_means() -> None:
+    """For any match and packet, keys and a matcher that looks at the fields agree; both answers are frequent."""
+    answers: Counter[bool] = Counter()
+
+    @settings(max_examples=200)
+    @given(matches(), st.lists(packets(), min_size=8, max_size=12))
+    def compare(match: Match, crafted: list[Packet]) -> None:
+        wanted = [expected(match, packet) for packet in crafted]
+        answers.update(wanted)
+        assert [chosen(match, packet) for packet in crafted] == wanted
+
+    compare()
+    assert min(answers[True], answers[False]) > 50
+
+
+@given(matches(), matches())
+def test_another_match_is_written_otherwise(one: Match, other: Match) -> None:
+    """Matches are written alike exactly if they are equal: the text in an ifb's alias says which lane it is."""
+    assert (str(one) == str(other)) == (one == other)
+
+
+@given(matches())
+def test_keys_are_words_with_nothing_outside_their_mask(match: Match) -> None:
+    """Each key is a 32-bit word at a multiple of four, once, whose value has no bit that its mask lacks."""
+    for keys in (*(match.network_keys(family) for family in match.families), match.transport_keys()):
+        assert len({offset for offset, _, _ in keys}) == len(keys)
+        for offset, value, mask in keys:
+            assert offset % 4 == 0
+            assert 0 < mask <= 0xFFFFFFFF
+            assert value & ~mask == 0
+
+
+def test_the_longest_match_fits_into_an_alias() -> None:
+    """The kernel keeps 255 bytes of an alias: enough for the longest match with the largest numbers around it."""
+    match = Match(
+        ip_proto="tcp",
+        src_ip=f"{LONGEST_IP}/127".replace("8888", "8886"),
+        dst_ip=f"{LONGEST_IP}/128",
+        src_port=65535,
+        dst_port=65534,
+        tcp_syn=True,
+    )
+    words = {"hook": "ingress", "kept": "1", "pid": str(1 << 22), "clsact": "1", "filters": "12", "match": str(match)}
+    assert len(alias_of(words).encode()) < 256

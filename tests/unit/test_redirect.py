@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a filter in a dump does to the classification, whose it is, and what stands beside clsact."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+import bpf
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from netlab import Netns
+
+from libnlplug import Match
+from libnlplug._libnl import lib
+from libnlplug.attributes import attribute
+from libnlplug.hook import Filter, _read, ingress_chain, tcx_programs
+from libnlplug.redirect import FIRST_PRIO, SLOTS, ender, in_place, prio_of, slot_of
+from libnlplug.route import RouteSocket
+
+OK, SHOT, PIPE, STOLEN, CONTINUE = 0, 2, 3, 4, -1  # linux/pkt_cls.h
+GOTO_CHAIN_5 = 0x20000005
+EGRESS_REDIRECT, EGRESS_MIRROR = 1, 2  # linux/tc_act/tc_mirred.h
+SELECTOR, ACTIONS = lib.TCA_U32_SEL, lib.TCA_U32_ACT
+
+
+def gact(verdict: int, *more: bytes) -> bytes:
+    return action("gact", attribute(2, struct.pack("=IIiii", 1, 0, verdict, 1, 1)), *more)
+
+
+def mirred(verdict: int, does: int, ifindex: int) -> bytes:
+    return action("mirred", attribute(2, struct.pack("=IIiiiiI", 1, 0, verdict, 1, 1, does, ifindex)))
+
+
+def action(kind: str, *options: bytes) -> bytes:
+    return attribute(1, kind.encode() + b"\0") + attribute(0x8002, b"".join(options))
+
+
+def shown(
+    *actions: bytes, kind="u32", handle=0x80000800, prio=10, protocol=0x0800, chain=0, options=b"", where=ACTIONS
+) -> Filter:
+    """A filter as it is read from the kernel's message."""
+    listed = b"".join(attribute(number, one) for number, one in enumerate(actions, 1))
+    if actions:
+        options += attribute(where, listed)
+    head = struct.pack("=BxxxiIII", 0, 1, handle, 0xFFFFFFF3, prio << 16 | socket.htons(protocol))
+    body = attribute(lib.TCA_KIND, kind.encode() + b"\0") + attribute(lib.TCA_CHAIN, struct.pack("=I", chain))
+    read = _read(head + body + attribute(lib.TCA_OPTIONS, options))
+    assert read is not None
+    return read
+
+
+@pytest.mark.parametrize(
+    ("actions", "goes_on"),
+    [
+        ((), False),  # only a class: the classification ends there
+        ((gact(OK),), False),
+        ((gact(SHOT),), False),
+        ((gact(CONTINUE),), True),
+        ((gact(PIPE),), False),  # no further action follows
+        ((gact(PIPE), gact(CONTINUE)), True),
+        ((gact(CONTINUE), gact(SHOT)), True),  # the first verdict but 'pipe' counts
+        ((gact(OK), gact(CONTINUE)), False),
+        ((gact(GOTO_CHAIN_5),), False),
+        ((gact(CONTINUE, attribute(3, bytes(8))),), False),  # at random another verdict
+        ((mirred(PIPE, EGRESS_MIRROR, 7), gact(CONTINUE)), True),
+        ((mirred(CONTINUE, EGRESS_MIRROR, 7),), True),
+        ((mirred(STOLEN, EGRESS_REDIRECT, 7),), False),
+        ((action("skbedit", attribute(2, bytes(40))), gact(CONTINUE)), True),
+        ((action("police"),), False),
+        ((b"",), False),
+    ],
+)
+def test_where_the_classification_ends(actions: tuple[bytes, ...], goes_on: bool) -> None:
+    """It goes on only where the verdict that counts is 'continue'; what cannot be known is an end."""
+    one = shown(*actions)
+    assert one.goes_on is goes_on
+    assert ender(one, Match()) is not goes_on
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("flower", lib.TCA_FLOWER_ACT),
+        ("matchall", lib.TCA_MATCHALL_ACT),
+        ("basic", lib.TCA_BASIC_ACT),
+        ("fw", lib.TCA_FW_ACT),
+        ("bpf", lib.TCA_BPF_ACT),
+    ],
+)
+def test_actions_of_other_kinds(kind: str, where: int) -> None:
+    """Each kind of filter keeps its actions in an attribute of its own; of a kind not known an end is assumed."""
+    assert not ender(shown(gact(CONTINUE), kind=kind, handle=1, where=where), Match())
+    assert ender(shown(gact(OK), kind=kind, handle=1, where=where), Match())
+    assert ender(shown(gact(CONTINUE), kind="other", handle=1, where=where), Match())
+
+
+@pytest.mark.parametrize(
+    ("match", "protocol", "ends"),
+    [
+        (Match(), 0x0800, True),
+        (Match(), 0x86DD, True),
+        (Match(), 0x0003, True),  # ETH_P_ALL
+        (Match(), 0x0806, False),
+        (Match(dst_ip="10.0.0.1"), 0x86DD, False),
+        (Match(ip_proto="icmpv6"), 0x0800, False),
+    ],
+)
+def test_filters_about_other_protocols_end_nothing(match: Match, protocol: int, ends: bool) -> None:
+    """A filter for ARP, or for the IP version that the match is not about, takes nothing from the lane."""
+    assert ender(shown(gact(OK), protocol=protocol), match) is ends
+
+
+def test_tables_preferences_and_other_chains_end_nothing() -> None:
+    """A dump shows more than filters: u32's tables, preferences, and chains that only a filter leads to."""
+    assert not ender(shown(handle=0x80000000), Match())
+    assert not ender(shown(handle=0), Match())
+    assert not ender(shown(kind="flower", handle=0), Match())
+    assert not ender(shown(gact(OK), chain=5), Match())
+    assert not ender(shown(options=attribute(lib.TCA_U32_LINK, bytes(4))), Match())
+
+
+@given(st.integers(0, SLOTS - 1), st.sampled_from([4, 6]))
+def test_preferences_of_a_slot(slot: int, family: int) -> None:
+    """Every slot has two preferences of its own, below those that tc gives by itself to nobody's filters."""
+    prio = prio_of(slot, family)
+    assert FIRST_PRIO <= prio < 0xFFFF
+    assert slot_of(shown(prio=prio)) == slot
+    assert slot_of(shown(prio=prio, chain=1)) is None
+
+
+@pytest.mark.parametrize("prio", [1, 49152, FIRST_PRIO - 1, FIRST_PRIO + 2 * SLOTS, 65535])
+def test_other_preferences_are_no_slots(prio: int) -> None:
+    """What stands before or after the lanes is somebody else's."""
+    assert slot_of(shown(prio=prio)) is None
+
+
+def test_filters_in_place() -> None:
+    """A lane's filters are in place where all of them are there and lead to its ifb, to no other device and to none."""
+    root4, root6 = (shown(prio=prio_of(3, family), handle=0x80000000) for family in (4, 6))
+    leaf4, leaf6 = (shown(mirred(STOLEN, EGRESS_REDIRECT, 7), prio=prio_of(3, family)) for family in (4, 6))
+    others = [shown(gact(OK)), shown(mirred(STOLEN, EGRESS_REDIRECT, 9), prio=prio_of(4, 4))]
+    gone = shown(mirred(STOLEN, EGRESS_REDIRECT, 0), prio=prio_of(3, 6))
+    assert in_place([root4, leaf4, root6, leaf6, *others], 3, 7, 2)
+    assert not in_place([root4, leaf4, root6, *others], 3, 7, 2)
+    assert not in_place([root4, leaf4, root6, leaf6], 3, 8, 2)
+    assert not in_place([root4, leaf4, root6, gone], 3, 7, 2)
+    assert not in_place([root4, leaf4, root6, shown(gact(OK), prio=prio_of(3, 6))], 3, 7, 2)
+    assert not in_place(others, 3, 7, 0)
+
+
+@given(st.binary(max_size=120))
+def test_any_message_can_be_read(data: bytes) -> None:
+    """Whatever is in a message, reading it ends without an error."""
+    _read(data)
+    _read(
+        struct.pack("=BxxxiIII", 0, 1, 1, 0, 0) + attribute(lib.TCA_KIND, b"u32\0") + attribute(lib.TCA_OPTIONS, data)
+    )
+
+
+@pytest.fixture
+def fresh(netns: Netns):
+    """A namespace that no other test uses: programs and chains stay in it."""
+    made = Netns()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def route(fresh: Netns):
+    """A socket in that namespace, while the test's thread is elsewhere."""
+    made = RouteSocket(fresh)
+    yield made
+    made.close()
+
+
+def test_tcx_programs_are_counted(fresh: Netns, route: RouteSocket) -> None:
+    """Programs at each hook of a device of another namespace; none before, and none for a device that is gone."""
+    lo = 1
+    assert [tcx_programs(route, lo, ingress) for ingress in (False, True)] == [0, 0]
+    programs = [bpf.load(), bpf.load(OK)]
+    for program in programs:
+        fresh.run(bpf.attach_tcx, program, lo, ingress=False)
+    try:
+        assert [tcx_programs(route, lo, ingress) for ingress in (False, True)] == [2, 0]
+        assert tcx_programs(route, 4711, False) == 0
+    finally:
+        for program in programs:
+            os.close(program)
+
+
+def test_the_kernels_answer_about_tcx_fits(fresh: Netns) -> None:
+    """The kernel writes its answer however short it was told that the structure is: 64 bytes, as many as hook.c has."""
+    written = fresh.run(bpf.query_tcx, 1, told=32, kept=128)
+    assert written[64:] == bytes(64)
+
+
+NETFILTER, BATCH_BEGIN, BATCH_END, NEWTABLE, NEWCHAIN = 12, 16, 17, 10 << 8, 10 << 8 | 3
+NETDEV, INET = 5, 1
+
+
+def _nft(kind: int, family: int, body: bytes, resource: int = 0, flags: int = 0x405) -> bytes:
+    """One message of nftables', by default one that makes something and asks for an answer."""
+    payload = struct.pack("=BB", family, 0) + struct.pack("!H", resource) + body
+    return struct.pack("=IHHII", 16 + len(payload), kind, flags, 1, 0) + payload
+
+
+def add_chain(family: int, hook: int, device: str, priority: int = 0) -> int:
+    """'nft add chain netdev t c { type filter hook ingress device lo priority 0; }': the errno, 0 for done."""
+    where = attribute(1, struct.pack("!I", hook)) + attribute(2, struct.pack("!i", priority))
+    where += attribute(3, device.encode() + b"\0")
+    names = attribute(1, b"t\0") + attribute(3, b"c\0")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as sock:
+        sock.settimeout(5)
+        sock.send(
+            _nft(BATCH_BEGIN, 0, b"", 10, 1)
+            + _nft(NEWTABLE, family, attribute(1, b"t\0"))
+            + _nft(NEWCHAIN, family, names + attribute(0x8004, where) + attribute(7, b"filter\0"))
+            + _nft(BATCH_END, 0, b"", 10, 1)
+        )
+        return -struct.unpack_from("=i", sock.recv(4096), 16)[0]
+
+
+@pytest.mark.parametrize(("family", "hook", "shown_as"), [(NETDEV, 0, "netdev t c"), (INET, 5, "inet t c")])
+def test_an_nftables_chain_at_the_ingress_is_found(
+    fresh: Netns, route: RouteSocket, family: int, hook: int, shown_as: str
+) -> None:
+    """A chain at a device's ingress, of either family that has such a hook, is named; other devices have none."""
+    fresh.ip("link add other type veth peer name another")
+    assert ingress_chain(route, "lo") is None
+    refused = fresh.run(add_chain, family, hook, "lo")
+    if refused:
+        pytest.skip(f"no nftables chain can be made at a device's ingress here: {errno.errorcode.get(refused)}")
+    assert ingress_chain(route, "lo") == shown_as
+    assert ingress_chain(route, "other") is None
+    assert ingress_chain(route, "l") is None
+    assert ingress_chain(route, "lo0") is None
+
+
+def test_other_nftables_chains_are_no_concern(fresh: Netns, route: RouteSocket) -> None:
+    """A chain that sees what a lane gives back, as one at prerouting, is none of those."""
+    refused = fresh.run(add_chain, INET, 0, "lo")
+    if refused:
+        pytest.skip(f"no nftables chain can be made here: {errno.errorcode.get(refused)}")
+    assert ingress_chain(route, "lo") is None
