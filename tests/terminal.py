@@ -80,6 +80,6 @@ class Terminal:
                     row, column = row + 1, column if character == "\n" else 0
                     lines += [""] * (row + 1 - len(lines))
                 if character != "\n":
-                    lines[row] = f"{lines[row]:{column}}"[:column] + character + lines[row][column + 1 :]
+                    lines[row] = lines[row].ljust(column)[:column] + character + lines[row][column + 1 :]
                     column += 1
         return [line.rstrip() for line in lines if line.strip()]

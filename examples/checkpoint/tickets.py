@@ -46,7 +46,7 @@ def serve(requests: socket.socket, number: int, until: float) -> int:
         requests.settimeout(left)
         try:
             _, client = requests.recvfrom(100)
-        except TimeoutError:
+        except socket.timeout:  # since Python 3.10 another name of TimeoutError
             break
         number += 1
         requests.sendto(str(number).encode(), client)

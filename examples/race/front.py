@@ -87,7 +87,7 @@ class Front(Server):
         try:
             write_line(self._backend, line)
             return read_line(self._backend)
-        except TimeoutError:
+        except socket.timeout:  # since Python 3.10 another name of TimeoutError
             if self._fixed:  # a connection whose answer is still to come is of no use to anybody
                 self._backend.close()
                 self._backend = None

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from netlab import unable
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -18,6 +20,7 @@ import report  # noqa: E402
 
 POINTS = {"toggles": {1, 4}, "attaching": {2}, "groups": {3}, "commands": {5}, "holds": {6}, "endurance": {7}}
 POINTS |= {"on_the_wire": {8}, "checked": {7}}
+COMPILED = {"toggles", "attaching", "groups"}  # beside a C program
 WITHOUT = re.compile(r"Not measured: (.*)")
 
 
@@ -33,6 +36,8 @@ def measured(section: str, tmp_path: Path) -> dict:
 @pytest.mark.parametrize("section", POINTS)
 def test_a_section_measures(section: str, tmp_path: Path) -> None:
     """Each section has rows of its points, with positive figures and texts, and leaves no namespace."""
+    if section in COMPILED and not (shutil.which("cc") and shutil.which("pkg-config")):
+        unable("no C compiler here, or no pkg-config")
     before = subprocess.check_output(["ip", "netns"])
     found = measured(section, tmp_path)
     missing = [note for note in found["notes"] if WITHOUT.match(note)]

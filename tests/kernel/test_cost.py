@@ -56,7 +56,7 @@ def counts(lines: list[str]) -> Counter[str]:
 def sent(lines: list[str]) -> list[list[str]]:
     """The types of the messages in each send."""
     names = {"0x26": "RTM_GETQDISC"}  # strace gives the number where it could not tell the socket's protocol
-    found = [re.findall(r"nlmsg_type=(\w+)", line) for line in lines if " sendmsg(" in line]
+    found = [re.findall(r"\b(?:nlmsg_)?type=(RTM_\w+|0x26)", line) for line in lines if " sendmsg(" in line]
     return [[names.get(name, name) for name in message] for message in found]
 
 
