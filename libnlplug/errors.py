@@ -169,6 +169,8 @@ class HoldExpired(NetlinkError, TimeoutError):
     """The block overstayed the hold's timeout: the guard has released the plug before the block ended (ETIMEDOUT)."""
 
 
+_NO_PLUG = "the kernel has no sch_plug: try 'modprobe sch_plug', or install a kernel that has it (CONFIG_NET_SCH_PLUG)"
+
 # What each refusal means: errno, words of the kernel's sentence ("" for any), exception, what to do. The first that
 # fits counts.
 _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
@@ -182,7 +184,13 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
         _errno.ENOENT,
         "kind is unknown",
         PlugUnavailable,
-        "the kernel has no sch_plug: try 'modprobe sch_plug', or install a kernel that has it (CONFIG_NET_SCH_PLUG)",
+        _NO_PLUG,
+    ),
+    (
+        _errno.ENOENT,
+        "Specified qdisc not found",  # Linux 5.10
+        PlugUnavailable,
+        _NO_PLUG,
     ),
     (
         _errno.ENOENT,

@@ -220,7 +220,7 @@ class _Sigevent(ctypes.Structure):
 
 def kill_myself_in(nanoseconds: int) -> None:
     """Have the kernel send SIGKILL to this process then: to the microsecond, and whatever it is doing."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL("librt.so.1", use_errno=True)  # glibc before 2.34 has its timers there; it loads libc
     timer, event = ctypes.c_void_p(), _Sigevent(None, signal.SIGKILL, 0)
     if libc.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
         raise OSError(ctypes.get_errno(), "timer_create")

@@ -17,6 +17,7 @@ from libnlplug.errors import NetlinkError, check, failure
 REFUSALS = [
     (errno.EPERM, None, libnlplug.NotPermitted, PermissionError, "CAP_NET_ADMIN"),
     (errno.ENOENT, "Specified qdisc kind is unknown.", libnlplug.PlugUnavailable, OSError, "modprobe sch_plug"),
+    (errno.ENOENT, "Specified qdisc not found", libnlplug.PlugUnavailable, OSError, "modprobe sch_plug"),
     (
         errno.ENOENT,
         "Qdisc not found. To create specify NLM_F_CREATE flag",
