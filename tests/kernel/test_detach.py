@@ -45,7 +45,8 @@ def test_deleting_by_hand_drops_what_is_held(wire: Wire, plug: PlugQdisc) -> Non
 def stuck(wire: Wire):
     """A plug with 20 released packets that cannot leave: its parent class may send about one packet in a second."""
     wire.near.tc(f"qdisc add dev {wire.device} root handle 1: htb default 1")
-    wire.near.tc(f"class add dev {wire.device} parent 1: classid 1:1 htb rate 1kbit burst {FRAME} cburst {FRAME}")
+    slow = f"rate 1kbit quantum 1500 burst {FRAME} cburst {FRAME}"  # without a quantum, Linux 6.12 warns of its own
+    wire.near.tc(f"class add dev {wire.device} parent 1: classid 1:1 htb {slow}")
     plug = libnlplug.attach(wire.device, parent="1:1", netns=wire.near)
     plug.buffer()
     wire.send(20)
@@ -63,7 +64,7 @@ def test_a_queue_that_cannot_drain_is_not_deleted(stuck: tuple[Wire, PlugQdisc])
     assert 15 <= left < 20
     assert f": {left} released packets" in str(caught.value)
 
-    wire.near.tc(f"class change dev {wire.device} parent 1: classid 1:1 htb rate 1gbit")
+    wire.near.tc(f"class change dev {wire.device} parent 1: classid 1:1 htb rate 1gbit quantum 1500")
     plug.detach(timeout=30)
     wire.expect(list(range(20)))
     assert wire.near.kinds(wire.device) == ["htb"]
