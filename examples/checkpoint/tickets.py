@@ -46,10 +46,10 @@ def serve(requests: socket.socket, number: int, until: float) -> int:
         requests.settimeout(left)
         try:
             _, client = requests.recvfrom(100)
+            number += 1
+            requests.sendto(str(number).encode(), client)  # waits where the plug holds all that a socket may send
         except socket.timeout:  # since Python 3.10 another name of TimeoutError
             break
-        number += 1
-        requests.sendto(str(number).encode(), client)
     return number
 
 

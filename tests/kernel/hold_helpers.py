@@ -177,9 +177,9 @@ def mark_of(plug: PlugQdisc) -> str:
 
 
 def marks(netns: Netns) -> list[str]:
-    """The marks of all plugs of the namespace that are being held."""
+    """The marks of all plugs of the namespace that are being held. (A connection to one has its name too.)"""
     lines = netns.run(Path("/proc/thread-self/net/unix").read_text)
-    return [line.split()[-1] for line in lines.splitlines() if "@libnlplug-hold/" in line]
+    return list(dict.fromkeys(line.split()[-1] for line in lines.splitlines() if "@libnlplug-hold/" in line))
 
 
 def holder_of(plug: PlugQdisc) -> Holder:

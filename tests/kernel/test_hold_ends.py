@@ -77,8 +77,8 @@ def test_a_sigterm_handler_that_exits_releases_first(wire: Wire, plug: PlugQdisc
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
         mine = PlugQdisc.open(wire.device, netns=wire.near)
         with mine.hold() as held:
-            this.say("held")
             try:
+                this.say("held")
                 time.sleep(10)
             finally:
                 this.say(["last action in the block", mine.last_action])
