@@ -46,6 +46,7 @@ matrix: .venv/built
 	$(PY) matrix/run $(RELEASES)
 
 fuzz: .venv/built
+	@$(PY) -c "import atheris" 2>/dev/null || $(PY) -m pip install --quiet atheris 2>/dev/null || true
 	$(PY) fuzz/run $(ARGS)
 
 reload-bench: .venv/built | for-test
