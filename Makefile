@@ -11,7 +11,7 @@ export PYTHON
 # The tests run two at a time: each test kernel is one process, and half of the kernel tests go to each of two.
 HALVES := kernel-test-1of2 kernel-test-2of2
 
-.PHONY: demo test lint types unit parity kernel-test $(HALVES) wheel matrix fuzz docs pictures race faults reload-bench clean for-demo for-test
+.PHONY: demo test lint types unit parity kernel-test $(HALVES) wheel matrix fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench
 
 demo: .venv/built | for-demo
 	@$(REAL_KERNEL) $(PY) demo/demo.py
@@ -49,6 +49,9 @@ fuzz: .venv/built
 	@$(PY) -c "import atheris" 2>/dev/null || $(PY) -m pip install --quiet atheris 2>/dev/null || true
 	$(PY) fuzz/run $(ARGS)
 
+bench: .venv/bench | for-bench
+	$(PY) benchmarks/bench.py $(ARGS)
+
 reload-bench: .venv/built | for-test
 	testkernel/run --pin 1 --timeout 3000 -- $(PY) benchmarks/reload/run.py $(ARGS)
 
@@ -69,12 +72,16 @@ clean:
 	rm -rf .venv build dist *.egg-info libnlplug/*.so libnlplug/_libnl.c libnlplug/libnlplug-guard .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-for-test: | for-demo
+for-test for-bench: | for-demo
 
-for-demo for-test:
+for-demo for-test for-bench:
 	@tools/setup $(@:for-%=%)
 
 .venv/built: $(SOURCES) | for-demo
 	test -x $(PY) || $(PYTHON) -m venv --clear .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	@touch $@
+
+.venv/bench: .venv/built
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
