@@ -7,6 +7,7 @@ The devices are dummies in the guest's own network, made and removed by the sect
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -366,8 +367,10 @@ def clean_environment(directory: Path) -> tuple[Path, Path]:
     if not home.exists():
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
         packages = next(home.glob("lib/python*/site-packages"))
-        for file in (Path(libnlplug.__file__).parent, Path(_cffi_backend.__file__)):
-            (packages / file.name).symlink_to(file)
+        shutil.copytree(Path(libnlplug.__file__).parent, packages / "libnlplug")
+        shutil.copy(_cffi_backend.__file__, packages)
+        compiled = [sys.executable, "-m", "compileall", "-q", str(packages)]  # as pip does
+        subprocess.run(compiled, check=True)
         launcher = home / "bin" / "libnlplug"
         launcher.write_text(
             f"#!{home}/bin/python3\n"
