@@ -34,7 +34,7 @@ class Bench:
     def __init__(self, directory: Path, *, short: bool) -> None:
         self.directory = directory
         self.short = short
-        self.rounds = 3 if short else 15
+        self.rounds = 1 if short else 15
         self.figures: dict[str, object] = {}
         self.notes: list[str] = []
 
@@ -138,7 +138,7 @@ def namespace(links: int) -> Iterator[str]:
 
 def attaching(bench: Bench) -> Iterator[Row]:
     """attach() and stats(), with few links and with many: each in a namespace of its own, all side by side."""
-    counts = (2, 20, 200) if bench.short else (2, 200, 2000)
+    counts = (2, 10, 50) if bench.short else (2, 200, 2000)
     times = bench.size(50, 5)
     program = reference(bench.directory)
     with ExitStack() as stack:
@@ -195,7 +195,7 @@ def attaching(bench: Bench) -> Iterator[Row]:
 
 def groups(bench: Bench) -> Iterator[Row]:
     """A group against the C original's loop, and how far apart its first and last device are."""
-    sizes = (1, 10, 50) if bench.short else (1, 10, 100, 1000)
+    sizes = (1, 20) if bench.short else (1, 10, 100, 1000)
     curve: dict[str, dict[str, float]] = {}
     with dummies(sizes[-1]) as devices:
         loop = compiled(HERE / "loop.c", bench.directory, libraries="libnl-cli-3.0 libnl-route-3.0")

@@ -19,9 +19,9 @@ def importing(bench: Bench) -> Iterator[Row]:
     os.sched_setaffinity(0, {max(before)})
     try:
         contestants = {
-            "import libnlplug": lambda: run(python, "-c", "import libnlplug"),
-            "the bare interpreter": lambda: run(python, "-c", "pass"),
-            "import re": lambda: run(python, "-c", "import re"),
+            "import libnlplug": lambda: run(python, "-I", "-c", "import libnlplug"),
+            "the bare interpreter": lambda: run(python, "-I", "-c", "pass"),
+            "import re": lambda: run(python, "-I", "-c", "import re"),
         }
         found = interleaved(contestants, bench.size(60, 3))
     finally:

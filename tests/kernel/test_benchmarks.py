@@ -35,7 +35,8 @@ def measured(section: str, tmp_path: Path) -> dict:
 
 @pytest.mark.parametrize("section", POINTS)
 def test_a_section_measures(section: str, tmp_path: Path) -> None:
-    """Each section has rows of its points, with positive figures and texts, and leaves no namespace."""
+    """Each section has rows of its points, with positive figures and texts, and leaves no namespace. What is no time
+    (memory, descriptors, zombies, errors of valgrind's) is within its bound."""
     if section in COMPILED and not (shutil.which("cc") and shutil.which("pkg-config")):
         unable("no C compiler here, or no pkg-config")
     before = subprocess.check_output(["ip", "netns"])
@@ -44,7 +45,7 @@ def test_a_section_measures(section: str, tmp_path: Path) -> None:
     assert found["rows"] or missing
     for row in found["rows"]:
         assert row["point"] in POINTS[section]
-        assert row["ratio"] > 0 or row["point"] == 7
+        assert report.is_met(row) if row["point"] == 7 else row["ratio"] > 0, row
         assert all(row[name] for name in ("what", "ours", "peer", "theirs"))
     assert subprocess.check_output(["ip", "netns"]) == before
 
