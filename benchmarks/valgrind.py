@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import _cffi_backend
-
 from peers import HERE, ROOT, Missing, ip
 from rounds import Row
 from sections import Bench
