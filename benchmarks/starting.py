@@ -3,30 +3,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from statistics import median
 
-from peers import run
+from peers import processor_time
 from rounds import Row, interleaved, time_text
 from sections import Bench, clean_environment
+
+PROGRAMS = {"import libnlplug": "import libnlplug", "the bare interpreter": "pass", "import re": "import re"}
 
 
 def importing(bench: Bench) -> Iterator[Row]:
     """`import libnlplug` in a virtual environment that has nothing else, over the interpreter alone."""
     python, _launcher = clean_environment(bench.directory)
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
-    try:
-        contestants = {
-            "import libnlplug": lambda: run(python, "-I", "-c", "import libnlplug"),
-            "the bare interpreter": lambda: run(python, "-I", "-c", "pass"),
-            "import re": lambda: run(python, "-I", "-c", "import re"),
-        }
-        found = interleaved(contestants, bench.size(60, 3))
-    finally:
-        os.sched_setaffinity(0, before)
+    contestants = {
+        name: lambda program=program: processor_time(python, "-I", "-c", program) for name, program in PROGRAMS.items()
+    }
+    found = interleaved(contestants, bench.size(100, 3))
     bench.figures["import"] = {name: found.of(name) for name in found.values}
-    over = [one - bare for one, bare in zip(found.values["import libnlplug"], found.values["the bare interpreter"])]
-    texts = time_text(found.of("import libnlplug")), "the bare interpreter", time_text(found.of("the bare interpreter"))
-    yield Row(5, "import libnlplug on the host: ms over the bare interpreter", *texts, median(over) * 1e3, 3)
+    ours, bare, other = (found.values[name] for name in PROGRAMS)
+    for what, values, bound in (("import libnlplug", ours, 3), ("for comparison, import re", other, None)):
+        over = median(one - alone for one, alone in zip(values, bare)) * 1e3
+        texts = time_text(median(values)), "the bare interpreter", time_text(median(bare))
+        yield Row(5, f"{what} on the host: ms of processor time over the bare interpreter", *texts, over, bound)

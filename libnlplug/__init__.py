@@ -12,8 +12,6 @@ A hold stops traffic. Everything public is named here; libnlplug.plug_qdisc is t
 plug_qdisc.c.
 """
 
-from ._version import __version__
-
 try:
     from . import _libnl as _libnl
 except ImportError as error:
@@ -59,6 +57,7 @@ _LATER = {
     "PacketsDropped": "hold",
     "PlugGroup": "group",
     "PlugLane": "lane",
+    "__version__": "_version",
 }
 
 
@@ -78,6 +77,7 @@ def __dir__() -> list[str]:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ._version import __version__
     from .group import PlugGroup
     from .guard import Holder
     from .hold import HoldReport, PacketsDropped

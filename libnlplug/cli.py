@@ -10,7 +10,7 @@ import io
 import os
 import sys
 
-from . import PlugQdisc, __version__, attach
+from . import PlugQdisc, attach
 from ._libnl import lib
 from .errors import HoldExpired, NetlinkError, QdiscNotFound
 from .qdisc import LIMIT_MAX
@@ -450,6 +450,7 @@ VERBS = (
 
 def parser() -> argparse.ArgumentParser:
     """argparse's parser of the table."""
+    from ._version import __version__
     from .options import parser_of
 
     return parser_of(VERBS, __version__)

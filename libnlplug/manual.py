@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import __version__
+from ._version import __version__
 
 __all__ = ["EXAMPLES", "bash_completion", "man_page"]
 

@@ -29,7 +29,6 @@ MAY_BE_LOADED = {
     "libnlplug._libnl",
     "libnlplug._libnl.lib",
     "libnlplug._record",
-    "libnlplug._version",
     "libnlplug.errors",
     "libnlplug.qdisc",
     "libnlplug.route",
