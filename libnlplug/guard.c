@@ -524,8 +524,6 @@ static int receive(size_t length)
 /* Everything that can fail, before the answer that says it did not. */
 static int prepare(const struct guard_config *head, ssize_t length)
 {
-	static const int ignored[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGTTIN, SIGTTOU, SIGPIPE, SIGALRM,
-				       SIGUSR1, SIGUSR2 };
 	struct rlimit files;
 	sigset_t none;
 	int score;
@@ -546,8 +544,12 @@ static int prepare(const struct guard_config *head, ssize_t length)
 	polled[HOLDER] = (struct pollfd){ .fd = HOLDER, .events = POLLIN };
 	polled[TIMER] = (struct pollfd){ .fd = timer, .events = POLLIN };
 
-	for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
-		signal(ignored[i], SIG_IGN);
+	/*
+	 * A service manager sends what ends a service to all its processes: SIGTERM, or SIGABRT where its watchdog finds
+	 * that it hangs, or what its unit says. A fault of the guard's own ends it all the same: the kernel forces that.
+	 */
+	for (int number = 1; number < NSIG; number++)
+		signal(number, SIG_IGN);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (chdir("/"))

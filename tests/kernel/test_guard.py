@@ -116,6 +116,12 @@ def test_it_allocates_nothing_from_hold_to_hold(wire: Wire, plug: PlugQdisc) -> 
         signal.SIGALRM,
         signal.SIGUSR1,
         signal.SIGUSR2,
+        signal.SIGABRT,  # systemd's, to all processes of a service whose watchdog has run out
+        signal.SIGXCPU,
+        signal.SIGPROF,
+        signal.SIGPWR,
+        signal.SIGRTMIN + 3,
+        signal.SIGRTMAX,
     ],
 )
 def test_it_ignores_the_signals_of_daily_life(wire: Wire, plug: PlugQdisc, number: int) -> None:
