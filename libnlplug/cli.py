@@ -67,10 +67,13 @@ def _release(args: argparse.Namespace) -> int:
         return DONE
     holder = plug.holder()
     plug.release_indefinite()
-    if holder is None or holder.foreign:
+    if holder is None:
         return DONE
     if not holder.detached:
-        _say(f"released {args.dev}, although process {holder.pid} is holding it and does not know of this")
+        from .guard import called
+
+        what = "sits on its mark and perhaps holds it" if holder.foreign else "is holding it and does not know of this"
+        _say(f"released {args.dev}, although {called(holder)} {what}")
         return DONE
     from .hold import end_detached
 
@@ -405,8 +408,9 @@ VERBS = (
         " who holds it by 'hold' or 'buffer --timeout', and a plain 'buffer' leaves none. --json prints a list, for"
         " each plug an object: device, ifindex, parent, handle, qlen, backlog, drops, packets, bytes, and holder, which"
         " is null or an object: pid, since (seconds of the epoch), timeout (seconds or null), limit (bytes, or null"
-        " where the holder has not set it), guard (pid), detached (by 'buffer --timeout'), foreign (somebody who took"
-        " the plug's mark and is no guard: only pid and uid are known), uid. --json --watch prints one line a look: an"
+        " where the holder has not set it), guard (pid), detached (by 'buffer --timeout'), foreign (the plug's mark is"
+        " another user's, or does not answer as a guard does: only pid and uid are known), uid. A pid that cannot be"
+        " known, as in another pid namespace, is 0, a uid -1. --json --watch prints one line a look: an"
         " object of time (seconds of the epoch) and plugs (that list).",
     ),
     Verb(

@@ -537,6 +537,7 @@ static int prepare(const struct guard_config *head, ssize_t length)
 	    !well_named(drop_batch.messages + drop_batch.length, head->marks_length))
 		return EPROTO;
 	info.holder = head->holder;
+	info.guard = getpid();
 	polled = calloc(MARKS + head->marks_length / 2, sizeof *polled);
 	if (!polled)
 		return ENOMEM;

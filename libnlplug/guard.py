@@ -58,8 +58,9 @@ class Holder(Record):
     """Who holds a plug: the ``pid``, ``since`` when (seconds of the epoch), its ``timeout`` in seconds or None,
     the plug's ``limit`` in bytes where the holder has set it, else None.
 
-    ``guard`` is its guard's pid. A ``detached`` hold goes on without the process that began it, until its timeout. A
-    process that took the plug's mark and is no guard is ``foreign``: nothing is known of it but its pid and ``uid``.
+    ``guard`` is its guard's pid. A ``detached`` hold goes on without the process that began it, until its timeout. Who
+    has the plug's mark and is another user's, or does not answer as a guard does, is ``foreign``: nothing is known of
+    it but its pid and ``uid``. A pid that cannot be known from here, as in another pid namespace, is 0, a uid -1.
     """
 
     __slots__ = ("pid", "since", "timeout", "limit", "guard", "detached", "foreign", "uid")
@@ -231,8 +232,7 @@ class Guard:
             if holder is not None:
                 raise busy(self._devices[answer.mark], holder)
             if time.monotonic() > deadline:
-                why = "a socket that answers nobody sits on the plug's mark ('ss -xap' may show whose); end it"
-                raise PlugBusy.by(self._device, 0, why)
+                raise busy(self._devices[answer.mark], Holder(0, None, None, None, 0, False, True, -1))
             time.sleep(0.001)  # a hold that has ended in between, and perhaps another one that has begun
 
     @property
@@ -358,16 +358,38 @@ def _ask_mark(mark: str) -> Holder | None:
     if uid not in (0, os.geteuid()) or len(received) != ffi.sizeof("struct guard_info"):
         return Holder(pid, None, None, None, pid, False, True, uid)
     ffi.buffer(info)[:] = received
-    holder = pid if info.detached else info.holder
+    holder = int(info.holder) if info.guard == pid else _watched_by(pid)
+    if info.detached:
+        holder = pid
     timeout, limit = max(0, info.timeout) / 1e9 or None, max(0, int(info.limit)) or None
     return Holder(holder, info.since / 1e9, timeout, limit, pid, bool(info.detached), False, uid)
 
 
+def _watched_by(guard: int) -> int:
+    """The pid, as seen from here, of the holder that a guard in another pid namespace watches; 0 where it is not
+    seen. Its descriptor 1 is the holder's pidfd, of which /proc tells who may look."""
+    try:
+        with open(f"/proc/{guard}/fdinfo/1") as lines:
+            return max([0, *(int(line.split()[1]) for line in lines if line.startswith("Pid:"))])
+    except OSError:
+        return 0
+
+
+def called(holder: Holder) -> str:
+    """What a sentence calls it."""
+    if holder.foreign and holder.uid < 0:
+        return "a socket that answers nobody"
+    who = f"process {holder.pid}" if holder.pid else "a process in another pid namespace"
+    return f"{who} of uid {holder.uid}" if holder.foreign else who
+
+
 def busy(device: str, holder: Holder, operation: str = "hold") -> PlugBusy:
     """The refusal that names the holder."""
-    who = f"process {holder.pid}" if holder.pid else "a process in another pid namespace"
-    if holder.foreign:
-        why = f"{who} of uid {holder.uid} sits on the plug's mark and is no guard; end it"
+    who = called(holder)
+    if holder.foreign and holder.uid < 0:
+        why = f"{who} sits on the plug's mark ('ss -xap' may show whose); end it"
+    elif holder.foreign:
+        why = f"{who} sits on the plug's mark; whether it is a guard is not known: end it only if it is none"
     elif holder.detached:
         why = f"{who}, a guard, holds it until its deadline; 'libnlplug release {device}' ends it"
     else:

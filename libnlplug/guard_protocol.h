@@ -68,6 +68,8 @@ struct guard_answer {
 struct guard_info {
 	uint32_t holder;
 	uint32_t detached;
+	uint32_t guard;			/* its pid; who sees another one is in another pid namespace, and holder means nothing there */
+	uint32_t unused;
 	int64_t timeout;
 	int64_t since;
 	int64_t limit;

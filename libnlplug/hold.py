@@ -18,7 +18,7 @@ import time
 
 from ._libnl import lib
 from .errors import GroupError, HoldExpired, NetlinkError, PlugBusy
-from .guard import Guard, mark_name
+from .guard import Guard, called, mark_name
 from .route import ClosedError, message_bytes
 
 __all__ = ["Hold", "HoldReport", "PacketsDropped"]
@@ -224,7 +224,7 @@ class Hold:
         except OSError:
             holder = None
         if holder is not None and not holder.foreign and holder.guard != self._guard.pid:
-            why = f"this hold's guard has gone, and process {holder.pid} holds it now: it will release"
+            why = f"this hold's guard has gone, and {called(holder)} holds it now: it will release"
             raise PlugBusy.by(plug.device, holder.pid, why, "release")
         for left in reversed(range(RELEASE_TRIES)):
             try:

@@ -100,12 +100,13 @@ def _table(found: list[dict[str, object]]) -> list[str]:
 def _holder(holder: object) -> str:
     if not isinstance(holder, dict):
         return "-"
+    who = f"pid {holder['pid']}" if holder["pid"] else "in another pid namespace"
     if holder["foreign"]:
-        return f"pid {holder['pid']} of uid {holder['uid']}, no guard"
+        return "nobody answers" if holder["uid"] < 0 else f"{who} of uid {holder['uid']}, perhaps no guard"
     since = time.strftime("%H:%M:%S", time.localtime(holder["since"]))
     timeout = f", timeout {holder['timeout']:g} s" if holder["timeout"] else ", no timeout"
     detached = "guard " if holder["detached"] else ""
-    return f"{detached}pid {holder['pid']} since {since} ({time.time() - holder['since']:.1f} s{timeout})"
+    return f"{detached}{who} since {since} ({time.time() - holder['since']:.1f} s{timeout})"
 
 
 def _watch(look: Callable[[], list[dict[str, object]]], as_json: bool) -> None:

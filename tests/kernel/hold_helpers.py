@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from netlab import Netns, Wire, eventually, unable
+from netlab import Netns, Wire, eventually, setns, unable
 
 from libnlplug import PlugQdisc
 from libnlplug.guard import Holder, mark_name
@@ -120,6 +121,23 @@ def holding(wire: Wire, **options):
     with child(hold) as made:
         assert made.hear() == "held"
         yield made
+
+
+def squatting(wire: Wire, mark: str, *, kind=socket.SOCK_SEQPACKET, uid: int = NOBODY, backlog: int | None = 16):
+    """A process of another uid that sits on the mark's name."""
+    needs_root()
+
+    def work(this: Child) -> None:
+        setns(wire.near.fileno())
+        os.setresuid(uid, uid, uid)
+        sitting = socket.socket(socket.AF_UNIX, kind)
+        sitting.bind("\0" + mark.lstrip("@"))
+        if backlog is not None:
+            sitting.listen(backlog)
+        this.say("sitting")
+        time.sleep(60)
+
+    return child(work)
 
 
 def needs_root() -> None:

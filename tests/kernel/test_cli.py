@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import Cli, let_end
-from hold_helpers import expect_ended, expect_flow, expect_held, marks
+from hold_helpers import (
+    NOBODY,
+    expect_ended,
+    expect_flow,
+    expect_held,
+    holder_of,
+    mark_of,
+    marks,
+    process_status,
+    squatting,
+)
 from netlab import FRAME, Wire, random_name
 
 from libnlplug import PlugQdisc
@@ -123,6 +133,30 @@ def test_release_while_somebody_holds_says_so(wire: Wire, plug: PlugQdisc, cli: 
         f"libnlplug: released {wire.device}, although process {process.pid} is holding it and does not know of this\n"
     )
     expect_flow(wire, numbers)
+    let_end(process)
+
+
+def test_release_says_that_another_user_may_hold(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """Another user's mark may be a guard's: release does its work, and says whose hold that may have been."""
+    with squatting(wire, mark_of(plug)) as squatter:
+        assert squatter.hear() == "sitting"
+        who = f"process {squatter.pid} of uid {NOBODY}"
+        err = cli("release", wire.device).err
+        assert err == f"libnlplug: released {wire.device}, although {who} sits on its mark and perhaps holds it\n"
+        assert f"pid {squatter.pid} of uid {NOBODY}, perhaps no guard\n" in cli("show").out
+
+
+def test_a_holder_in_another_pid_namespace(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """It is named by its pid as it is here, not there; and where it has none, that is said."""
+    elsewhere = ("unshare", "--pid", "--fork")
+    process = cli.holding(wire.device, before=elsewhere)
+    holder = holder_of(plug)
+    status = process_status(holder.pid)
+    assert (status["PPid"], status["NSpid"].split()) == (str(process.pid), [str(holder.pid), "1"])
+    assert f"process {holder.pid} holds it" in cli.complaint("buffer", wire.device)
+    why = cli.complaint("buffer", wire.device, before=elsewhere)
+    assert why == f"cannot buffer on {wire.device}: a process in another pid namespace holds it"
+    assert "  in another pid namespace since " in cli("show", before=elsewhere).out
     let_end(process)
 
 

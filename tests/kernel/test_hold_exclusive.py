@@ -24,6 +24,7 @@ from hold_helpers import (
     mark_of,
     marks,
     needs_root,
+    squatting,
     wait_until,
 )
 from netlab import Wire, eventually
@@ -376,30 +377,11 @@ def test_a_forked_child_cannot_hold_with_the_parents_object(wire: Wire, plug: Pl
 # -- squatters
 
 
-def _squat(wire: Wire, mark: str, *, kind=socket.SOCK_SEQPACKET, uid: int = NOBODY, listen: bool = True):
-    """A process of another uid that sits on the mark's name."""
-    needs_root()
-
-    def work(this: Child) -> None:
-        from netlab import setns
-
-        setns(wire.near.fileno())
-        os.setresuid(uid, uid, uid)
-        sitting = socket.socket(socket.AF_UNIX, kind)
-        sitting.bind("\0" + mark.lstrip("@"))
-        if listen:
-            sitting.listen()
-        this.say("sitting")
-        time.sleep(60)
-
-    return child(work)
-
-
 def test_a_squatter_of_another_uid_is_named(wire: Wire, plug: PlugQdisc) -> None:
     """Any user can take the mark's name: the hold is refused with the squatter's pid and uid, and nothing is held."""
-    with _squat(wire, mark_of(plug)) as squatter:
+    with squatting(wire, mark_of(plug)) as squatter:
         assert squatter.hear() == "sitting"
-        with pytest.raises(PlugBusy, match=f"process {squatter.pid} of uid {NOBODY} .* no guard") as caught:
+        with pytest.raises(PlugBusy, match=f"process {squatter.pid} of uid {NOBODY} sits") as caught:
             plug.hold().__enter__()
         assert caught.value.pid == squatter.pid
         holder = holder_of(plug)
@@ -413,12 +395,23 @@ def test_a_squatter_of_another_uid_is_named(wire: Wire, plug: PlugQdisc) -> None
 
 def test_a_squatter_that_does_not_listen_is_told(wire: Wire, plug: PlugQdisc) -> None:
     """Whose it is cannot be asked then, but the hold is refused, and nothing is held."""
-    with _squat(wire, mark_of(plug), listen=False) as squatter:
+    with squatting(wire, mark_of(plug), backlog=None) as squatter:
         assert squatter.hear() == "sitting"
         with pytest.raises(PlugBusy, match="a socket that answers nobody sits on the plug's mark") as caught:
             plug.hold().__enter__()
         assert caught.value.pid == 0
         expect_flow(wire, [])
+
+
+def test_a_squatter_with_a_full_queue_is_told(wire: Wire, plug: PlugQdisc) -> None:
+    """A squatter that accepts nobody is not known any more once its queue is full; then no pid and no uid are shown."""
+    with squatting(wire, mark_of(plug), backlog=0) as squatter:
+        assert squatter.hear() == "sitting"
+        assert holder_of(plug).pid == squatter.pid
+        holder = holder_of(plug)
+        assert (holder.pid, holder.uid, holder.foreign) == (0, -1, True)
+        with pytest.raises(PlugBusy, match="a socket that answers nobody sits on the plug's mark"):
+            plug.hold().__enter__()
 
 
 def test_a_squatter_cannot_lie(wire: Wire, plug: PlugQdisc) -> None:
