@@ -361,7 +361,8 @@ VERBS = (
         ),
         _NETNS,
         more="Where the plug holds already, a new epoch begins: see release --one. Refused while a hold is on. Without"
-        " --timeout nothing releases it but 'release'; 'hold' and 'buffer --timeout' cannot be forgotten.",
+        " --timeout nothing releases it but 'release'; 'hold' and 'buffer --timeout' cannot be forgotten. SIGTERM makes"
+        " the guard of a --timeout release at once.",
         plain=True,
     ),
     Verb(

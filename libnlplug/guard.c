@@ -59,6 +59,7 @@ static struct guard_info info;
 static struct guard_page own_page;
 static struct guard_page *page = &own_page;	/* the holder's, if it came with the configuration */
 static int expiry_error;
+static volatile sig_atomic_t told_to_end;
 
 struct batch {
 	char *messages;
@@ -234,6 +235,12 @@ static int make_marks(uint32_t length, uint32_t *taken)
 	return 0;
 }
 
+static void note_end(int number)
+{
+	(void)number;
+	told_to_end = 1;
+}
+
 static int start_hold(const struct guard_command *command, uint32_t marks_length, uint32_t *taken)
 {
 	/* A detached hold without a timeout would be ended by nobody and nothing. */
@@ -258,8 +265,9 @@ static int start_hold(const struct guard_command *command, uint32_t marks_length
 	expiry_error = 0;
 	/* The holder's death means nothing to a detached hold. */
 	polled[HOLDER].fd = command->detached ? -1 : HOLDER;
-	/* A detached guard can be told that it is no longer needed. */
+	/* A detached guard can be told that it is no longer needed; and to release now, before what comes next kills it. */
 	signal(SIGUSR1, command->detached ? SIG_DFL : SIG_IGN);
+	signal(SIGTERM, command->detached ? note_end : SIG_IGN);
 	__atomic_store_n(&page->state, command->number << 8 | GUARD_HELD, __ATOMIC_RELEASE);
 	return 0;
 }
@@ -400,13 +408,15 @@ static void watch(uint32_t marks_length)
 		int timed = state() == GUARD_HELD && page->timeout;
 		int64_t left = timed ? until_deadline() : GUARD_LOOK;
 		struct timespec wait = { 0 };
+		sigset_t none;
 		uint64_t times;
 
 		if (look && left > GUARD_LOOK)
 			left = GUARD_LOOK;
 		if (left > 0)
 			wait = (struct timespec){ left / 1000000000, left % 1000000000 };
-		if (ppoll(polled, MARKS + marks, look || timed ? &wait : NULL, NULL) < 0)
+		sigemptyset(&none);
+		if (ppoll(polled, MARKS + marks, look || timed ? &wait : NULL, &none) < 0)
 			for (unsigned int i = 0; i < MARKS + marks; i++)
 				polled[i].revents = 0;
 		/* A hold has begun, and has perhaps ended since: the state tells. */
@@ -415,7 +425,7 @@ static void watch(uint32_t marks_length)
 		/* What the holder asked for counts, even if it has died since. */
 		if (polled[COMMANDS].revents)
 			obey(marks_length);
-		if (polled[HOLDER].revents || (look && is_on() && threads >= 0 && holder_dying())) {
+		if (told_to_end || polled[HOLDER].revents || (look && is_on() && threads >= 0 && holder_dying())) {
 			holder_failed();
 			_exit(0);
 		}
@@ -525,7 +535,7 @@ static int receive(size_t length)
 static int prepare(const struct guard_config *head, ssize_t length)
 {
 	struct rlimit files;
-	sigset_t none;
+	sigset_t only_in_ppoll;
 	int score;
 
 	if (length < (ssize_t)sizeof *head ||
@@ -551,8 +561,9 @@ static int prepare(const struct guard_config *head, ssize_t length)
 	 */
 	for (int number = 1; number < NSIG; number++)
 		signal(number, SIG_IGN);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	sigemptyset(&only_in_ppoll);
+	sigaddset(&only_in_ppoll, SIGTERM);
+	sigprocmask(SIG_SETMASK, &only_in_ppoll, NULL);
 	if (chdir("/"))
 		return errno;
 	if (!getrlimit(RLIMIT_NOFILE, &files)) {

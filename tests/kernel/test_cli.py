@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -212,6 +214,17 @@ def test_the_guard_keeps_nothing_of_the_command(wire: Wire, plug: PlugQdisc, cli
         session, terminal = stat.read().rpartition(")")[2].split()[3:5]
     assert (int(session), terminal) == (holder.guard, "0")
     cli("release", wire.device)
+
+
+def test_a_guard_that_is_told_to_end_releases_first(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """SIGTERM, as when the unit or the session it was left by ends: what is held flows before anything can kill it."""
+    cli("buffer", wire.device, "--timeout", "60")
+    numbers = expect_held(wire, plug)
+    guard = holder_of(plug).guard
+    os.kill(guard, signal.SIGTERM)
+    expect_flow(wire, numbers)
+    expect_ended(guard)
+    assert marks(wire.near) == []
 
 
 def test_release_ends_the_guard_of_a_timeout(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import struct
 import threading
@@ -225,6 +226,18 @@ def test_a_detached_hold_goes_on_alone(talk: Talk, netns: Netns) -> None:
     time.sleep(0.1)
     assert marks(netns) == sorted(MARKS)
     eventually(talk.is_over, "it ends at its time", 2.0)
+    assert marks(netns) == []
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_detached_guard_can_be_told_to_end(talk: Talk, netns: Netns, alone: bool) -> None:
+    """SIGTERM ends it, whether or not the conversation goes on; a guard of a living holder does not hear it."""
+    os.kill(talk.pid, signal.SIGTERM)
+    assert talk.ask(HOLD, 0, 1, 0, 60_000_000_000) == (0, 0, 0)
+    if alone:
+        talk.socket.close()
+    os.kill(talk.pid, signal.SIGTERM)
+    eventually(talk.is_over, "the guard ends", 2.0)
     assert marks(netns) == []
 
 
