@@ -166,8 +166,8 @@ class Hold:
         if before_release is None:
             return
         report.packets, report.bytes = before_release.qlen, before_release.backlog
-        if self._drops_before is not None:
-            report.dropped = before_release.drops - self._drops_before
+        if self._drops_before is not None and before_release.drops >= self._drops_before:
+            report.dropped = before_release.drops - self._drops_before  # else it is another plug, made in the meantime
         if report.dropped:
             self._warn(before_release, report.dropped)
 
