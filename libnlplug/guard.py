@@ -10,7 +10,7 @@ once, so there is one hold at a time across processes, and it vanishes with the 
 
 Its limit: what kills a whole cgroup at once (cgroup.kill; memory.oom.group, unless the guard has the right to be
 spared, as root's has) or a whole pid namespace (a container whose first process ends) kills the guard together with the
-holder.
+holder; what freezes a cgroup (docker pause) stops both, past any timeout.
 """
 
 from __future__ import annotations

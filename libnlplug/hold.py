@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Hold: buffer on entry, release on exit, and a guard that releases if neither comes.
 
-    enter                                                  leave
-      guard: HOLD  ->  buffer  ->  ...the block...  ->  guard: RELEASE
+    enter                                        leave
+      guard armed  ->  buffer  ->  ...the block...  ->  release_indefinite  ->  guard disarmed
       '-- from here on the guard releases if this process dies or overstays --'
 
 The guard is armed before the buffer message is sent, so no moment is unguarded. Whether the time was up or the block

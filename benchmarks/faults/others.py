@@ -629,6 +629,33 @@ def cgroup_killed(flow: Flow, chance: random.Random) -> None:
         cgroup.close()
 
 
+def frozen(flow: Flow, chance: random.Random) -> None:
+    """The guard's clock goes on, but the guard does not until the cgroup is thawed; then it releases at once."""
+    try:
+        cgroup = Cgroup("pids")
+    except OSError as error:
+        raise NotTried(str(error)) from None
+
+    def work(page: Page) -> int:
+        cgroup.write("cgroup.procs", 0)
+        return _stay(opened(flow), page, timeout=1.0)
+
+    try:
+        if not (cgroup.path / "cgroup.freeze").exists():
+            raise NotTried("no cgroup.freeze: Linux 5.2 has it")
+        with held(flow, work) as holder:
+            cgroup.write("cgroup.freeze", 1)
+            still = flow.stands_still(1.5)
+            cgroup.write("cgroup.freeze", 0)
+            need(flow.flows(), "it did not flow after the thaw")
+            holder.page["note"] = 1
+            need(flow.until(holder.dead), "the holder hangs")
+            need(holder.status == EXPIRED, f"the holder was not told: status {holder.status}")
+        need(still, "it flowed again all the same")
+    finally:
+        cgroup.close()
+
+
 def pid_namespace_killed(flow: Flow, chance: random.Random) -> None:
     def work(page: Page) -> int:
         if ctypes.CDLL(None).unshare(CLONE_NEWPID):
@@ -665,4 +692,5 @@ LIMITS = (
     Fault("holder and guard ended by one cgroup.kill", "held", cgroup_killed, 3),
     Fault("holder and guard ended with their pid namespace", "held", pid_namespace_killed, 3),
     Fault("the guard killed first, then the holder", "held", both_killed, 3),
+    Fault("holder and guard frozen past the timeout", "held", frozen, 3),
 )
