@@ -12,7 +12,7 @@ import sys
 
 from . import PlugQdisc, attach
 from ._libnl import lib
-from .errors import HoldExpired, NetlinkError, QdiscNotFound
+from .errors import HoldExpired, NetlinkError, PlugBusy, QdiscNotFound
 from .qdisc import LIMIT_MAX
 from .units import format_size, parse_size, parse_time
 
@@ -117,9 +117,18 @@ def _hold(args: argparse.Namespace) -> int:
         with held, held.hold(timeout=args.timeout or None) as report:
             ended = command.run()
     except OSError as error:
-        failed = EXPIRED if isinstance(error, HoldExpired) else NOT_HELD
-        what = "the command was not run" if ended is None else f"the command's status was {ended}"
-        troubles.append(f"{_words(error)}; {what}")
+        why: BaseException | None = error
+        rest = "the command was not run" if ended is None else f"the command's status was {ended}"
+        if isinstance(error, PlugBusy) and error.operation.startswith("detach"):
+            # Somebody else took the plug that was made here, before this hold began or after it ended.
+            why = error.__context__
+            stays = f"the plug that was made for this stays: 'libnlplug detach {args.dev}' removes it"
+            rest = f"{rest}; {stays}" if why else stays
+        if why is not None and not isinstance(why, OSError):
+            raise why from None
+        if why is not None:
+            failed = EXPIRED if isinstance(why, HoldExpired) else NOT_HELD
+        troubles.append(f"{_words(why or error)}; {rest}")
     finally:
         command.close()
     status = failed or ended or DONE

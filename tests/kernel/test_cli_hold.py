@@ -3,20 +3,35 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 from cli_helpers import PATIENCE, Cli, let_end
-from hold_helpers import expect_ended, expect_flow, expect_held, holder_of, marks
-from netlab import FRAME, Wire, eventually
+from hold_helpers import (
+    NOBODY,
+    Child,
+    child,
+    expect_ended,
+    expect_flow,
+    expect_held,
+    holder_of,
+    mark_of,
+    marks,
+    squatting,
+)
+from netlab import FRAME, Wire, eventually, setns
 from terminal import CTRL_C
 
+import libnlplug
 from libnlplug import PlugQdisc
+from libnlplug.cli import main as cli_main
 
 REPORT = r"libnlplug: held {packets} \({bytes} bytes\) of {device} for \d+\.\d{{3}} s, dropped {dropped}\n"
 
@@ -96,6 +111,47 @@ def test_a_plug_that_is_held_is_refused_and_the_command_not_run(
         numbers += expect_held(wire, plug)
     expect_flow(wire, numbers)
     assert not (tmp_path / "touched").exists()
+
+
+def test_a_plug_that_cannot_be_removed_again_is_told_of(wire: Wire, cli: Cli) -> None:
+    """Refused, and somebody is on the mark of the plug that was made for it: the line says that the plug stays."""
+    with libnlplug.attach(wire.device, netns=wire.near) as plug:
+        mark = mark_of(plug)
+    with squatting(wire, mark) as squatter:
+        assert squatter.hear() == "sitting"
+        why = cli.complaint("hold", wire.device, "--", "true", status=125)
+    assert why.startswith(f"cannot hold {wire.device}: process {squatter.pid} of uid {NOBODY} sits on the plug's mark")
+    stays = f"the plug that was made for this stays: 'libnlplug detach {wire.device}' removes it"
+    assert why.endswith(f"; the command was not run; {stays}")
+    assert cli("detach", wire.device) == ("", "")
+
+
+def test_who_begins_to_hold_when_a_hold_has_ended_does_not_spoil_it(wire: Wire) -> None:
+    """Its plug cannot be removed then, and that is told; the status is the command's own, and so is the report."""
+
+    def work(this: Child) -> None:
+        setns(wire.near.fileno())
+        refuse, others = PlugQdisc._refuse_while_held, []
+
+        def after_another_hold_has_begun(plug: PlugQdisc, operation: str) -> None:
+            others.append(PlugQdisc.open(wire.device))
+            others[-1].hold().__enter__()
+            refuse(plug, operation)
+
+        PlugQdisc._refuse_while_held = after_another_hold_has_begun
+        with redirect_stderr(io.StringIO()) as lines:
+            status = cli_main(["hold", wire.device, "--", "sh", "-c", "exit 3"])
+        this.say([status, lines.getvalue().splitlines()])
+
+    with child(work) as process:
+        status, (trouble, report) = process.hear()
+        assert process.status() == 0
+    stays = f"the plug that was made for this stays: 'libnlplug detach {wire.device}' removes it"
+    assert (status, trouble) == (
+        3,
+        f"libnlplug: cannot detach the plug of {wire.device}: process {process.pid} holds it; {stays}",
+    )
+    assert report.startswith(f"libnlplug: held 0 packets (0 bytes) of {wire.device} for ")
 
 
 def test_an_expired_hold_is_released_at_once_and_the_command_runs_on(
