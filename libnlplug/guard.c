@@ -346,7 +346,10 @@ static void tell_visitor(int mark)
 	close(visitor);
 }
 
-/* Whether a thread of the holder is on its way out, or gone. The flags are the seventh word after the name's ')'. */
+/*
+ * Whether a thread of the holder is on its way out; -1 where it is not there: it has ended, or is hidden from the guard
+ * (/proc with hidepid, and a holder that changed its user since). The flags are the seventh word after the name's ')'.
+ */
 static int thread_dying(const char *tid)
 {
 	char path[32], line[512], *at;
@@ -356,16 +359,16 @@ static int thread_dying(const char *tid)
 	snprintf(path, sizeof path, "%s/stat", tid);
 	fd = openat(threads, path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return errno == ENOENT;
+		return errno == ENOENT ? -1 : 0;
 	length = read(fd, line, sizeof line - 1);
 	close(fd);
 	if (length <= 0)
-		return length < 0 && errno == ESRCH;
+		return length < 0 && errno == ESRCH ? -1 : 0;
 	line[length] = 0;
 	at = strrchr(line, ')');
 	for (int words = 0; at && words < 7; words++)
 		at = strchr(at + 1, ' ');
-	return at && strtoul(at, NULL, 10) & DYING;
+	return at && (strtoul(at, NULL, 10) & DYING) != 0;
 }
 
 /*
@@ -393,9 +396,12 @@ static int holder_dying(void)
 
 			if (*name == '.')
 				continue;
-			if (!thread_dying(name))
+			switch (thread_dying(name)) {
+			case 0:
 				return 0;
-			seen = 1;
+			case 1:
+				seen = 1;
+			}
 		}
 	return seen && !length;
 }

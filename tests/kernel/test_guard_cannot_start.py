@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import resource
 import shutil
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,18 @@ from hold_helpers import (
     expect_flow,
     expect_held,
     holder_of,
+    mark_of,
     marks,
     needs_root,
+    wait_until,
 )
 from netlab import Wire, setns, unable, unprivileged
 
 from libnlplug import GuardUnavailable, NotPermitted, PlugQdisc, guard
+
+CLONE_NEWNS = 0x20000
+MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
+PR_SET_DUMPABLE = 4
 
 
 def expect_refusal(wire: Wire, mine: PlugQdisc, error=GuardUnavailable, words: str = "") -> OSError:
@@ -277,6 +285,32 @@ def test_a_holder_with_one_right_hands_it_on(wire: Wire, plug: PlugQdisc, for_ev
         numbers = expect_held(wire, plug)
         found = holder_of(plug)
         assert (found.uid, found.foreign) == (NOBODY, True)  # another user's word is not taken
+        holder.kill()
+        expect_flow(wire, numbers)
+
+
+def test_a_holder_that_hides_itself_is_not_taken_for_dead(wire: Wire, plug: PlugQdisc, for_everyone: None) -> None:
+    """Where /proc hides what a user may not look into, a holder that becomes such still holds, and is still guarded."""
+
+    def work(this: Child) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.unshare(CLONE_NEWNS) == 0
+        assert libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) == 0
+        assert libc.mount(b"proc", b"/proc", b"proc", 0, b"hidepid=2") == 0
+        setns(wire.near.fileno())
+        become_nobody(keep=True)
+        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        with PlugQdisc.open(wire.device).hold(timeout=60):
+            libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+            this.say("hidden")
+            signal.pause()
+
+    with child(work) as holder:
+        assert holder.hear() == "hidden"
+        numbers = expect_held(wire, plug)
+        wait_until(time.monotonic() + 0.1)  # the guard looks every 10 ms
+        assert plug.stats().qlen == len(numbers)
+        assert marks(wire.near) == [mark_of(plug)]
         holder.kill()
         expect_flow(wire, numbers)
 
