@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Socket migration: net.ipv4.tcp_migrate_req moves a closing listener's connections to another one of its group.
+
+The engine is the kernel's own migration within a SO_REUSEPORT group. A server on the first director is replaced again
+and again, under clients that make short connections; the second director is not used.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from clients import Population, in_words
+from net import PORT, VIP, counters, network, route_to, settings
+from programs import Haproxy
+from table import Found, Row, Table, milliseconds, scenario
+
+from libnlplug import Match, PlugLane
+
+PLACE = "d1"
+EVERYWHERE = "0.0.0.0"
+REST = 0.15  # seconds between two reloads
+CLIENTS, PAUSE = 24, 0.05
+COUNTERS = ("TCPMigrateReqSuccess", "TCPMigrateReqFailure")
+
+CONFIG = """\
+global
+    nbthread 1
+    maxconn 4000
+    stats socket {socket} mode 600 level admin expose-fd listeners
+
+defaults
+    mode http
+    timeout client 10s
+    timeout http-request 10s
+
+frontend web
+    bind {vip}:{port} backlog 1024
+    http-request return status 200 content-type text/plain lf-string "%pid"
+"""
+
+
+class Reloaded:
+    """haproxy: how it is replaced is in ``replace``."""
+
+    def __init__(self, directory: Path, replace: Callable[[Haproxy], None]) -> None:
+        config = CONFIG.format(socket=directory / "haproxy.sock", vip=VIP, port=PORT)
+        self._haproxy = Haproxy(directory, config, PLACE)
+        self._haproxy.start()
+        self._replace = replace
+
+    def replace(self) -> None:
+        self._replace(self._haproxy)
+
+    def end(self) -> None:
+        self._haproxy.end()
+
+
+class Queueing:
+    """queueing.py, whose processes are started as ``kinds`` say in turn: address, and save-syn or nothing."""
+
+    def __init__(self, how: str, kinds: tuple[str, str] = (VIP, VIP), gap: float | None = None) -> None:
+        self._how, self._kinds, self._gap = how, list(kinds), gap
+        words = ["ip", "netns", "exec", PLACE, sys.executable, str(Path(__file__).with_name("queueing.py"))]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._start()
+
+    def _order(self, line: str) -> None:
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        if not self._process.stdout.readline():
+            raise RuntimeError(f"queueing.py ended at '{line}'")
+
+    def _start(self) -> None:
+        address, *more = self._kinds[0].split()
+        self._kinds.reverse()
+        self._order(" ".join(["start", address, str(PORT), *more]))
+
+    def replace(self) -> None:
+        if self._gap is None:
+            self._start()
+            self._order(f"stop {self._how}")
+        else:
+            self._order(f"stop {self._how}")
+            time.sleep(self._gap)
+            self._start()
+
+    def end(self) -> None:
+        self._process.communicate(timeout=10)
+
+
+def reload(haproxy: Haproxy) -> None:
+    haproxy.reload()
+
+
+def hand_over(haproxy: Haproxy) -> None:
+    haproxy.reload("-x", str(haproxy.socket))
+
+
+def stop_and_start(haproxy: Haproxy) -> None:
+    haproxy.stop_softly()
+    haproxy.start()
+
+
+class Case(NamedTuple):
+    """A row: how a server is replaced, at which value of tcp_migrate_req, and with which servers."""
+
+    what: str
+    migrate: int
+    server: Callable[[Path], Reloaded | Queueing]
+    ways: tuple[str, ...] = ("alone", "held")
+    short: bool = False
+
+
+AT_ONCE = "a full accept queue, closed at once"
+DRAINED = "a full accept queue, answered before it is closed"
+GAP = 0.1  # seconds in which nobody listens
+CASES = [
+    Case("`haproxy -sf`", 0, lambda place: Reloaded(place, reload), short=True),
+    Case("`haproxy -sf`", 1, lambda place: Reloaded(place, reload)),
+    Case("`haproxy -x SOCKET -sf`: hands its sockets over", 0, lambda place: Reloaded(place, hand_over), ("alone",)),
+    Case(AT_ONCE, 0, lambda _: Queueing("now"), short=True),
+    Case(AT_ONCE, 1, lambda _: Queueing("now"), short=True),
+    Case(DRAINED, 0, lambda _: Queueing("drain")),
+    Case(DRAINED, 1, lambda _: Queueing("drain"), ("alone",)),
+    Case("haproxy stops, then starts", 1, lambda place: Reloaded(place, stop_and_start)),
+    Case("the only listener closes, another one comes later", 1, lambda _: Queueing("drain", gap=GAP), short=True),
+    Case("old and new listen on different addresses", 1, lambda _: Queueing("drain", (EVERYWHERE, VIP))),
+    Case("old without, new with TCP_SAVE_SYN", 1, lambda _: Queueing("now", (VIP, f"{VIP} save-syn"))),
+    Case("the same, the queue answered before it is closed", 1, lambda _: Queueing("drain", (VIP, f"{VIP} save-syn"))),
+]
+
+
+class Seen(NamedTuple):
+    """What one run of a case came to."""
+
+    connections: int
+    lost: str
+    moved: list[int]  # by COUNTERS
+    worst: float
+    times: list[float]
+
+
+def run_case(case: Case, way: str, replacements: int) -> Seen:
+    settings(PLACE, tcp_migrate_req=case.migrate)
+    match = Match(ip_proto="tcp", dst_port=PORT, tcp_syn=True)
+    with TemporaryDirectory() as directory, PlugLane("eth0", match, ingress=True, netns=PLACE) as lane:
+        server = case.server(Path(directory))
+        before = counters(PLACE)
+        times = []
+        with Population(CLIENTS, pause=PAUSE) as population:
+            time.sleep(REST)
+            for _ in range(replacements):
+                begun = time.monotonic()
+                with lane.hold(timeout=5) if way == "held" else nullcontext():
+                    server.replace()
+                times.append(time.monotonic() - begun)
+                time.sleep(REST)
+        after = counters(PLACE)
+        server.end()
+    served = len({one.by for one in population.done if one.by})
+    if served != replacements + 1:
+        raise RuntimeError(f"{case.what}: {replacements} replacements, but {served} processes have answered")
+    moved = [after[name] - before[name] for name in COUNTERS]
+    return Seen(population.count("short"), in_words(population.lost("short")), moved, population.worst("short"), times)
+
+
+def migration(short: bool) -> Found:
+    rows, lines = [], []
+    replacements = 2 if short else 20
+    with network(backends=0):
+        route_to(PLACE)
+        for case in CASES:
+            if short and not case.short:
+                continue
+            seen = {way: run_case(case, way, replacements) for way in case.ways}
+            for way, one in seen.items():
+                times = milliseconds(one.worst), milliseconds(sorted(one.times)[len(one.times) // 2])
+                lines.append([f"{case.what}; {way}", case.migrate, one.connections, one.lost, *one.moved, *times])
+                print(" | ".join(map(str, lines[-1])), flush=True)
+            counted = " + ".join(str(one.connections) for one in seen.values())
+            held = seen["held"].lost if "held" in seen else "-"
+            figure = f"success {seen['alone'].moved[0]}, failure {seen['alone'].moved[1]}"
+            rows.append(
+                Row(f"{case.what}; `tcp_migrate_req={case.migrate}`", counted, seen["alone"].lost, held, figure)
+            )
+    head = ["replaced how", "`tcp_migrate_req`", "connections", "lost", *COUNTERS, "worst wait", "a replacement takes"]
+    return Found(rows, [Table(f"Each server replaced {replacements} times", head, lines)], [])
+
+
+if __name__ == "__main__":
+    scenario(migration)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab's one network: a namespace each for the client, the router, two directors and five backends.
+
+                             .--- d1 10.0.1.2 ---.
+    client ---- router ------|                   |   to VIP by ECMP, then as IPIP to a backend;
+    10.0.0.2      |          '--- d2 10.0.2.2 ---'   every line is a veth pair, the router is in the middle of all
+                  |
+                  '--- b1 10.1.1.2 ... b5 10.1.5.2   answer the client directly, from VIP
+
+Every director and every backend has VIP on a device of its own. The router alone decides which director gets a
+connection (a hash of addresses and ports). The namespaces have names: ``ip netns exec router ip route`` works.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+VIP, PORT = "198.51.100.1", 80
+DIRECTORS = {"d1": "10.0.1.2", "d2": "10.0.2.2"}
+BACKENDS = {f"b{number}": f"10.1.{number}.2" for number in range(1, 6)}
+ADDRESSES = {"client": "10.0.0.2", **DIRECTORS, **BACKENDS}
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CommandFailed(Exception):
+    """A command that must not fail did."""
+
+
+def run(words: list[str], **named) -> str:
+    """Run a command; what it printed."""
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **named)
+    if done.returncode:
+        said = done.stderr.strip() or done.stdout.strip()
+        raise CommandFailed(f"{' '.join(words)}: status {done.returncode}: {said}")
+    return done.stdout
+
+
+def sh(place: str, line: str) -> str:
+    """Run a command of plain words in a namespace; what it printed."""
+    return run(["ip", "netns", "exec", place, *line.split()])
+
+
+def ip(place: str, *lines: str) -> None:
+    """Run lines of ip(8) in a namespace, all in one process."""
+    text = "\n".join(lines) + "\n"
+    words = ["ip", "-n", place, "-batch", "-"]
+    done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise CommandFailed(f"ip -n {place}: {done.stderr.strip()}")
+
+
+def enter(place: str) -> None:
+    """Enter a namespace with the calling thread: for sockets, counters and settings."""
+    with open(f"/run/netns/{place}") as file:
+        if _libc.setns(file.fileno(), CLONE_NEWNET) < 0:
+            raise OSError(ctypes.get_errno(), f"setns {place}")
+
+
+def inside(place: str, call, *args):
+    """The call's result in a thread that has entered the namespace."""
+
+    def visit():
+        enter(place)
+        return call(*args)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(visit).result()
+
+
+def settings(place: str, **values: int) -> None:
+    """Set sysctls under net.ipv4: ``settings("d1", ip_forward=1)``; a double underscore stands for a dot."""
+
+    def write() -> None:
+        for name, value in values.items():
+            Path("/proc/sys/net/ipv4", name.replace("__", "/")).write_text(str(value))
+
+    inside(place, write)
+
+
+def counters(place: str) -> dict[str, int]:
+    """The kernel's TcpExt counters of a namespace, by their names."""
+
+    def read() -> dict[str, int]:
+        lines = Path("/proc/thread-self/net/netstat").read_text().splitlines()
+        names, values = (line.split()[1:] for line in lines if line.startswith("TcpExt:"))
+        return dict(zip(names, map(int, values)))
+
+    return inside(place, read)
+
+
+def gateway(address: str) -> str:
+    """The router's end of the link to this address."""
+    return address.rpartition(".")[0] + ".1"
+
+
+def join(name: str) -> None:
+    """Make a namespace and its link to the router. On the router, the link has the namespace's name."""
+    address = ADDRESSES[name]
+    run(["ip", "netns", "add", name])
+    ip("router", f"link add {name} type veth peer name eth0 netns {name}", f"addr add {gateway(address)}/24 dev {name}",
+       f"link set {name} up")  # fmt: skip
+    ip(name, f"addr add {address}/24 dev eth0", "link set lo up", "link set eth0 up",
+       f"route add default via {gateway(address)}")  # fmt: skip
+    settings(name, conf__all__rp_filter=0, conf__default__rp_filter=0)
+
+
+def make_director(name: str) -> None:
+    join(name)
+    ip(name, f"addr add {VIP}/32 dev lo")
+
+
+def make_backend(name: str) -> None:
+    """A backend takes its connections out of the director's tunnel, and answers past the director."""
+    join(name)
+    ip(name, f"link add vip type ipip local {ADDRESSES[name]}", f"addr add {VIP}/32 dev vip", "link set vip up")
+    settings(name, conf__vip__rp_filter=0)
+
+
+def route_to(*directors: str) -> None:
+    """Which directors the router gives the connections for VIP to."""
+    hops = " ".join(f"nexthop via {DIRECTORS[name]} dev {name}" for name in directors)
+    ip("router", f"route replace {VIP}/32 {hops}")
+
+
+def kill(name: str) -> None:
+    """A director goes: nothing arrives there any more, and nothing leaves it."""
+    ip(name, "link set eth0 down")
+
+
+def renew() -> None:
+    """New directors in the old ones' places: they remember nothing."""
+    for name in DIRECTORS:
+        ip("router", f"link del {name}")
+        run(["ip", "netns", "del", name])
+        make_director(name)
+    route_to(*DIRECTORS)
+
+
+@contextmanager
+def network(backends: int = len(BACKENDS)) -> Iterator[list[str]]:
+    """The network, for as long as the block lasts; its backends' names."""
+    names = list(BACKENDS)[:backends]
+    made = ["router", "client", *DIRECTORS, *names]
+    try:
+        run(["ip", "netns", "add", "router"])
+        settings("router", ip_forward=1, fib_multipath_hash_policy=1, conf__all__rp_filter=0,
+                 conf__default__rp_filter=0)  # fmt: skip
+        join("client")
+        for name in DIRECTORS:
+            make_director(name)
+        for name in names:
+            make_backend(name)
+        route_to(*DIRECTORS)
+        yield names
+    finally:
+        for name in made:
+            if os.path.exists(f"/run/netns/{name}"):
+                run(["ip", "netns", "del", name])
