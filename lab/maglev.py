@@ -221,7 +221,7 @@ def changes(sizes: Sizes, backends: list[str], servers: Haproxy) -> tuple[list[R
                 times = []
                 for _ in range(sizes.changes):
                     time.sleep(REST)
-                    with nullcontext() if way == "alone" else lane.hold(timeout=5):
+                    with nullcontext() if way == "alone" else lane.hold(timeout=30):
                         begun = time.monotonic()
                         change()
                         times.append(time.monotonic() - begun)

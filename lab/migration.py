@@ -26,7 +26,8 @@ from libnlplug import Match, PlugLane
 PLACE = "d1"
 EVERYWHERE = "0.0.0.0"
 REST = 0.15  # seconds between two reloads
-CLIENTS, PAUSE = 24, 0.05
+PAUSE = 0.1  # a client's mean pause, in seconds
+MANY = 48  # clients: so many that haproxy's accept queue is not always empty
 COUNTERS = ("TCPMigrateReqSuccess", "TCPMigrateReqFailure")
 
 CONFIG = """\
@@ -116,14 +117,15 @@ class Case(NamedTuple):
     server: Callable[[Path], Reloaded | Queueing]
     ways: tuple[str, ...] = ("alone", "held")
     short: bool = False
+    clients: int = 16
 
 
 AT_ONCE = "a full accept queue, closed at once"
 DRAINED = "a full accept queue, answered before it is closed"
 GAP = 0.1  # seconds in which nobody listens
 CASES = [
-    Case("`haproxy -sf`", 0, lambda place: Reloaded(place, reload), short=True),
-    Case("`haproxy -sf`", 1, lambda place: Reloaded(place, reload)),
+    Case("`haproxy -sf`", 0, lambda place: Reloaded(place, reload), short=True, clients=MANY),
+    Case("`haproxy -sf`", 1, lambda place: Reloaded(place, reload), clients=MANY),
     Case("`haproxy -x SOCKET -sf`: hands its sockets over", 0, lambda place: Reloaded(place, hand_over), ("alone",)),
     Case(AT_ONCE, 0, lambda _: Queueing("now"), short=True),
     Case(AT_ONCE, 1, lambda _: Queueing("now"), short=True),
@@ -154,11 +156,11 @@ def run_case(case: Case, way: str, replacements: int) -> Seen:
         server = case.server(Path(directory))
         before = counters(PLACE)
         times = []
-        with Population(CLIENTS, pause=PAUSE) as population:
+        with Population(case.clients, pause=PAUSE) as population:
             time.sleep(REST)
             for _ in range(replacements):
                 begun = time.monotonic()
-                with lane.hold(timeout=5) if way == "held" else nullcontext():
+                with lane.hold(timeout=30) if way == "held" else nullcontext():
                     server.replace()
                 times.append(time.monotonic() - begun)
                 time.sleep(REST)
@@ -173,7 +175,7 @@ def run_case(case: Case, way: str, replacements: int) -> Seen:
 
 def migration(short: bool) -> Found:
     rows, lines = [], []
-    replacements = 2 if short else 20
+    replacements = 2 if short else 10
     with network(backends=0):
         route_to(PLACE)
         for case in CASES:
