@@ -22,7 +22,7 @@ test: lint types
 	@$(PY) tools/summary build/unit.xml build/parity.xml $(HALVES:%=build/%.xml)
 
 lint: .venv/built
-	$(PY) -m ruff check . testkernel/run tools/summary
+	$(PY) -m ruff check . lab/run testkernel/run tools/summary
 
 types: .venv/built
 	$(PY) -m mypy
@@ -54,6 +54,9 @@ bench: .venv/bench | for-bench
 
 reload-bench: .venv/built | for-test
 	testkernel/run --pin 1 --timeout 3000 -- $(PY) benchmarks/reload/run.py $(ARGS)
+
+lab: .venv/built | for-test
+	$(PY) lab/run $(ARGS)
 
 docs: .venv/built
 	$(PY) -m sphinx -q -W -b html docs build/docs

@@ -92,10 +92,11 @@ class Established:
             raise RuntimeError(f"of {count} connections some do not work: {Counter(ended)}")
 
     def ask(self, patience: float = 3.0) -> list[str]:
-        """Send a request on each of them, then wait for all the answers: how each has fared."""
+        """Send a request on each of them, in any order, and wait for all the answers: how each has fared."""
         ended = ["timed out"] * len(self.sockets)
         waiting = {}
-        for at, sock in enumerate(self.sockets):
+        for at in random.sample(range(len(self.sockets)), len(self.sockets)):
+            sock = self.sockets[at]
             try:
                 sock.sendall(STAYS)
                 waiting[sock] = at

@@ -28,6 +28,7 @@ from net import (
     kill,
     network,
     renew,
+    revive,
     route_to,
     run,
     settings,
@@ -43,6 +44,9 @@ SCHEDULERS = {"mh": "mh -b mh-port", "sh": "sh -b sh-port", "rr": "rr"}
 FIRST_PORT = 20000
 SLOTS = 4093  # of the table of mh: net/netfilter/ipvs/ip_vs_mh.c, with Debian's CONFIG_IP_VS_MH_TAB_INDEX of 12
 LEAVES = "b3"
+CHANCE = random.Random(1)
+ALONE, SYNS, ALL, ROUTE = "alone", "SYNs held", "all held", "taken out of the route first"
+NOTICES = 0.3  # seconds until the router knows that a director is dead
 REST = 0.3  # seconds between two changes
 
 
@@ -53,10 +57,11 @@ class Sizes(NamedTuple):
     ports: int = 5000  # connections for evenness and moves
     kills: tuple[tuple[str, int], ...] = (("mh", 0), ("mh", 1), ("sh", 1), ("rr", 1))  # scheduler, sloppy_tcp
     established: int = 400
-    changes: int = 5
+    cases: int = 3  # of changes, the first ones
+    changes: int = 5  # of each
 
 
-SHORT = Sizes(("mh",), 100, (("mh", 0), ("mh", 1)), 40, 1)
+SHORT = Sizes(("mh",), 100, (("mh", 0), ("mh", 1)), 40, 1, 1)
 
 
 def rules(director: str, scheduler: str, backends: list[str]) -> None:
@@ -79,8 +84,8 @@ def fresh(scheduler: str, backends: list[str], sloppy: int = 1) -> None:
 
 
 def answers(ports: range) -> dict[int, str]:
-    """Who answers a connection from each of these ports."""
-    return {port: who_answers(port) for port in ports}
+    """Who answers a connection from each of these ports. Each time in another order: rr would repeat itself."""
+    return {port: who_answers(port) for port in CHANCE.sample(ports, len(ports))}
 
 
 class Load(NamedTuple):
@@ -204,45 +209,64 @@ def changes(sizes: Sizes, backends: list[str], servers: Haproxy) -> tuple[list[R
         for name in DIRECTORS:
             sh(name, f"ipvsadm -a -t {SERVICE} -r {BACKENDS[LEAVES]}:{PORT} -i")
 
+    def director_dies() -> None:
+        kill("d1")
+        time.sleep(NOTICES)
+        route_to("d2")
+
+    def director_is_back() -> None:
+        revive("d1")
+        route_to(*DIRECTORS)
+
     def nothing() -> None:
         pass
 
     cases = [
-        ("d1's rules are cleared and loaded again", rules_again, nothing, 8, ("alone", "SYNs held", "all held")),
-        ("a backend stops, then the directors are told", backend_leaves, backend_returns, 0, ("alone", "SYNs held")),
+        ("d1's rules are cleared and loaded again", rules_again, nothing, 8, (ALONE, SYNS, ALL, ROUTE)),
+        ("a backend stops, then the directors are told", backend_leaves, backend_returns, 0, (ALONE, SYNS)),
+        (f"d1 is killed, the router told {NOTICES} s later", director_dies, director_is_back, 8, (ALONE, SYNS)),
     ]
     rows, lines = [], []
-    for what, change, undo, long, ways in cases:
-        lost = {}
+    for what, change, undo, long, ways in cases[: sizes.cases]:
+        lost, new, waits = {}, [], []
         for way in ways:
             fresh("mh", backends)
-            match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=way == "SYNs held")
+            match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=way == SYNS)
             with PlugLane("client", match, ingress=True, netns="router") as lane, Population(long=long) as population:
                 times = []
                 for _ in range(sizes.changes):
                     time.sleep(REST)
-                    with nullcontext() if way == "alone" else lane.hold(timeout=30):
+                    if way == ROUTE:
+                        route_to("d2")
+                    with lane.hold(timeout=30) if way in (SYNS, ALL) else nullcontext():
                         begun = time.monotonic()
                         change()
                         times.append(time.monotonic() - begun)
+                    if way == ROUTE:
+                        route_to(*DIRECTORS)
                     time.sleep(REST)
                     undo()
             short_lost, long_lost = population.lost("short"), population.lost("long")
             lost[way] = in_words(short_lost + long_lost)
-            established = f"{in_words(long_lost)} of {population.count('long')}" if long else "-"
-            times_ = milliseconds(population.worst("short")), milliseconds(median(times))
-            lines.append([f"{what}; {way}", population.count("short"), in_words(short_lost), established, *times_])
-        held = "; ".join(f"{way}: {words}" for way, words in lost.items() if way != "alone")
-        counted = "new" + (f", and {long} established" if long else "")
-        rows.append(Row(f"{what}, {sizes.changes} times", counted, lost["alone"], held, "-"))
-    head = ["change", "new connections", "of them lost", "established ones lost", "worst wait", "a change takes"]
+            new.append(str(population.count("short")))
+            waits.append(milliseconds(population.worst("short")))
+            lines.append(
+                [f"{what}; {way}", new[-1], in_words(short_lost), stay, waits[-1], milliseconds(median(times))]
+            )
+        held = "; ".join(f"{way}: {words}" for way, words in lost.items() if way in (SYNS, ALL))
+        counted = f"{' + '.join(new)} new" + (f", {long} that stay" if long else "")
+        figure = f"longest wait of a new connection {waits[0]}; SYNs held {waits[1]}"
+        if ROUTE in lost:
+            figure += f". Lost without a hold, if d1 is {ROUTE}: {lost[ROUTE]}"
+        rows.append(Row(f"{what}, {sizes.changes} times", counted, lost[ALONE], held, figure))
+    head = ["change", "new connections", "of them lost", "of those that stay", "longest wait", "a change takes"]
     return rows, Table(f"Changes while the router holds or not, each {sizes.changes} times", head, lines)
 
 
 def maglev(short: bool) -> Found:
     sizes = SHORT if short else Sizes()
     run(["modprobe", "-a", "ip_vs", "ip_vs_mh", "ip_vs_sh", "ip_vs_rr", "ipip"])
-    with TemporaryDirectory() as directory, network() as backends:
+    with TemporaryDirectory() as directory, network(backends=3 if short else 5) as backends:
         servers = backend_servers(Path(directory), backends)
         servers.start()
         enter("client")

@@ -124,15 +124,15 @@ AT_ONCE = "a full accept queue, closed at once"
 DRAINED = "a full accept queue, answered before it is closed"
 GAP = 0.1  # seconds in which nobody listens
 CASES = [
-    Case("`haproxy -sf`", 0, lambda place: Reloaded(place, reload), short=True, clients=MANY),
+    Case("`haproxy -sf`", 0, lambda place: Reloaded(place, reload), clients=MANY),
     Case("`haproxy -sf`", 1, lambda place: Reloaded(place, reload), clients=MANY),
     Case("`haproxy -x SOCKET -sf`: hands its sockets over", 0, lambda place: Reloaded(place, hand_over), ("alone",)),
     Case(AT_ONCE, 0, lambda _: Queueing("now"), short=True),
     Case(AT_ONCE, 1, lambda _: Queueing("now"), short=True),
-    Case(DRAINED, 0, lambda _: Queueing("drain")),
+    Case(DRAINED, 0, lambda _: Queueing("drain"), short=True),
     Case(DRAINED, 1, lambda _: Queueing("drain"), ("alone",)),
-    Case("haproxy stops, then starts", 1, lambda place: Reloaded(place, stop_and_start)),
-    Case("the only listener closes, another one comes later", 1, lambda _: Queueing("drain", gap=GAP), short=True),
+    Case("haproxy stops, then starts", 1, lambda place: Reloaded(place, stop_and_start), short=True),
+    Case("the only listener closes, another one comes later", 1, lambda _: Queueing("drain", gap=GAP)),
     Case("old and new listen on different addresses", 1, lambda _: Queueing("drain", (EVERYWHERE, VIP))),
     Case("old without, new with TCP_SAVE_SYN", 1, lambda _: Queueing("now", (VIP, f"{VIP} save-syn"))),
     Case("the same, the queue answered before it is closed", 1, lambda _: Queueing("drain", (VIP, f"{VIP} save-syn"))),
@@ -154,18 +154,19 @@ def run_case(case: Case, way: str, replacements: int) -> Seen:
     match = Match(ip_proto="tcp", dst_port=PORT, tcp_syn=True)
     with TemporaryDirectory() as directory, PlugLane("eth0", match, ingress=True, netns=PLACE) as lane:
         server = case.server(Path(directory))
-        before = counters(PLACE)
-        times = []
-        with Population(case.clients, pause=PAUSE) as population:
-            time.sleep(REST)
-            for _ in range(replacements):
-                begun = time.monotonic()
-                with lane.hold(timeout=30) if way == "held" else nullcontext():
-                    server.replace()
-                times.append(time.monotonic() - begun)
+        before, times = counters(PLACE), []
+        try:
+            with Population(case.clients, pause=PAUSE) as population:
                 time.sleep(REST)
+                for _ in range(replacements):
+                    begun = time.monotonic()
+                    with lane.hold(timeout=30) if way == "held" else nullcontext():
+                        server.replace()
+                    times.append(time.monotonic() - begun)
+                    time.sleep(REST)
+        finally:
+            server.end()
         after = counters(PLACE)
-        server.end()
     served = len({one.by for one in population.done if one.by})
     if served != replacements + 1:
         raise RuntimeError(f"{case.what}: {replacements} replacements, but {served} processes have answered")

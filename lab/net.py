@@ -134,6 +134,11 @@ def kill(name: str) -> None:
     ip(name, "link set eth0 down")
 
 
+def revive(name: str) -> None:
+    """A director that was killed is back, with all that it knew."""
+    ip(name, "link set eth0 up", f"route add default via {gateway(ADDRESSES[name])}")
+
+
 def renew() -> None:
     """New directors in the old ones' places: they remember nothing."""
     for name in DIRECTORS:

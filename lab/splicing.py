@@ -14,6 +14,7 @@ import re
 import subprocess
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -102,8 +103,10 @@ def proxy(mode: str):
         os.environ["RUN"] = directory
         haproxy = Haproxy(Path(directory), config(mode), PLACE, "-dS" if mode == COPIED else "")
         haproxy.start()
-        yield haproxy
-        haproxy.end()
+        try:
+            yield haproxy
+        finally:
+            haproxy.end()
 
 
 class Wrong(Exception):
@@ -216,7 +219,7 @@ def reloads(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
     """haproxy is reloaded while large objects are on their way and new connections come."""
     size = sizes.objects[-1][0]
     match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=True)
-    lines, lost, counted = [], {}, ""
+    lines, lost, new, on = [], {}, [], []
     for way in ("alone", "held"):
         ended: list[str] = []
         over, begun = threading.Event(), threading.Semaphore(0)
@@ -234,20 +237,21 @@ def reloads(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
                 with lane.hold(timeout=30) if way == "held" else nullcontext():
                     haproxy.reload()
                 time.sleep(0.2)
-            under_way = sizes.transfers - len(ended)
+            on.append(sizes.transfers - len(ended))
             over.set()
             for thread in threads:
                 thread.join()
-        cut = [word for word in ended if word != "ok"]
-        new = in_words(population.lost("short"))
-        lost[way] = f"{len(cut)} of the transfers; new: {new}"
-        counted = f"{sizes.transfers} transfers of {in_size(size)}, and new ones"
+        new.append(population.count("short"))
+        cut, refused = Counter(word for word in ended if word != "ok"), population.lost("short")
+        lost[way] = in_words(cut + refused)
         worst = milliseconds(population.worst("short"))
-        lines.append([way, sizes.transfers, under_way, len(cut), population.count("short"), new, worst])
-    head = ["", "transfers", "still under way after the last reload", "cut", "new connections", "lost", "worst wait"]
+        lines.append([way, sizes.transfers, on[-1], in_words(cut), new[-1], in_words(refused), worst])
+    head = ["", "transfers", "on their way after the last reload", "cut", "new connections", "lost", "worst wait"]
     title = f"`haproxy -sf`, {sizes.reloads} times while objects of {in_size(size)} are on their way"
-    row = Row(f"haproxy is reloaded {sizes.reloads} times in mid-transfer", counted, lost["alone"], lost["held"], "-")
-    return [row], Table(title, head, lines)
+    what = f"haproxy is reloaded {sizes.reloads} times in mid-transfer"
+    counted = f"{2 * sizes.transfers} transfers of {in_size(size)}; {new[0]} + {new[1]} new connections"
+    figure = f"{sum(on)} of {2 * sizes.transfers} were still on their way after the last reload"
+    return [Row(what, counted, lost["alone"], lost["held"], figure)], Table(title, head, lines)
 
 
 def transfer(size: int, files: Files, over: threading.Event, begun: threading.Semaphore, ended: list[str]) -> None:
@@ -265,7 +269,7 @@ def transfer(size: int, files: Files, over: threading.Event, begun: threading.Se
     try:
         fetch(size, files, pace)
         ended.append("ok")
-    except HTTPException:
+    except (HTTPException, Wrong):
         ended.append("cut short")
     except (OSError, Cut) as error:
         ended.append(word_for(error))
