@@ -250,9 +250,8 @@ def changes(sizes: Sizes, backends: list[str], servers: Haproxy) -> tuple[list[R
             lost[way] = in_words(short_lost + long_lost)
             new.append(str(population.count("short")))
             waits.append(milliseconds(population.worst("short")))
-            lines.append(
-                [f"{what}; {way}", new[-1], in_words(short_lost), stay, waits[-1], milliseconds(median(times))]
-            )
+            words = in_words(short_lost), in_words(long_lost) if long else "-"
+            lines.append([f"{what}; {way}", int(new[-1]), *words, waits[-1], milliseconds(median(times))])
         held = "; ".join(f"{way}: {words}" for way, words in lost.items() if way in (SYNS, ALL))
         counted = f"{' + '.join(new)} new" + (f", {long} that stay" if long else "")
         figure = f"longest wait of a new connection {waits[0]}; SYNs held {waits[1]}"

@@ -39,13 +39,14 @@ class Sizes(NamedTuple):
     """How much is fetched: objects of so many bytes, how often in each round."""
 
     objects: tuple[tuple[int, int], ...] = ((KB, 300), (100 * KB, 100), (MB, 30), (10 * MB, 8), (100 * MB, 2))
+    modes: tuple[str, ...] = (AUTO, RESPONSE)
     rounds: int = 3
     uploads: tuple[int, int] = (10 * MB, 5)
     transfers: int = 6
     reloads: int = 5
 
 
-SHORT = Sizes(((KB, 5), (10 * MB, 1)), 1, (MB, 1), 2, 1)
+SHORT = Sizes(((KB, 5), (10 * MB, 1)), (RESPONSE,), 1, (MB, 1), 2, 1)
 DIGEST = """\
 #!/bin/sh
 printf 'Content-Type: text/plain\\r\\n\\r\\n'
@@ -190,7 +191,7 @@ def costs(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
     found: dict[tuple[str, int], Cost] = {}
     sent = {COPIED: none, REQUEST: none}
     for _ in range(sizes.rounds):
-        for mode in (COPIED, AUTO, RESPONSE):
+        for mode in (COPIED, *sizes.modes):
             with proxy(mode) as haproxy:
                 for size, count in sizes.objects:
                     found[mode, size] = found.get((mode, size), none) + cost(haproxy, fetch, size, count, files)
@@ -200,7 +201,7 @@ def costs(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
     pairs = [
         (in_size(size), count * sizes.rounds, mode, found[COPIED, size], found[mode, size])
         for size, count in sizes.objects
-        for mode in (AUTO, RESPONSE)
+        for mode in sizes.modes
     ]
     size, count = sizes.uploads
     pairs.append((f"{in_size(size)}, sent to the server", count * sizes.rounds, REQUEST, *sent.values()))
