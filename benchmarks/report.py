@@ -33,7 +33,7 @@ def _ratio(ratio: float) -> str:
 def text(found: dict, pictures: list[str]) -> str:
     """The table with what must be said of it."""
     parts = [table(found["rows"]), "\n"]
-    parts += [f"- {note}\n" for note in [*found["notes"], f"Medians of {found['rounds']} rounds. {found['where']}"]]
+    parts += [f"- {note}\n" for note in [*found["notes"], f"Medians of {found['rounds']} rounds or more. {found['where']}"]]
     parts += [f"\n![{Path(name).stem}]({name})\n" for name in pictures]
     return "".join(parts)
 

@@ -34,7 +34,7 @@ class Bench:
     def __init__(self, directory: Path, *, short: bool) -> None:
         self.directory = directory
         self.short = short
-        self.rounds = 1 if short else 15
+        self.rounds = 1 if short else 21
         self.figures: dict[str, object] = {}
         self.notes: list[str] = []
 
@@ -59,26 +59,31 @@ def dummies(count: int) -> Iterator[list[str]]:
 
 def toggles(bench: Bench) -> Iterator[Row]:
     """A toggle, which is one buffer() or one release_indefinite(), by everybody who can."""
-    times, few, processes = bench.size(400, 50), bench.size(20, 3), bench.size(3, 1)
-    with dummies(1):
-        ours = worker("worker.py")
+    times, few, processes = bench.size(100, 50), bench.size(20, 3), bench.size(3, 1)
+    with dummies(1), ExitStack() as stack:
+
+        def started(program: Program) -> Program:
+            stack.callback(program.close)
+            return program
+
+        ours = started(worker("worker.py"))
         ours.hear()
         ours.timed("attach b0")
-        floor = Program(compiled(HERE / "floor.c", bench.directory), "b0", HANDLE)
+        floor = started(Program(compiled(HERE / "floor.c", bench.directory), "b0", HANDLE))
+        original = started(Program(reference(bench.directory)))
+        original.timed(f"attach b0 root {HANDLE} 1000000")
         pair = 2 * times
-        contestants = {
+        quick = {
             OURS: lambda: ours.timed(f"toggle {times}") / pair,
             "drop-in port": lambda: ours.timed(f"port {times}") / pair,
             FLOOR: lambda: floor.timed(f"toggle {times}") / pair,
+            ORIGINAL: lambda: original.timed(f"toggle {times}") / pair,
         }
-        original = Program(reference(bench.directory))
-        original.timed(f"attach b0 root {HANDLE} 1000000")
-        contestants[ORIGINAL] = lambda: original.timed(f"toggle {times}") / pair
-        started = [ours, floor, original]
+        found = interleaved(quick, bench.size(100, 1))
+        contestants = {OURS: quick[OURS]}
         try:
-            pyroute2 = worker("worker_pyroute2.py", "b0")
+            pyroute2 = started(worker("worker_pyroute2.py", "b0"))
             pyroute2.hear()
-            started.append(pyroute2)
             contestants["pyroute2"] = lambda: pyroute2.timed(f"toggle {few}") / (2 * few)
         except RuntimeError:
             bench.notes.append("Not measured: pyroute2, which is not installed (pip install '.[bench]').")
@@ -105,10 +110,8 @@ def toggles(bench: Bench) -> Iterator[Row]:
                     contestants["nl-qdisc-add, module preloaded"] = lambda: processes_of(*by_nl, environment=preload)
         except FileNotFoundError:
             bench.notes.append("Not measured: nl-qdisc-add, which is not installed (Debian: libnl-utils).")
-        found = interleaved(contestants, bench.rounds)
-        for program in started:
-            program.close()
-    bench.figures["toggle"] = {name: found.of(name) for name in found.values}
+        slow = interleaved(contestants, bench.rounds)
+    bench.figures["toggle"] = {name: measured.of(name) for measured in (slow, found) for name in measured.values}
     yield compared(found, 1, "a toggle", OURS, ORIGINAL, 0.80)
     yield compared(found, 1, "a toggle", OURS, FLOOR, 1.15)
     yield compared(found, 1, "a toggle by the drop-in port", "drop-in port", ORIGINAL)
@@ -119,8 +122,8 @@ def toggles(bench: Bench) -> Iterator[Row]:
         ("an nl-qdisc-add process", 500),
         ("nl-qdisc-add, module preloaded", 500),
     ):
-        if name in found:
-            yield compared(found, 4, "times faster, a toggle", OURS, name, bound, faster=True)
+        if name in slow:
+            yield compared(slow, 4, "times faster, a toggle", OURS, name, bound, faster=True)
 
 
 @contextmanager
@@ -398,7 +401,7 @@ def holds(bench: Bench) -> Iterator[Row]:
                 "hold()": lambda: ours.timed(f"hold {times}") / times,
                 "buffer() and release": lambda: ours.timed(f"toggle {times}") / times,
             },
-            bench.rounds,
+            bench.size(50, 1),
         )
         over = [
             (hold - bare) / (bare / 2)
