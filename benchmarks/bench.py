@@ -3,7 +3,7 @@
 """What libnlplug costs beside its peers: 'make bench'. Ends with 1 where a bound is missed.
 
 Most of it runs on the test kernel, which is kept on one processor; the import is measured on the host. The table and
-the pictures go into README.md of this folder.
+the picture go into README.md of this folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a minute, to see that it works: nothing is judged")
     parser.add_argument("--pin", default="1", metavar="CPU", help="the test kernel's processor (1)")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep the figures, as JSON")
-    parser.add_argument("--again", type=Path, metavar="FILE", help="make table and pictures of kept figures")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="make table and picture of kept figures")
     parser.add_argument("sections", nargs="*", metavar="SECTION")
     options = parser.parse_args()
     found = json.loads(options.again.read_text()) if options.again else measure(options)
@@ -39,7 +39,7 @@ def main() -> int:
             row["bound"] = None
     print(report.table(found["rows"]))
     if not options.sections and not options.short:
-        report.put_into(HERE / "README.md", report.text(found, report.plots(found["figures"], HERE)))
+        report.put_into(HERE / "README.md", report.text(found, report.plot(found["figures"], HERE)))
     missed = [row["what"] for row in found["rows"] if report.is_met(row) is False]
     for what in missed:
         print(f"missed: {what}", file=sys.stderr)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The table of what was measured, and plots of it where matplotlib is installed."""
+"""The table of what was measured, and a picture of it where matplotlib is installed."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from rounds import time_text
 
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
 
@@ -33,8 +35,10 @@ def _ratio(ratio: float) -> str:
 def text(found: dict, pictures: list[str]) -> str:
     """The table with what must be said of it."""
     parts = [table(found["rows"]), "\n"]
-    parts += [f"- {note}\n" for note in [*found["notes"], f"Medians of {found['rounds']} rounds or more. {found['where']}"]]
-    parts += [f"\n![{Path(name).stem}]({name})\n" for name in pictures]
+    parts += [
+        f"- {note}\n" for note in [*found["notes"], f"Medians of {found['rounds']} rounds or more. {found['where']}"]
+    ]
+    parts += [f"\n![what a toggle costs; attach with many links; many devices at once]({name})\n" for name in pictures]
     return "".join(parts)
 
 
@@ -45,52 +49,56 @@ def put_into(readme: Path, text: str) -> None:
     readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
-def plots(figures: dict, directory: Path) -> list[str]:
-    """The pictures' names; none without matplotlib."""
+GREY, BLUE = "#8b949e", "#1f6feb"
+
+
+def plot(figures: dict, directory: Path) -> list[str]:
+    """The picture's name; none without matplotlib, or where a section is missing."""
     try:
         import matplotlib
     except ImportError:
         return []
+    if not {"toggle", "links", "group"} <= figures.keys():
+        return []
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "libnlplug"
+    matplotlib.rcParams.update({"svg.hashsalt": "libnlplug", "svg.fonttype": "none", "font.size": 8})
     from matplotlib import pyplot
 
-    made = []
+    shown, (left, middle, right) = pyplot.subplots(1, 3, figsize=(11, 2.6), layout="constrained")
+    _toggles(left, figures["toggle"])
+    links = figures["links"]
+    lines = [
+        ("attach(), C original", [links[count]["C original"] for count in links], GREY, "-"),
+        ("attach()", [links[count]["attach"] for count in links], BLUE, "-"),
+        ("stats()", [links[count]["stats"] for count in links], BLUE, "--"),
+    ]
+    _lines(middle, "links in the namespace", [int(count) for count in links], lines)
+    group = figures["group"]
+    lines = [
+        (f"{action}, {label}", [group[size][f"{who} {action}"] for size in group], color, style)
+        for who, label, color in (("C original", "C original", GREY), ("libnlplug", "PlugGroup", BLUE))
+        for action, style in (("buffer", "-"), ("release", "--"))
+    ]
+    _lines(right, "devices toggled", [int(size) for size in group], lines)
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    (directory / "img").mkdir(exist_ok=True)
+    shown.savefig(directory / "img" / "cost.svg", metadata={"Date": None})
+    return ["img/cost.svg"]
 
-    def finish(axes, name: str, title: str) -> None:
-        axes.set_title(title, fontsize=10, loc="left")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        pyplot.tight_layout()
-        pyplot.savefig(directory / name, metadata={"Date": None})
-        pyplot.close()
-        made.append(name)
 
-    if "toggle" in figures:
-        names = sorted(figures["toggle"], key=figures["toggle"].get, reverse=True)
-        _, axes = pyplot.subplots(figsize=(7, 3))
-        bars = axes.barh(names, [figures["toggle"][name] * 1e6 for name in names], color="#9aa5b1", log=True)
-        bars[names.index("libnlplug")].set_color("#1f6feb")
-        axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
-        axes.set_xlabel("µs a toggle")
-        finish(axes, "toggle.svg", "One buffer() or one release")
-    if "links" in figures:
-        _, axes = pyplot.subplots(figsize=(7, 3))
-        counts = sorted(map(int, figures["links"]))
-        for name, label in (("C original", "attach, C original"), ("attach", "attach()"), ("stats", "stats()")):
-            axes.plot(counts, [figures["links"][str(n)][name] * 1e3 for n in counts], marker="o", label=label)
-        axes.set(xscale="log", yscale="log", xlabel="links in the namespace", ylabel="ms")
-        axes.legend(frameon=False, fontsize=8)
-        finish(axes, "links.svg", "With many links")
-    if "group" in figures:
-        _, axes = pyplot.subplots(figsize=(7, 3))
-        sizes = sorted(map(int, figures["group"]))
-        for who, color in (("C original", "#9aa5b1"), ("libnlplug", "#1f6feb")):
-            for action, style in (("buffer", "-"), ("release", "--")):
-                values = [figures["group"][str(n)][f"{who} {action}"] * 1e3 for n in sizes]
-                label = f"{action}, {'PlugGroup' if who == 'libnlplug' else 'a loop of the C original'}"
-                axes.plot(sizes, values, style, color=color, marker="o", label=label)
-        axes.set(xscale="log", yscale="log", xlabel="devices", ylabel="ms")
-        axes.legend(frameon=False, fontsize=8)
-        finish(axes, "group.svg", "Many devices at once")
-    return made
+def _toggles(axes, seconds: dict[str, float]) -> None:
+    names = sorted(seconds, key=seconds.__getitem__, reverse=True)
+    colors = [BLUE if name in ("libnlplug", "drop-in port") else GREY for name in names]
+    bars = axes.barh(names, [seconds[name] * 1e6 for name in names], color=colors, log=True)
+    axes.bar_label(bars, [time_text(seconds[name]) for name in names], padding=3)
+    axes.set(xlabel="µs a toggle", xlim=(1, 1e7 * seconds[names[0]]))
+
+
+def _lines(axes, what: str, counts: list[int], lines: list[tuple[str, list[float], str, str]]) -> None:
+    for label, seconds, color, style in lines:
+        axes.plot(counts, [1e3 * one for one in seconds], style, color=color, marker="o", markersize=3, label=label)
+    axes.set(xscale="log", yscale="log", xlabel=what, ylabel="ms")
+    axes.set_xticks(counts, [str(count) for count in counts], minor=False)
+    axes.minorticks_off()
+    axes.legend(frameon=False)

@@ -35,19 +35,23 @@ MAY_BE_LOADED = {
 }
 
 
-def python(program: str, package: Path = PACKAGE) -> subprocess.CompletedProcess[str]:
+def python(program: str, package: Path = PACKAGE, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a program in an interpreter without site: what the environment loads would hide what the program does."""
     start = f"import sys, os; sys.path[:0] = {[str(package.parent), str(BACKEND)]!r}; before = set(sys.modules)\n"
-    argv = [sys.executable, "-I", "-S", "-B", "-c", start + program]
+    argv = [sys.executable, "-I", "-S", "-B", *options, "-c", start + program]
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_the_import_is_cheap() -> None:
-    """No argparse, subprocess, typing, threading, collections, re or cffi package: nothing but what is listed here."""
-    done = python("import libnlplug; print(*sorted(set(sys.modules) - before))")
+    """No argparse, subprocess, typing, threading, collections, re or cffi package: nothing but what is listed here,
+    neither in what -X importtime shows nor among the modules that are there afterwards."""
+    program = "print('from here', file=sys.stderr); import libnlplug; print(*set(sys.modules) - before)"
+    done = python(program, PACKAGE, "-X", "importtime")
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) - MAY_BE_LOADED == set()
-    assert {"libnlplug", "libnlplug._libnl", "libnlplug.qdisc"} <= set(done.stdout.split())
+    _before, shown = done.stderr.split("from here\n")
+    imported = {line.split("|")[-1].strip() for line in shown.splitlines() if line.startswith("import time:")}
+    assert (imported | set(done.stdout.split())) - MAY_BE_LOADED == set()
+    assert {"libnlplug", "libnlplug._libnl", "libnlplug.qdisc"} <= imported
 
 
 def test_everything_public_is_there() -> None:
