@@ -59,7 +59,7 @@ def dummies(count: int) -> Iterator[list[str]]:
 
 def toggles(bench: Bench) -> Iterator[Row]:
     """A toggle, which is one buffer() or one release_indefinite(), by everybody who can."""
-    times, few, processes = bench.size(100, 50), bench.size(20, 3), bench.size(3, 1)
+    times, few, processes = bench.size(400, 50), bench.size(20, 3), bench.size(3, 1)
     with dummies(1), ExitStack() as stack:
 
         def started(program: Program) -> Program:
@@ -79,7 +79,7 @@ def toggles(bench: Bench) -> Iterator[Row]:
             FLOOR: lambda: floor.timed(f"toggle {times}") / pair,
             ORIGINAL: lambda: original.timed(f"toggle {times}") / pair,
         }
-        found = interleaved(quick, bench.size(100, 1))
+        found = interleaved(quick, bench.size(50, 1))
         contestants = {OURS: quick[OURS]}
         try:
             pyroute2 = started(worker("worker_pyroute2.py", "b0"))
