@@ -13,6 +13,12 @@ plug_qdisc.c.
 """
 
 try:
+    import os as _os
+    import sys as _sys
+
+    # What _libnl calls is looked up now, as its own flag says; what libnl calls, 500 functions, when it is called.
+    _flags = _sys.getdlopenflags()
+    _sys.setdlopenflags(_flags & ~_os.RTLD_NOW | _os.RTLD_LAZY)
     from . import _libnl as _libnl
 except ImportError as error:
     loading = (error.path or "").endswith(".so")  # glibc's words or musl's: a library is missing, or a function in it
@@ -25,6 +31,8 @@ except ImportError as error:
         f"libnlplug needs the system's libnl-3 and libnl-route-3, version 3.2.29 or newer ({old}{error}): upgrade or"
         " install libnl-3-200 and libnl-route-3-200 (Debian, Ubuntu), libnl3 (Fedora, RHEL, Alpine) or libnl (Arch)"
     ) from None
+finally:
+    _sys.setdlopenflags(_flags)
 
 from .errors import (
     ClassNotFound,
