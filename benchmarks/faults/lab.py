@@ -29,6 +29,7 @@ from libnlplug import PlugQdisc, attach
 SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)
 PACE = 0.001  # seconds between two packets
 PATIENCE = 5.0  # seconds after which a flow is taken for stopped
+_librt = ctypes.CDLL("librt.so.1", use_errno=True)  # where glibc before 2.34 has its timers, and with it libc
 
 
 def now() -> int:
@@ -220,12 +221,11 @@ class _Sigevent(ctypes.Structure):
 
 def kill_myself_in(nanoseconds: int) -> None:
     """Have the kernel send SIGKILL to this process then: to the microsecond, and whatever it is doing."""
-    libc = ctypes.CDLL("librt.so.1", use_errno=True)  # glibc before 2.34 has its timers there; it loads libc
     timer, event = ctypes.c_void_p(), _Sigevent(None, signal.SIGKILL, 0)
-    if libc.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
+    if _librt.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
         raise OSError(ctypes.get_errno(), "timer_create")
     when = (ctypes.c_long * 4)(0, 0, nanoseconds // 10**9, max(1, nanoseconds % 10**9))
-    if libc.timer_settime(timer, 0, ctypes.byref(when), None):
+    if _librt.timer_settime(timer, 0, ctypes.byref(when), None):
         raise OSError(ctypes.get_errno(), "timer_settime")
 
 
