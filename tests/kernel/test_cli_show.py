@@ -182,9 +182,9 @@ def test_more_plugs_than_rows_stay_on_the_screen(wire: Wire, plug: PlugQdisc, cl
         libnlplug.attach("lo", parent=f"1:{band}", netns=wire.near).close()
     terminal = cli.terminal("show", "--watch", columns=200, rows=5)
     terminal.expect("more lines", 3)
+    lines = terminal.screen()  # before the terminal echoes ^C
     terminal.type(CTRL_C)
     assert terminal.status() == 0
-    lines = terminal.screen()
     assert [line for line in lines if "more lines" in line] == ["... 4 more lines"]
     assert len([line for line in lines if " root [" in line or line.startswith("lo 1:")]) == 3
 
