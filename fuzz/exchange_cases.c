@@ -8,11 +8,11 @@ static void read_both(const struct nlmsghdr *header)
 {
 	char *copy = memcpy(malloc(header->nlmsg_len), header, header->nlmsg_len); /* nothing of what follows it */
 	struct libnlplug_qdisc qdisc;
-	char name[IFNAMSIZ];
+	struct libnlplug_link link;
 
 	if (libnlplug_read_qdisc(copy, header->nlmsg_len, &qdisc) && strlen(qdisc.kind) >= sizeof qdisc.kind)
 		abort();
-	if (libnlplug_read_link(copy, header->nlmsg_len, name) && strlen(name) >= IFNAMSIZ)
+	if (libnlplug_read_link(copy, header->nlmsg_len, &link) && strlen(link.name) >= sizeof link.name)
 		abort();
 	free(copy);
 }

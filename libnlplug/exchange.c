@@ -195,6 +195,15 @@ static void copy_nested(const struct rtattr *nest, int type, void *to, size_t si
 		memcpy(to, RTA_DATA(found), RTA_PAYLOAD(found) < size ? RTA_PAYLOAD(found) : size);
 }
 
+/* The number of an attribute, where it is there. */
+static void copy_number(const struct rtattr *at, int left, int type, uint32_t *to)
+{
+	const struct rtattr *found = attribute(at, left, type);
+
+	if (found && RTA_PAYLOAD(found) >= sizeof *to)
+		memcpy(to, RTA_DATA(found), sizeof *to);
+}
+
 /*
  * What a message of the kernel shows of a qdisc; 0 where it shows none. (libnl reads the options of each kind too, which
  * nobody here asks for, and crashes on a message that is not as it should be; so it does with links.)
@@ -230,8 +239,8 @@ int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qd
 	return 1;
 }
 
-/* The interface index of a link that a message of the kernel shows, and its name; 0 where it shows none. */
-int libnlplug_read_link(const char *message, size_t length, char name[16])
+/* What a message of the kernel shows of a link; 0 where it shows none. */
+int libnlplug_read_link(const char *message, size_t length, struct libnlplug_link *link)
 {
 	const struct nlmsghdr *header = (const struct nlmsghdr *)message;
 	const struct ifinfomsg *info = NLMSG_DATA(header);
@@ -240,9 +249,11 @@ int libnlplug_read_link(const char *message, size_t length, char name[16])
 
 	if (!found || header->nlmsg_type != RTM_NEWLINK)
 		return 0;
-	memset(name, 0, IFNAMSIZ);
-	memcpy(name, RTA_DATA(found), RTA_PAYLOAD(found) < IFNAMSIZ ? RTA_PAYLOAD(found) : IFNAMSIZ - 1);
-	return info->ifi_index;
+	*link = (struct libnlplug_link){ .ifindex = info->ifi_index, .mtu = 1500, .txqueuelen = 1000 };
+	memcpy(link->name, RTA_DATA(found), RTA_PAYLOAD(found) < IFNAMSIZ ? RTA_PAYLOAD(found) : IFNAMSIZ - 1);
+	copy_number(IFLA_RTA(info), left, IFLA_MTU, &link->mtu);
+	copy_number(IFLA_RTA(info), left, IFLA_TXQLEN, &link->txqueuelen);
+	return 1;
 }
 
 /* The counters of the queue of a qdisc that the kernel shows. */

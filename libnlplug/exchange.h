@@ -40,4 +40,12 @@ struct libnlplug_qdisc {
 };
 
 int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qdisc *qdisc);
-int libnlplug_read_link(const char *message, size_t length, char name[16]);
+
+struct libnlplug_link {
+	int ifindex;
+	uint32_t mtu;
+	uint32_t txqueuelen;
+	char name[16];
+};
+
+int libnlplug_read_link(const char *message, size_t length, struct libnlplug_link *link);

@@ -61,10 +61,12 @@ if TYPE_CHECKING:
     from ._libnl import CData
     from .guard import Guard, Holder
     from .hold import Hold
-    from .route import Netns, QdiscInfo
+    from .route import LinkInfo, Netns, QdiscInfo
 
 LIMIT_MAX = (1 << 31) - 1
 DRAIN_TIMEOUT = 2.0
+DEFAULT_TXQUEUELEN = 1000  # the kernel's own (DEFAULT_TX_QUEUE_LEN)
+LINK_HEADER = 14
 
 _ROOT_HANDLE = 0x504C_0000  # "PL"
 _CLASS_HANDLES = 0x5000_0000
@@ -427,8 +429,9 @@ def attach(
 
     ``parent`` is 'root' or the class of a classful qdisc, as '1:4'. ``handle``, as '40:', is 504c: at the root and
     5000: plus the class's minor number elsewhere, where it is not given. ``limit`` is in bytes, link headers included,
-    1 to 2^31-1; None is the kernel's default: the device's txqueuelen times its MTU with link header. ``netns`` is the
-    network namespace: a name of ``ip netns``, a path, a pid (int) or an object with a fileno(); None is the caller's.
+    1 to 2^31-1; None is the kernel's default: the device's txqueuelen times its MTU with link header, or that for a
+    txqueuelen of 1000 where it is 0, which would drop every packet for ever. ``netns`` is the network namespace: a name
+    of ``ip netns``, a path, a pid (int) or an object with a fileno(); None is the caller's.
 
     A plug that is there is adopted: it is sent nothing but a given ``limit``, and a given ``handle`` that differs is
     QdiscExists. A configured qdisc of another kind is never displaced: QdiscExists.
@@ -458,7 +461,8 @@ def attach_by(
     route: RouteSocket, device: str, parent_number: int, handle_number: int | None, checked: int | None
 ) -> PlugQdisc:
     """attach() over a socket that is there, with arguments that were checked."""
-    ifindex = route.link(device)
+    link = route.link_info(device)
+    ifindex = link.ifindex
     found = _found(route, ifindex, parent_number, device)
     if found is None or found.handle == 0:
         number = handle_number or _default_handle(parent_number)
@@ -466,13 +470,18 @@ def attach_by(
             _refuse_elsewhere(route, ifindex, number, device)
         plug = PlugQdisc(route, device, ifindex, parent_number, number)
         try:
-            plug._create(checked)
+            plug._create(_own_default(link) if checked is None and link.txqueuelen == 0 else checked)
             return plug
         except QdiscExists:
             found = _found(route, ifindex, parent_number, device)
             if found is None or found.kind != "plug":
                 raise
     return _adopt(route, device, found, handle_number, checked)
+
+
+def _own_default(link: LinkInfo) -> int:
+    """The limit where the kernel's own, txqueuelen times a packet, would be 0: that of the usual txqueuelen."""
+    return min(DEFAULT_TXQUEUELEN * (link.mtu + LINK_HEADER), LIMIT_MAX)
 
 
 def _refuse_elsewhere(route: RouteSocket, ifindex: int, handle: int, device: str) -> None:

@@ -23,6 +23,7 @@ from .errors import DeviceNotFound, NetlinkError, NetnsNotFound, NotPermitted, c
 __all__ = [
     "ClosedError",
     "ForkedError",
+    "LinkInfo",
     "Netns",
     "QdiscInfo",
     "RouteSocket",
@@ -88,6 +89,16 @@ class QdiscInfo(Record):
     drops: int
     packets: int
     bytes: int
+
+
+class LinkInfo(Record):
+    """What the kernel shows of a link."""
+
+    __slots__ = ("ifindex", "name", "mtu", "txqueuelen")
+    ifindex: int
+    name: str
+    mtu: int
+    txqueuelen: int
 
 
 def qdisc_info(message: bytes) -> QdiscInfo | None:
@@ -306,6 +317,10 @@ class RouteSocket:
 
     def link(self, device: str) -> int:
         """The interface index of ``device`` in the socket's namespace; DeviceNotFound where there is none."""
+        return self.link_info(device).ifindex
+
+    def link_info(self, device: str) -> LinkInfo:
+        """The same with what more the kernel shows of it."""
         if not isinstance(device, str):
             raise TypeError(f"a device is named by a str, as 'eth0', not by {device!r}")
         name = _encoded(device)
@@ -318,19 +333,18 @@ class RouteSocket:
             )
         msg = link_message(lib.RTM_GETLINK, 0, 0)
         check(lib.nla_put_string(msg, lib.IFLA_IFNAME, name), "build a request")
-        return self._link(msg, device)[0]
+        return self._link(msg, device)
 
     def link_name(self, ifindex: int) -> str:
         """The name of the device with this interface index; DeviceNotFound where there is none."""
-        return self._link(link_message(lib.RTM_GETLINK, 0, ifindex), f"device {ifindex}")[1]
+        return self._link(link_message(lib.RTM_GETLINK, 0, ifindex), f"device {ifindex}").name
 
-    def _link(self, msg: CData, device: str) -> tuple[int, str]:
+    def _link(self, msg: CData, device: str) -> LinkInfo:
         message = self.get(msg, "find", device) or b""
-        name = ffi.new("char[]", lib.IFNAMSIZ)
-        ifindex = lib.libnlplug_read_link(message, len(message), name)
-        if ifindex <= 0:
+        read = ffi.new("struct libnlplug_link *")
+        if not lib.libnlplug_read_link(message, len(message), read) or read.ifindex <= 0:
             raise NetlinkError(None, f"cannot find {device}: the kernel answered with no link", "find", device)
-        return ifindex, os.fsdecode(ffi.string(name))
+        return LinkInfo(read.ifindex, os.fsdecode(ffi.string(read.name)), read.mtu, read.txqueuelen)
 
     def qdisc(
         self, ifindex: int, parent: int, device: str, handle: int = 0, kind: bytes | None = None

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from netlab import FRAME, Wire
+from netlab import FRAME, Wire, random_name
 
 import libnlplug
 from libnlplug import PlugQdisc
@@ -93,6 +95,22 @@ def test_no_limit_is_the_kernels_default(wire: Wire) -> None:
     assert (plug.stats().qlen, plug.stats().drops) == (limit // FRAME, 10)
     plug.release_indefinite()
     wire.expect(numbers[: limit // FRAME])
+    plug.close()
+
+
+def test_no_limit_is_never_0(wire: Wire) -> None:
+    """With a txqueuelen of 0 the kernel's default would be 0, which drops all packets for ever: another is taken."""
+    device = random_name()
+    wire.near.ip(f"link add {device} type ifb")
+    wire.near.ip(f"link set {device} txqueuelen 0 up")
+    plug = libnlplug.attach(device, netns=wire.near)
+    assert plug.limit == 1000 * (wire.near.link(device)["mtu"] + 14)
+    plug.buffer()
+    with wire.near.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((device, 0))
+        for _ in range(5):
+            raw.send(bytes(FRAME))
+    assert (plug.stats().qlen, plug.stats().drops) == (5, 0)
     plug.close()
 
 
