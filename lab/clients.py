@@ -185,6 +185,14 @@ class Population:
             ended, longest = word_for(error), max(longest, time.monotonic() - begun)
         self.done.append(One("long", ended, longest, by))
 
+    def wait_for_servers(self, count: int) -> None:
+        """Wait until so many different servers have answered."""
+        deadline = time.monotonic() + PATIENCE
+        while len({one.by for one in self.done if one.by}) < count:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the clients wait in vain for an answer of server {count}")
+            time.sleep(0.01)
+
     def lost(self, kind: str) -> Counter[str]:
         """How many connections of this kind were lost, by how."""
         return Counter(one.ended for one in self.done if one.kind == kind and one.ended != "ok")

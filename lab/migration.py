@@ -10,9 +10,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -25,7 +27,7 @@ from libnlplug import Match, PlugLane
 
 PLACE = "d1"
 EVERYWHERE = "0.0.0.0"
-REST = 0.15  # seconds between two reloads
+REST = 0.1  # seconds from a server's first answer to its end
 PAUSE = 0.1  # a client's mean pause, in seconds
 MANY = 48  # clients: so many that haproxy's accept queue is not always empty
 COUNTERS = ("TCPMigrateReqSuccess", "TCPMigrateReqFailure")
@@ -117,7 +119,7 @@ class Case(NamedTuple):
     server: Callable[[Path], Reloaded | Queueing]
     ways: tuple[str, ...] = ("alone", "held")
     short: bool = False
-    clients: int = 16
+    clients: int = 24
 
 
 AT_ONCE = "a full accept queue, closed at once"
@@ -143,7 +145,7 @@ class Seen(NamedTuple):
     """What one run of a case came to."""
 
     connections: int
-    lost: str
+    lost: Counter[str]
     moved: list[int]  # by COUNTERS
     worst: float
     times: list[float]
@@ -157,21 +159,19 @@ def run_case(case: Case, way: str, replacements: int) -> Seen:
         before, times = counters(PLACE), []
         try:
             with Population(case.clients, pause=PAUSE) as population:
-                time.sleep(REST)
-                for _ in range(replacements):
+                for number in range(replacements):
+                    population.wait_for_servers(number + 1)
+                    time.sleep(REST)
                     begun = time.monotonic()
                     with lane.hold(timeout=30) if way == "held" else nullcontext():
                         server.replace()
                     times.append(time.monotonic() - begun)
-                    time.sleep(REST)
+                population.wait_for_servers(replacements + 1)
         finally:
             server.end()
         after = counters(PLACE)
-    served = len({one.by for one in population.done if one.by})
-    if served != replacements + 1:
-        raise RuntimeError(f"{case.what}: {replacements} replacements, but {served} processes have answered")
     moved = [after[name] - before[name] for name in COUNTERS]
-    return Seen(population.count("short"), in_words(population.lost("short")), moved, population.worst("short"), times)
+    return Seen(population.count("short"), population.lost("short"), moved, population.worst("short"), times)
 
 
 def migration(short: bool) -> Found:
@@ -184,16 +184,15 @@ def migration(short: bool) -> Found:
                 continue
             seen = {way: run_case(case, way, replacements) for way in case.ways}
             for way, one in seen.items():
-                times = milliseconds(one.worst), milliseconds(sorted(one.times)[len(one.times) // 2])
-                lines.append([f"{case.what}; {way}", case.migrate, one.connections, one.lost, *one.moved, *times])
-                print(" | ".join(map(str, lines[-1])), flush=True)
+                lost = in_words(one.lost), f"{sum(one.lost.values()) / replacements:.1f}"
+                times = milliseconds(one.worst), milliseconds(median(one.times))
+                lines.append([f"{case.what}; {way}", case.migrate, one.connections, *lost, *one.moved, *times])
+            what = f"{case.what}; `tcp_migrate_req={case.migrate}`"
             counted = " + ".join(str(one.connections) for one in seen.values())
-            held = seen["held"].lost if "held" in seen else "-"
-            figure = f"success {seen['alone'].moved[0]}, failure {seen['alone'].moved[1]}"
-            rows.append(
-                Row(f"{case.what}; `tcp_migrate_req={case.migrate}`", counted, seen["alone"].lost, held, figure)
-            )
-    head = ["replaced how", "`tcp_migrate_req`", "connections", "lost", *COUNTERS, "worst wait", "a replacement takes"]
+            alone, held = (in_words(seen[way].lost) if way in seen else "-" for way in ("alone", "held"))
+            figure = "success {}, failure {}".format(*seen["alone"].moved)
+            rows.append(Row(what, counted, alone, held, figure))
+    head = ["replaced how", "`tcp_migrate_req`", "connections", "lost", "each time", *COUNTERS, "longest wait", "takes"]
     return Found(rows, [Table(f"Each server replaced {replacements} times", head, lines)], [])
 
 

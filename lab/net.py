@@ -33,9 +33,9 @@ class CommandFailed(Exception):
     """A command that must not fail did."""
 
 
-def run(words: list[str], **named) -> str:
+def run(words: list[str]) -> str:
     """Run a command; what it printed."""
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **named)
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip()
         raise CommandFailed(f"{' '.join(words)}: status {done.returncode}: {said}")
@@ -153,6 +153,8 @@ def network(backends: int = len(BACKENDS)) -> Iterator[list[str]]:
     """The network, for as long as the block lasts; its backends' names."""
     names = list(BACKENDS)[:backends]
     made = ["router", "client", *DIRECTORS, *names]
+    if others := [name for name in made if os.path.exists(f"/run/netns/{name}")]:
+        raise CommandFailed(f"there are namespaces of these names already: {' '.join(others)}")
     try:
         run(["ip", "netns", "add", "router"])
         settings("router", ip_forward=1, fib_multipath_hash_policy=1, conf__all__rp_filter=0,

@@ -14,10 +14,11 @@ import re
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager, nullcontext
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from libnlplug import Match, PlugLane
 
 PLACE = "d1"
 CONFIG = Path(__file__).with_name("haproxy.cfg")
+COUNTERS = ("TotalBytesOut", "TotalSplicdedBytesOut")  # of 'show info', in haproxy's spelling
 GB = 1e9
 KB, MB = 1000, 1000000
 COPIED, AUTO, RESPONSE, REQUEST = "no splicing", "splice-auto", "splice-response", "splice-request"
@@ -38,10 +40,10 @@ COPIED, AUTO, RESPONSE, REQUEST = "no splicing", "splice-auto", "splice-response
 class Sizes(NamedTuple):
     """How much is fetched: objects of so many bytes, how often in each round."""
 
-    objects: tuple[tuple[int, int], ...] = ((KB, 300), (100 * KB, 100), (MB, 30), (10 * MB, 8), (100 * MB, 2))
+    objects: tuple[tuple[int, int], ...] = ((KB, 100), (100 * KB, 60), (MB, 30), (10 * MB, 5), (100 * MB, 1))
     modes: tuple[str, ...] = (AUTO, RESPONSE)
-    rounds: int = 3
-    uploads: tuple[int, int] = (10 * MB, 5)
+    rounds: int = 5
+    uploads: tuple[int, int] = (10 * MB, 4)
     transfers: int = 6
     reloads: int = 5
 
@@ -153,13 +155,6 @@ class Cost(NamedTuple):
     spliced: int
     cpu: float
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(*(ours + theirs for ours, theirs in zip(self, other)))
-
-    @property
-    def share(self) -> str:
-        return f"{100 * self.spliced / self.sent:.1f} %"
-
     @property
     def per_gb(self) -> float:
         return self.cpu * GB / self.content
@@ -178,41 +173,41 @@ def cost(haproxy: Haproxy, transfer, size: int, count: int, files: Files) -> Cos
     return Cost(size * count, *(new - old for new, old in zip(counts(), before)))
 
 
-COUNTERS = ("TotalBytesOut", "TotalSplicdedBytesOut")
-
-
 def in_size(size: int) -> str:
     return f"{size // MB} MB" if size >= MB else f"{size // KB} KB"
 
 
 def costs(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
-    """Each kind of splicing in turn, in each round; the sums of the rounds."""
-    none = Cost(0, 0, 0, 0.0)
-    found: dict[tuple[str, int], Cost] = {}
-    sent = {COPIED: none, REQUEST: none}
+    """Each kind of splicing in turn, in each round; medians of the rounds."""
+    found: dict[tuple[str, int], list[Cost]] = defaultdict(list)
+    sent: dict[str, list[Cost]] = {COPIED: [], REQUEST: []}
     for _ in range(sizes.rounds):
         for mode in (COPIED, *sizes.modes):
             with proxy(mode) as haproxy:
                 for size, count in sizes.objects:
-                    found[mode, size] = found.get((mode, size), none) + cost(haproxy, fetch, size, count, files)
+                    found[mode, size].append(cost(haproxy, fetch, size, count, files))
         for mode in sent:
             with proxy(mode) as haproxy:
-                sent[mode] += cost(haproxy, upload, *sizes.uploads, files)
+                sent[mode].append(cost(haproxy, upload, *sizes.uploads, files))
     pairs = [
-        (in_size(size), count * sizes.rounds, mode, found[COPIED, size], found[mode, size])
+        (in_size(size), count, mode, found[COPIED, size], found[mode, size])
         for size, count in sizes.objects
         for mode in sizes.modes
     ]
     size, count = sizes.uploads
-    pairs.append((f"{in_size(size)}, sent to the server", count * sizes.rounds, REQUEST, *sent.values()))
-    rows, lines = [], []
-    for what, count, mode, copied, spliced in pairs:
-        ratio = f"{spliced.cpu / copied.cpu:.2f}" if copied.cpu else "-"
-        lines.append([what, count, f"`{mode}`", spliced.share, f"{copied.per_gb:.2f}", f"{spliced.per_gb:.2f}", ratio])
-        figure = f"{spliced.share} of the bytes spliced, {ratio} of the CPU time of copying"
-        rows.append(Row(f"objects of {what}, `{mode}`", f"{count} objects", "0", "-", figure))
+    pairs.append((f"{in_size(size)}, sent to the server", count, REQUEST, *sent.values()))
+    rows, lines, largest = [], [], max(size for size, _ in sizes.objects)
+    for what, count, mode, *both in pairs:
+        copied, spliced = (median(one.per_gb for one in costs_) for costs_ in both)
+        share = f"{100 * sum(one.spliced for one in both[1]) / sum(one.sent for one in both[1]):.1f} %"
+        ratio = f"{spliced / copied:.2f}" if copied else "-"
+        lines.append([what, sizes.rounds * count, f"`{mode}`", share, f"{copied:.2f}", f"{spliced:.2f}", ratio])
+        figure = f"{share} of the bytes spliced, {ratio} of the CPU time of copying"
+        if mode != AUTO or what == in_size(largest):
+            rows.append(Row(f"objects of {what}, `{mode}`", f"{sizes.rounds * count} objects", "0", "-", figure))
     head = ["objects", "how many", "option", "bytes spliced", "CPU s/GB without", "CPU s/GB with", "with/without"]
-    title = f"haproxy's own CPU time, in ticks of {1000 // os.sysconf('SC_CLK_TCK')} ms; sums of {sizes.rounds} rounds"
+    tick = 1000 // os.sysconf("SC_CLK_TCK")
+    title = f"haproxy's own CPU time, medians of {sizes.rounds} rounds, counted in ticks of {tick} ms"
     return rows, Table(title, head, lines)
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -93,10 +94,13 @@ def scenario(call: Callable[[bool], Found]) -> None:
 
 def where() -> str:
     """The machine and its programs, without their names and places."""
-    versions = {"haproxy": ["haproxy", "-v"], "ipvsadm": ["ipvsadm", "-v"], "iproute2": ["ip", "-V"]}
-    texts = {name: subprocess.run(words, capture_output=True, text=True).stdout for name, words in versions.items()}
-    words = [f"{name} {re.search(r'[0-9]+[.][0-9.]*[0-9]', text)[0]}" for name, text in texts.items()]
-    return f"Linux {platform.release()}, {os.cpu_count()} processor; {', '.join(words)}"
+    commands = {"haproxy": "haproxy -v", "ipvsadm": "ipvsadm -v", "busybox": "busybox", "iproute2": "ip -V"}
+    versions = []
+    for name, command in commands.items():
+        if shutil.which(command.split()[0]):
+            said = subprocess.run(command.split(), capture_output=True, text=True).stdout
+            versions.append(f"{name} {re.search(r'[0-9]+[.][0-9.]*[0-9]', said)[0]}")
+    return f"Linux {platform.release()}, {os.cpu_count()} processor; {', '.join(versions)}"
 
 
 def read(file: Path) -> tuple[Found, str]:
