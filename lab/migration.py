@@ -29,7 +29,7 @@ PLACE = "d1"
 EVERYWHERE = "0.0.0.0"
 REST = 0.1  # seconds from a server's first answer to its end
 PAUSE = 0.1  # a client's mean pause, in seconds
-MANY = 48  # clients: so many that haproxy's accept queue is not always empty
+MANY = 32  # clients: so many that haproxy's accept queue is not always empty
 COUNTERS = ("TCPMigrateReqSuccess", "TCPMigrateReqFailure")
 
 CONFIG = """\
@@ -187,6 +187,7 @@ def migration(short: bool) -> Found:
                 lost = in_words(one.lost), f"{sum(one.lost.values()) / replacements:.1f}"
                 times = milliseconds(one.worst), milliseconds(median(one.times))
                 lines.append([f"{case.what}; {way}", case.migrate, one.connections, *lost, *one.moved, *times])
+                print(*lines[-1], sep=" | ", flush=True)
             what = f"{case.what}; `tcp_migrate_req={case.migrate}`"
             counted = " + ".join(str(one.connections) for one in seen.values())
             alone, held = (in_words(seen[way].lost) if way in seen else "-" for way in ("alone", "held"))

@@ -135,8 +135,9 @@ def kill(name: str) -> None:
 
 
 def revive(name: str) -> None:
-    """A director that was killed is back, with all that it knew."""
+    """A director that was killed is back, with all that it knew, and the router reaches it."""
     ip(name, "link set eth0 up", f"route add default via {gateway(ADDRESSES[name])}")
+    sh("router", f"ping -q -c 1 -w 5 {ADDRESSES[name]}")
 
 
 def renew() -> None:

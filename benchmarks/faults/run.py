@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import kills
 import others
+
 from lab import Flow, now
 
 LARGE, LARGE_SHORT = 2 << 30, 256 << 20
