@@ -97,7 +97,7 @@ class Namespace:
         return str(done.stdout)
 
     def close(self) -> None:
-        """Kill what still runs in the namespace, whoever started it, close its sockets, and forget it."""
+        """Kill what runs in the namespace or was started from here, close its sockets, and forget it."""
         for one in self._sockets:
             one.close()
         deadline = time.monotonic() + PATIENCE
@@ -109,10 +109,14 @@ class Namespace:
                     pass
             time.sleep(0.001)
         for process in self._processes:
+            process.kill()  # it may have gone to another namespace
             process.wait(PATIENCE)
             for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    stream.close()
+                try:
+                    if stream is not None:
+                        stream.close()
+                except BrokenPipeError:  # what is still in the buffer has no reader any more
+                    pass
         os.close(self._fd)
 
     def _pids(self) -> list[int]:

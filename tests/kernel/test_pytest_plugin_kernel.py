@@ -55,9 +55,8 @@ def test_programs(plug_net, plug):
 """
 
 UNTIDY = """
-import os
+import subprocess
 import libnlplug
-import pytest
 
 
 def test_leaves_it_held(plug):
@@ -72,6 +71,15 @@ def test_fails_in_a_hold(hold):
 def test_leaves_programs(plug_net):
     for end in (plug_net.near, plug_net.far):
         end.popen(["sh", "-c", "trap '' TERM; sleep 1000 & (setsid sleep 1000 &) ; wait"])
+
+
+def test_leaves_a_program_that_went_elsewhere(plug_net):
+    command = ["unshare", "--net", "sh", "-c", "echo there; exec sleep 1000"]
+    assert plug_net.near.popen(command, stdout=subprocess.PIPE).stdout.readline() == b"there\\n"
+
+
+def test_leaves_words_that_nobody_reads(plug_net):
+    plug_net.near.popen(["sleep", "1000"], stdin=subprocess.PIPE, text=True).stdin.write("words")
 
 
 def test_leaves_a_guard_at_work(plug_net):
@@ -110,7 +118,7 @@ def test_nothing_is_left_behind(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess()  # what is opened once for all
     before, open_before = namespaces(), descriptors()
     result = pytester.runpytest_inprocess()
-    result.assert_outcomes(passed=5, failed=1)
+    result.assert_outcomes(passed=7, failed=1)
     eventually(lambda: namespaces() == before, "every process has ended")
     assert descriptors() == open_before
 
