@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import sys
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tickets import load
+from tickets import load, save
 
 from libnlplug import PlugQdisc
 
@@ -101,6 +102,27 @@ def test_no_ticket_is_given_out_twice(live, tmp_path) -> None:
         assert max(seen) <= load(tmp_path / "number")
     print(f"\n{len(seen)} tickets in 4 lives, the last is {max(seen)}, {len(seen) - len(set(seen))} twice")
     assert len(seen) == len(set(seen))
+
+
+def test_what_is_saved_is_on_the_disk(tmp_path, monkeypatch) -> None:
+    """The file's content is synced before it has the name, and the folder after."""
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda fd: synced.append((os.readlink(f"/proc/self/fd/{fd}"), file.exists())))
+    file = tmp_path / "number"
+    save(file, 7)
+    assert synced == [(f"{file}.new", False), (str(tmp_path), True)]
+    assert load(file) == 7
+
+
+def test_more_replies_than_the_socket_has_room_for(live) -> None:
+    """They wait for the end of their epoch and are no error: the server goes on."""
+    life = live("--epoch", "0.4")
+    life.go_on(lambda: life.tickets, "no ticket comes")
+    for _ in range(250):  # a socket has room for 140 or so
+        life.request()
+    life.go_on(lambda: len(life.tickets) >= 250, "no more tickets come")
+    assert len(life.tickets) == len(set(life.tickets))
+    life.end()
 
 
 def test_a_guard_that_releases_would_not_do(live, tmp_path) -> None:

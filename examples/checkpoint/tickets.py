@@ -38,6 +38,9 @@ def save(file: Path, number: int) -> None:
         out.flush()
         os.fsync(out.fileno())
     new.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    os.fsync(folder)  # the new name is on the disk too
+    os.close(folder)
 
 
 def serve(requests: socket.socket, number: int, until: float) -> int:
@@ -47,8 +50,8 @@ def serve(requests: socket.socket, number: int, until: float) -> int:
         try:
             _, client = requests.recvfrom(100)
             number += 1
-            requests.sendto(str(number).encode(), client)  # waits where the plug holds all that a socket may send
-        except socket.timeout:  # since Python 3.10 another name of TimeoutError
+            requests.sendto(str(number).encode(), client)
+        except socket.timeout:  # no request any more, or no room in the socket: the held replies are still in it
             break
     return number
 
