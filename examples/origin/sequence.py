@@ -36,7 +36,7 @@ class Application:
         self._receiver.settimeout(patience)
         try:
             return self._receiver.recv(100).decode()
-        except socket.timeout:  # since Python 3.10 another name of TimeoutError
+        except socket.timeout:  # TimeoutError since Python 3.10
             return "nothing"
 
 

@@ -87,7 +87,7 @@ class Front(Server):
         try:
             write_line(self._backend, line)
             return read_line(self._backend)
-        except socket.timeout:  # since Python 3.10 another name of TimeoutError
+        except socket.timeout:  # TimeoutError since Python 3.10
             if self._fixed:  # a connection whose answer is still to come is of no use to anybody
                 self._backend.close()
                 self._backend = None

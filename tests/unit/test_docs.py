@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -56,6 +57,38 @@ def test_every_error_has_its_part(name: str) -> None:
 def test_every_hint_is_explained(hint: str) -> None:
     """What the library advises is quoted there, word for word."""
     assert words(hint) in words((DOCS / "troubles.md").read_text())
+
+
+def reasons() -> set[str]:
+    """The sentences that the guard and the plug give a refusal as its reason or advice, between what varies in them."""
+    found = set()
+    for module in ("guard", "qdisc"):
+        for node in ast.walk(ast.parse((ROOT / "libnlplug" / f"{module}.py").read_text())):
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Name)
+                and node.targets[0].id in ("hint", "why")
+            ):
+                parts = [part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)]
+                found |= {part.strip(" ;'") for part in parts if isinstance(part, str) and len(part) > 20}
+    return found
+
+
+@pytest.mark.parametrize("reason", sorted(reasons()))
+def test_every_reason_is_explained(reason: str) -> None:
+    """So is why a plug is busy, and why its guard cannot be started."""
+    assert words(reason) in words((DOCS / "troubles.md").read_text())
+
+
+PROGRAMS = sorted((ROOT / "examples").rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "text", [*map(Path.read_text, PROGRAMS), *(one.text for one in BLOCKS if one.language == "python")]
+)
+def test_a_socket_s_timeout_has_its_old_name(text: str) -> None:
+    """Before Python 3.10, which is to do as well, socket.timeout is no TimeoutError."""
+    assert "except TimeoutError" not in text
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
