@@ -115,7 +115,7 @@ def test_an_expired_drop_leaves_a_lane_without_a_plug(wire: Wire) -> None:
         wire.send(3)
         eventually(lambda: marks(wire.near) == [], "the guard has done it")
         wire.expect(wire.send(2))
-        with pytest.raises(HoldExpired, match="has deleted the plug"):
+        with pytest.raises(HoldExpired, match="the guard deleted the plug"):
             hold.__exit__(None, None, None)
         with pytest.raises(QdiscNotFound, match="it is gone"), lane.hold():
             pytest.fail("it held")
