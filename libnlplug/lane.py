@@ -61,8 +61,9 @@ class PlugLane:
     filter or a tcx program, is in ``shadowed``, and a LaneShadowed warning.
 
     Where the device has no clsact qdisc, the lane adds one and close() deletes it, and each time the kernel drops what
-    leaves the device for a millisecond or two: measured, 9 SYNs in 400 lanes made and closed, and none of 15,901 where
-    there was one. Where that matters keep() a lane, or have a clsact qdisc made once ('tc qdisc add dev DEV clsact').
+    leaves the device for a millisecond or two: measured, 9 of 4,982 SYNs while 200 lanes came and
+    went, and none of 7,813 where there was one. Where that matters keep() a lane, or have a clsact qdisc made once ('tc
+    qdisc add dev DEV clsact').
 
     Raises what attach() raises, ValueError for a match or limit that cannot be, PlugUnavailable naming the module where
     the kernel lacks ifb, clsact, u32 or mirred, PlugBusy where another process does not get done with the lanes of the
