@@ -192,7 +192,8 @@ class PlugLane:
         return QdiscNotFound(errno.ENOENT, message, "hold the lane of", self._device)
 
     def close(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
-        """Undo the lane: release, filters, wait ``timeout`` seconds at most until it is empty, ifb, clsact.
+        """Undo the lane: release, filters and clsact, wait ``timeout`` seconds at most until it is empty, ifb. Where
+        packets wait in the device's root qdisc, which would be thrown away, the clsact qdisc stays, empty.
 
         Calling it again does nothing. PlugBusy (with the ``pid``) while a hold() is on, and NotDrained with the number
         of packets that could not leave; the lane stays then, and close() can be called again. DeviceNotFound, after the

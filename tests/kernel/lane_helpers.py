@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -14,7 +15,8 @@ import time
 from contextlib import contextmanager, suppress
 
 import pytest
-from netlab import PORT, SO_RCVBUFFORCE, SO_SNDBUFFORCE, Netns, eventually, random_name, up
+from hold_helpers import Child
+from netlab import PORT, SO_RCVBUFFORCE, SO_SNDBUFFORCE, Netns, Wire, eventually, random_name, up
 
 from libnlplug import Match, PlugLane
 from libnlplug.lanes import LaneInfo, lanes
@@ -343,6 +345,15 @@ def listed(netns: Netns, device: str) -> list[LaneInfo]:
         return lanes(route, device)
     finally:
         route.close()
+
+
+def having(this: Child, wire: Wire, hold: bool = False, **options) -> None:
+    """In a child: have a lane, and hold it if told to, until a signal ends the child."""
+    lane = PlugLane(wire.device, UDP, netns=wire.near, **options)
+    with lane.hold(timeout=30) if hold else lane:
+        this.say(lane.created)
+        while True:
+            signal.pause()
 
 
 def use_ipv6(netns: Netns, device: str, address: str) -> None:

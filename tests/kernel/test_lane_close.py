@@ -8,9 +8,8 @@ import socket
 
 import pytest
 from hold_helpers import child, expect_ended
-from lane_helpers import UDP, Flow, Road, Sight, listed, marks, tc, tc_filters, veth
+from lane_helpers import UDP, Flow, Road, Sight, having, listed, marks, tc, tc_filters, veth
 from netlab import Wire, eventually, random_name, unprivileged
-from test_lane_owners import having
 
 from libnlplug import DeviceNotFound, Match, NotDrained, NotPermitted, PlugBusy, PlugLane, PlugQdisc, QdiscNotFound
 from libnlplug.hold import end_detached

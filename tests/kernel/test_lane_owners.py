@@ -10,7 +10,7 @@ import threading
 
 import pytest
 from hold_helpers import Child, child
-from lane_helpers import UDP, Sight, listed, marks, tc
+from lane_helpers import UDP, Sight, having, listed, marks, tc
 from netlab import Wire
 
 import libnlplug.lane_up
@@ -23,15 +23,6 @@ from libnlplug.lanes import ifb_name
 from libnlplug.route import RouteSocket
 
 TCP = Match(ip_proto="tcp")
-
-
-def having(this: Child, wire: Wire, hold: bool = False, **options) -> None:
-    """In a child: have a lane, and hold it if told to, until a signal ends the child."""
-    lane = PlugLane(wire.device, UDP, netns=wire.near, **options)
-    with lane.hold(timeout=30) if hold else lane:
-        this.say(lane.created)
-        while True:
-            signal.pause()
 
 
 def states(wire: Wire) -> list[tuple[str, str, int | None]]:
