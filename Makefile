@@ -21,54 +21,54 @@ test: lint types
 	@echo "lint, types  passed"
 	@$(PY) tools/summary build/unit.xml build/parity.xml $(HALVES:%=build/%.xml)
 
-lint: .venv/built
+lint: .venv/test
 	$(PY) -m ruff check . lab/run testkernel/run tools/summary
 
-types: .venv/built
+types: .venv/test
 	$(PY) -m mypy
 
-unit: .venv/built | for-test
+unit: .venv/test | for-test
 	$(PY) -m pytest tests/unit --junitxml=build/$@.xml $(ARGS)
 
-parity: .venv/built | for-test
+parity: .venv/test | for-test
 	$(REAL_KERNEL) $(PY) -m pytest tests/parity --junitxml=build/$@.xml $(ARGS)
 
-kernel-test: .venv/built | for-test
+kernel-test: .venv/test | for-test
 	$(REAL_KERNEL) $(PY) -m pytest tests/kernel --junitxml=build/$@.xml $(ARGS)
 
-$(HALVES): kernel-test-%: .venv/built | for-test
+$(HALVES): kernel-test-%: .venv/test | for-test
 	$(REAL_KERNEL) $(PY) -m pytest tests/kernel --part=$* --junitxml=build/$@.xml $(ARGS)
 
-wheel: .venv/built
+wheel: .venv/test
 	PYTHON=$(PY) tools/wheel dist
 
-matrix: .venv/built
+matrix: .venv/test
 	$(PY) matrix/run $(RELEASES)
 
-fuzz: .venv/built
+fuzz: .venv/test
 	@$(PY) -c "import atheris" 2>/dev/null || $(PY) -m pip install --quiet atheris 2>/dev/null || true
 	$(PY) fuzz/run $(ARGS)
 
 bench: .venv/bench | for-bench
 	$(PY) benchmarks/bench.py $(ARGS)
 
-reload-bench: .venv/built | for-test
+reload-bench: .venv/test | for-test
 	testkernel/run --pin 1 --timeout 3000 -- $(PY) benchmarks/reload/run.py $(ARGS)
 
-lab: .venv/built | for-test
+lab: .venv/test | for-test
 	$(PY) lab/run $(ARGS)
 
-docs: .venv/built
+docs: .venv/test
 	$(PY) -m sphinx -q -W -b html docs build/docs
 
-pictures: .venv/built
+pictures: .venv/test
 	$(PY) docs/img/queue.py > docs/img/queue.svg
 	$(REAL_KERNEL) $(PY) docs/recordings/record.py
 
-race: .venv/built
+race: .venv/test
 	RACE_RUNS=100 $(REAL_KERNEL) $(PY) -m pytest -s examples/race
 
-faults: .venv/built
+faults: .venv/test
 	testkernel/run --pin 1 --mem 3G --timeout 1800 -- $(PY) benchmarks/faults/run.py $(ARGS)
 
 clean:
@@ -82,9 +82,13 @@ for-demo for-test for-bench:
 
 .venv/built: $(SOURCES) | for-demo
 	test -x $(PY) || $(PYTHON) -m venv --clear .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/test: .venv/built
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
 	@touch $@
 
-.venv/bench: .venv/built
+.venv/bench: .venv/test
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
