@@ -99,8 +99,8 @@ def test_it_allocates_nothing_from_hold_to_hold(wire: Wire, plug: PlugQdisc) -> 
     for _ in range(100):
         with plug.hold(timeout=5):
             plug.holder()
-    # it closes the last one's connection when that was answered
-    eventually(lambda: (size(), descriptors(pid)) == before, f"it is as it was: {before}")
+    # Who asked has the answer a moment before the guard has closed that conversation.
+    eventually(lambda: (size(), descriptors(pid)) == before, "memory and descriptors are those of before")
 
 
 @pytest.mark.parametrize(
