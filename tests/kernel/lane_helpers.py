@@ -124,6 +124,9 @@ class Road:
         for flow in (self.leaving, self.arriving):  # neighbours are found out before anything is counted
             eventually(lambda flow=flow: flow.send(1) and flow.arrived(), "packets arrive at all")
             flow.arrived()
+        for netns in (self.near, self.far):  # and stay known: ARP would ask again, and be counted
+            for known in json.loads(netns.command("ip", "-j", "neigh", "show")):
+                netns.ip(f"neigh change {known['dst']} dev {known['dev']} nud permanent")
         eventually(lambda: not self.leaving.arrived() and not self.arriving.arrived(), "all of them have")
 
     def flow(self, ingress: bool) -> Flow:
