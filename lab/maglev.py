@@ -48,6 +48,7 @@ CHANCE = random.Random(1)
 ALONE, SYNS, ALL, ROUTE = "alone", "SYNs held", "all held", "taken out of the route first"
 NOTICES = 0.3  # seconds until the router knows that a director is dead
 REST = 0.3  # seconds between two changes
+CLIENTS = 24  # that make new connections meanwhile
 
 
 class Sizes(NamedTuple):
@@ -232,7 +233,8 @@ def changes(sizes: Sizes, backends: list[str], servers: Haproxy) -> tuple[list[R
         for way in ways:
             fresh("mh", backends)
             match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=way == SYNS)
-            with PlugLane("client", match, ingress=True, netns="router") as lane, Population(long=long) as population:
+            lane = PlugLane("client", match, ingress=True, netns="router")
+            with lane, Population(CLIENTS, long) as population:
                 times = []
                 for _ in range(sizes.changes):
                     time.sleep(REST)

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from clients import Population, in_words
-from net import PORT, VIP, counters, network, route_to, settings
+from net import PORT, VIP, counters, network, route_to, settings, wait_until_accepted
 from programs import Haproxy
 from table import Found, Row, Table, milliseconds, scenario
 
@@ -111,13 +111,18 @@ def stop_and_start(haproxy: Haproxy) -> None:
     haproxy.start()
 
 
+ALONE, HELD = "alone", "held"
+AWAITED = "held, the queue awaited"  # until all who were in it are accepted; then the server is replaced
+ALL = (ALONE, HELD, AWAITED)
+
+
 class Case(NamedTuple):
     """A row: how a server is replaced, at which value of tcp_migrate_req, and with which servers."""
 
     what: str
     migrate: int
     server: Callable[[Path], Reloaded | Queueing]
-    ways: tuple[str, ...] = ("alone", "held")
+    ways: tuple[str, ...] = (ALONE, HELD)
     short: bool = False
     clients: int = 24
 
@@ -128,15 +133,15 @@ GAP = 0.1  # seconds in which nobody listens
 CASES = [
     Case("`haproxy -sf`", 0, lambda place: Reloaded(place, reload), clients=MANY),
     Case("`haproxy -sf`", 1, lambda place: Reloaded(place, reload), clients=MANY),
-    Case("`haproxy -x SOCKET -sf`: hands its sockets over", 0, lambda place: Reloaded(place, hand_over), ("alone",)),
-    Case(AT_ONCE, 0, lambda _: Queueing("now"), short=True),
+    Case("`haproxy -x SOCKET -sf`: hands its sockets over", 0, lambda place: Reloaded(place, hand_over), (ALONE,)),
+    Case(AT_ONCE, 0, lambda _: Queueing("now"), ALL, short=True),
     Case(AT_ONCE, 1, lambda _: Queueing("now"), short=True),
     Case(DRAINED, 0, lambda _: Queueing("drain"), short=True),
-    Case(DRAINED, 1, lambda _: Queueing("drain"), ("alone",)),
-    Case("haproxy stops, then starts", 1, lambda place: Reloaded(place, stop_and_start), short=True),
+    Case(DRAINED, 1, lambda _: Queueing("drain"), (ALONE,)),
+    Case("haproxy stops, then starts", 1, lambda place: Reloaded(place, stop_and_start), ALL, short=True),
     Case("the only listener closes, another one comes later", 1, lambda _: Queueing("drain", gap=GAP)),
     Case("old and new listen on different addresses", 1, lambda _: Queueing("drain", (EVERYWHERE, VIP))),
-    Case("old without, new with TCP_SAVE_SYN", 1, lambda _: Queueing("now", (VIP, f"{VIP} save-syn"))),
+    Case("old without, new with TCP_SAVE_SYN", 1, lambda _: Queueing("now", (VIP, f"{VIP} save-syn")), ALL),
     Case("the same, the queue answered before it is closed", 1, lambda _: Queueing("drain", (VIP, f"{VIP} save-syn"))),
 ]
 
@@ -163,7 +168,9 @@ def run_case(case: Case, way: str, replacements: int) -> Seen:
                     population.wait_for_servers(number + 1)
                     time.sleep(REST)
                     begun = time.monotonic()
-                    with lane.hold(timeout=30) if way == "held" else nullcontext():
+                    with nullcontext() if way == ALONE else lane.hold(timeout=30):
+                        if way == AWAITED:
+                            wait_until_accepted(PLACE)
                         server.replace()
                     times.append(time.monotonic() - begun)
                 population.wait_for_servers(replacements + 1)
@@ -190,9 +197,9 @@ def migration(short: bool) -> Found:
                 print(*lines[-1], sep=" | ", flush=True)
             what = f"{case.what}; `tcp_migrate_req={case.migrate}`"
             counted = " + ".join(str(one.connections) for one in seen.values())
-            alone, held = (in_words(seen[way].lost) if way in seen else "-" for way in ("alone", "held"))
-            figure = "success {}, failure {}".format(*seen["alone"].moved)
-            rows.append(Row(what, counted, alone, held, figure))
+            lost = [in_words(one.lost) for one in seen.values()] + ["-"]
+            held = lost[1] if AWAITED not in seen else f"{lost[1]}; the queue awaited: {lost[2]}"
+            rows.append(Row(what, counted, lost[0], held, "success {}, failure {}".format(*seen[ALONE].moved)))
     head = ["replaced how", "`tcp_migrate_req`", "connections", "lost", "each time", *COUNTERS, "longest wait", "takes"]
     return Found(rows, [Table(f"Each server replaced {replacements} times", head, lines)], [])
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -93,6 +94,17 @@ def counters(place: str) -> dict[str, int]:
         return dict(zip(names, map(int, values)))
 
     return inside(place, read)
+
+
+def wait_until_accepted(place: str) -> None:
+    """Wait until nobody is in an accept queue or on the way into it: while new connections are held, that comes."""
+    deadline = time.monotonic() + 10
+    while True:
+        rows = [line.split()[:2] for line in sh(place, f"ss -Htna sport = :{PORT}").splitlines()]
+        if not any(state == "SYN-RECV" or (state == "LISTEN" and queue != "0") for state, queue in rows):
+            return
+        if time.monotonic() > deadline:
+            raise CommandFailed(f"{place}: the accept queue does not become empty")
 
 
 def gateway(address: str) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import time
@@ -74,12 +73,12 @@ class Haproxy:
         """End it, with what it has."""
         self._end(signal.SIGTERM)
 
-    def _end(self, number: int) -> None:
-        os.kill(self.pid(), number)
+    def _end(self, number: signal.Signals) -> None:
+        run(["kill", f"-{int(number)}", str(self.pid())])
         deadline = time.monotonic() + 10
         while not gone(self.pid()):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"haproxy goes on after signal {number}")
+                raise RuntimeError(f"haproxy goes on after {number.name}")
             time.sleep(0.005)
 
 
