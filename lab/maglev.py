@@ -230,8 +230,8 @@ def changes(sizes: Sizes, backends: list[str], servers: Haproxy) -> tuple[list[R
     rows, lines = [], []
     for what, change, undo, long, ways in cases[: sizes.cases]:
         lost, new, waits = {}, [], []
+        fresh("mh", backends)
         for way in ways:
-            fresh("mh", backends)
             match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=way == SYNS)
             lane = PlugLane("client", match, ingress=True, netns="router")
             with lane, Population(CLIENTS, long) as population:

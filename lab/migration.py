@@ -183,7 +183,7 @@ def run_case(case: Case, way: str, replacements: int) -> Seen:
 
 def migration(short: bool) -> Found:
     rows, lines = [], []
-    replacements = 2 if short else 10
+    replacements = 1 if short else 10
     with network(backends=0):
         route_to(PLACE)
         for case in CASES:
