@@ -136,7 +136,7 @@ CASES = [
     Case("`haproxy -x SOCKET -sf`: hands its sockets over", 0, lambda place: Reloaded(place, hand_over), (ALONE,)),
     Case(AT_ONCE, 0, lambda _: Queueing("now"), ALL, short=True),
     Case(AT_ONCE, 1, lambda _: Queueing("now"), short=True),
-    Case(DRAINED, 0, lambda _: Queueing("drain"), short=True),
+    Case(DRAINED, 0, lambda _: Queueing("drain")),
     Case(DRAINED, 1, lambda _: Queueing("drain"), (ALONE,)),
     Case("haproxy stops, then starts", 1, lambda place: Reloaded(place, stop_and_start), ALL, short=True),
     Case("the only listener closes, another one comes later", 1, lambda _: Queueing("drain", gap=GAP)),
