@@ -22,7 +22,7 @@ test: lint types
 	@$(PY) tools/summary build/unit.xml build/parity.xml $(HALVES:%=build/%.xml)
 
 lint: .venv/test
-	$(PY) -m ruff check . lab/run testkernel/run tools/summary
+	$(PY) -m ruff check . fuzz/run lab/run matrix/run testkernel/run tools/summary
 
 types: .venv/test
 	$(PY) -m mypy
