@@ -28,6 +28,7 @@ HEADERS = 14 + 20 + 8  # Ethernet, IPv4, UDP
 FRAME = 100  # bytes of a packet, where its size does not matter
 PORT = 7009
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h; the socket module lacks them
+FALLBACK_TUNNELS = ("tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -192,8 +193,9 @@ class Netns:
                 raise
 
     def links(self) -> list[dict]:
-        """The namespace's links, as ip shows them."""
-        return json.loads(self._batch("ip", "link show"))
+        """The namespace's links, as ip shows them, without what modules of tunnels put into every namespace."""
+        shown = json.loads(self._batch("ip", "link show"))
+        return [link for link in shown if link["ifname"] not in FALLBACK_TUNNELS]
 
     def link(self, device: str) -> dict:
         """One of them."""

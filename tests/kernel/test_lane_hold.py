@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 from hold_helpers import Child, child, expect_ended, marks
 from lane_helpers import FAR, UDP, Flow, Road, listed, veth
+from lane_helpers import marks as all_marks
 from netlab import PORT, Wire, eventually
 
 from libnlplug import HoldExpired, Match, PlugBusy, PlugLane, PlugQdisc, QdiscNotFound
@@ -159,7 +160,7 @@ def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch:
                 count = arguments[-1]
                 said.append("make and release the plug" if count == 2 else f"add {count} filters")
             elif operation.split()[0] not in ("find", "list", "read"):
-                guarded = " with a mark" if marks(road.near) else ""
+                guarded = " with a mark" if any("-hold/" in name for name in all_marks(road.near)) else ""
                 said.append(f"{operation}{guarded}")
             return word(route, *arguments)
 

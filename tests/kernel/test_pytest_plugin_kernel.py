@@ -114,9 +114,10 @@ def test_the_fixtures_hold_and_release(pytester: pytest.Pytester) -> None:
 
 def test_nothing_is_left_behind(pytester: pytest.Pytester) -> None:
     """Tests that fail, forget to release, leave programs and guards: no process, namespace or descriptor stays."""
+    before = namespaces()
     pytester.makepyfile(UNTIDY)
     pytester.runpytest_inprocess()  # what is opened once for all
-    before, open_before = namespaces(), descriptors()
+    open_before = descriptors()
     result = pytester.runpytest_inprocess()
     result.assert_outcomes(passed=7, failed=1)
     eventually(lambda: namespaces() == before, "every process has ended")

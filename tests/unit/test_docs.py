@@ -63,7 +63,7 @@ def reasons() -> set[str]:
     """The sentences that the guard and the plug give a refusal as its reason or advice, between what varies in them."""
     found = set()
     for module in ("guard", "qdisc"):
-        for node in ast.walk(ast.parse((ROOT / "libnlplug" / f"{module}.py").read_text())):
+        for node in ast.walk(ast.parse(Path(libnlplug.__file__).with_name(f"{module}.py").read_text())):
             if (
                 isinstance(node, ast.Assign)
                 and isinstance(node.targets[0], ast.Name)
