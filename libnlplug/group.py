@@ -13,9 +13,9 @@ from __future__ import annotations
 from _thread import RLock
 
 from ._libnl import ffi
-from .errors import GroupError, NetlinkError, QdiscExists, failure
+from .errors import GroupError, HandleInUse, NetlinkError, QdiscExists, failure
 from .qdisc import PlugQdisc, PlugStats
-from .route import ClosedError, joined
+from .route import ClosedError, ForkedError, joined
 
 __all__ = ["PlugGroup"]
 
@@ -64,10 +64,10 @@ class PlugGroup:
             if not isinstance(plug, PlugQdisc):
                 raise TypeError(f"a group is made of PlugQdisc objects, not of {plug!r}")
             places.add((plug._ifindex, plug._parent))
-        if len(places) < len(self._plugs):
-            raise ValueError("a plug is in the group twice")
         if len({plug._route.netns_id() for plug in self._plugs}) > 1:
             raise ValueError("the plugs of a group must be in one network namespace: make a group for each")
+        if len(places) < len(self._plugs):
+            raise ValueError("a plug is in the group twice")
         if self._plugs:
             self._open()
 
@@ -155,16 +155,45 @@ class PlugGroup:
         failures: dict[PlugQdisc, NetlinkError] = {}
         self._open()  # a forked child is refused before it waits for a lock that it does not have
         with self._lock:
-            route = self._open()
-            for plugs, messages in self._sends[action]:
-                refused = route.batch(messages, len(plugs))
-                for number, (code, reply) in refused.items():
-                    failures[plugs[number]] = _refusal(plugs[number], _OPERATIONS[action], code, reply)
-                for plug in plugs:
-                    if not refused or plug not in failures:
-                        plug._last_action = action
+            self._open()
+            for plugs, messages in tuple(self._sends[action]):
+                self._send(action, plugs, messages, failures)
         if failures:
             raise GroupError.of(_OPERATIONS[action], len(self._plugs), failures)
+
+    def _send(
+        self, action: str, plugs: list[PlugQdisc], messages: bytes, failures: dict[PlugQdisc, NetlinkError]
+    ) -> None:
+        """One send. What holds after the action is noted before an interrupt can come, as PlugQdisc does, and taken
+        back only where it certainly was not done."""
+        holds = action != "release_indefinite"
+        before = [plug._last_action for plug in plugs]
+        if holds:
+            for plug in plugs:
+                plug._last_action = action
+        try:
+            refused = self._batch(messages, len(plugs))
+        except (ClosedError, ForkedError):
+            for plug, last in zip(plugs, before):
+                plug._last_action = last
+            raise
+        if not holds:
+            for number, plug in enumerate(plugs):
+                if number not in refused:
+                    plug._last_action = action
+        for number, (code, reply) in refused.items():
+            error = failures[plugs[number]] = _refusal(plugs[number], _OPERATIONS[action], code, reply)
+            if error.errno is not None:
+                plugs[number]._last_action = before[number]
+
+    def _batch(self, messages: bytes, count: int) -> dict[int, tuple[int, bytes | None]]:
+        """RouteSocket.batch() over a socket that is open; the next plug's, where one was closed in the meantime."""
+        while True:
+            try:
+                return self._open().batch(messages, count)
+            except ClosedError:  # before anything was sent
+                if self.closed:
+                    raise
 
     # What a Hold asks of what it holds.
 
@@ -274,4 +303,4 @@ class PlugGroup:
 
 def _refusal(plug: PlugQdisc, operation: str, code: int, reply: bytes | None) -> NetlinkError:
     error = failure(code, operation, plug.device, reply)
-    return plug._gone(operation) if isinstance(error, QdiscExists) else error
+    return plug._gone(operation) if isinstance(error, (QdiscExists, HandleInUse)) else error

@@ -278,7 +278,7 @@ class PlugQdisc:
             self._with_question[action] = messages
         try:
             counters = self._route.ask_and_request(messages, operation, self._device)
-        except QdiscExists:
+        except (QdiscExists, HandleInUse):
             raise self._gone(operation) from None
         self._last_action = action
         return counters

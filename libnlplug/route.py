@@ -258,6 +258,8 @@ class RouteSocket:
         self._check()
         error, answers = _taken(lib.libnlplug_exchange(self._line, messages, len(messages), count - 1))
         if error < 0:  # nothing was sent: as if the kernel had said so of each
+            if self.closed:
+                raise ClosedError("this object was closed in the middle of a request")
             number = -error
             return dict.fromkeys(range(count), (_code_of(number), _reply_of(number)))
         refused: dict[int, tuple[int, bytes | None]] = {}

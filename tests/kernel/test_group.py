@@ -365,6 +365,36 @@ def test_plugs_of_two_namespaces_make_no_group(fleet: Fleet, netns: Netns) -> No
     elsewhere.close()
 
 
+def test_the_same_place_in_two_namespaces_is_not_twice_the_same(fleet: Fleet, netns: Netns) -> None:
+    """Devices of the same index in two namespaces, as lo is: refused for the namespaces, not as one plug."""
+    plugs = [libnlplug.attach("lo", netns=space) for space in (fleet.netns, netns)]
+    with pytest.raises(ValueError, match="one network namespace"):
+        PlugGroup(plugs)
+    for plug in plugs:
+        plug.close()
+
+
+def test_a_plug_whose_handle_stands_elsewhere_now(fleet: Fleet) -> None:
+    """The plug is deleted, and another class of its device has a qdisc of its handle: QdiscNotFound with the words of
+    a single call, by the group as by hold()."""
+    device = fleet.devices[0]
+    fleet.plugs[0].detach()
+    fleet.netns.tc(f"qdisc add dev {device} root handle 1: prio bands 3")
+    gone = libnlplug.attach(device, parent="1:1", handle="40:", netns=fleet.netns)
+    fleet.netns.tc(f"qdisc del dev {device} parent 1:1 handle 40:")
+    fleet.netns.tc(f"qdisc add dev {device} parent 1:2 handle 40: plug limit 1000")
+    with pytest.raises(QdiscNotFound, match="the plug 40: is gone") as alone:
+        gone.buffer()
+    with pytest.raises(QdiscNotFound) as held, gone.hold():
+        pytest.fail("it holds")
+    assert str(held.value) == str(alone.value)
+    with pytest.raises(GroupError) as caught:
+        PlugGroup([gone, fleet.plugs[1]]).buffer()
+    assert [str(error) for error in caught.value.failures.values()] == [str(alone.value)]
+    fleet.plugs[1].release_indefinite()
+    gone.close()
+
+
 def test_two_objects_of_one_plug_make_no_group(fleet: Fleet) -> None:
     """A plug that is in a group twice would begin two epochs with each buffer(): refused."""
     again = PlugQdisc.open(fleet.devices[0], netns=fleet.netns)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
 import subprocess
 import sys
 
@@ -104,3 +106,65 @@ assert "libnlplug.group" in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     assert "PlugGroup" in dir(libnlplug)
+
+
+def with_sockets_of_their_own(count: int) -> list[PlugQdisc]:
+    """Plugs that need not be there, of which the first one's socket takes few messages at a time."""
+    plugs = [plug_at(RouteSocket(), 0x7777_0000 + number) for number in range(1, count + 1)]
+    with socket.socket(fileno=os.dup(plugs[0]._route.fileno())) as shared:
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    return plugs
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_closing_a_plug_between_two_sends_loses_none(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """The plug whose socket is used is closed right before its first send, or after it: the next plug's socket goes
+    on, and every failure is named, with the kernel's reason."""
+    plugs = with_sockets_of_their_own(200)
+    group = PlugGroup(plugs)
+    exchange = lib.libnlplug_exchange
+
+    class Closing:
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        @staticmethod
+        def libnlplug_exchange(*request: object) -> object:
+            if when == "before":
+                plugs[0].close()
+            answer = exchange(*request)
+            plugs[0].close()
+            return answer
+
+    monkeypatch.setattr("libnlplug.route.lib", Closing())
+    with pytest.raises(GroupError, match="^200 of 200 plugs failed") as caught:
+        group.buffer()
+    assert list(caught.value.failures) == plugs
+    assert caught.value.errno in (errno.ENOENT, errno.EPERM)
+    for plug in plugs:
+        plug.close()
+
+
+def test_an_unknown_outcome_counts_as_holding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the answers did not come, or an interrupt came instead, a buffer() may have been done: each plug's last
+    word is buffer, so that leaving ``with`` releases it. A release that may not have been done is not noted."""
+    route = RouteSocket()
+    plugs = [plug_at(route, 0x7777_0000 + number) for number in range(1, 4)]
+    group = PlugGroup(plugs)
+
+    def lose_all(_route: RouteSocket, _messages: bytes, count: int) -> dict[int, tuple[int, None]]:
+        return dict.fromkeys(range(count), (-int(lib.nl_syserr2nlerr(errno.ENOBUFS)), None))
+
+    def interrupt(*_request: object) -> None:
+        raise KeyboardInterrupt
+
+    for batch, raised in ((lose_all, GroupError), (interrupt, KeyboardInterrupt)):
+        monkeypatch.setattr(RouteSocket, "batch", batch)
+        for action in (group.buffer, group.release_one, group.release_indefinite):
+            for plug in plugs:
+                plug._last_action = None
+            with pytest.raises(raised):
+                action()
+            last = None if action == group.release_indefinite else action.__name__
+            assert [plug.last_action for plug in plugs] == [last] * 3
+    route.close()
