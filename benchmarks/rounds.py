@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Interleaved rounds and what comes of them: in each round every contestant is measured once, in changing order, and a
-ratio is that of the medians over the rounds of what was measured side by side."""
+ratio is the median over the rounds of the ratios of what was measured side by side."""
 
 from __future__ import annotations
 
 import random
 from statistics import median
 from typing import Callable
-
-MINIMUM = 9
 
 
 class Measured:

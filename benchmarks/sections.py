@@ -371,6 +371,7 @@ def clean_environment(directory: Path) -> tuple[Path, Path]:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
         packages = next(home.glob("lib/python*/site-packages"))
         shutil.copytree(Path(libnlplug.__file__).parent, packages / "libnlplug")
+        shutil.copy(HERE.parent / "libnlplug_command.py", packages)
         shutil.copy(_cffi_backend.__file__, packages)
         compiled = [sys.executable, "-m", "compileall", "-q", str(packages)]  # as pip does
         subprocess.run(compiled, check=True)
@@ -378,7 +379,7 @@ def clean_environment(directory: Path) -> tuple[Path, Path]:
         launcher.write_text(
             f"#!{home}/bin/python3\n"
             "# -*- coding: utf-8 -*-\n"
-            "import re\nimport sys\nfrom libnlplug.cli import main\n"
+            "import re\nimport sys\nfrom libnlplug_command import main\n"
             "if __name__ == '__main__':\n"
             "    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])\n"
             "    sys.exit(main())\n"

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import report  # noqa: E402
+from sections import clean_environment  # noqa: E402
 
 POINTS = {"toggles": {1, 4}, "attaching": {2}, "groups": {3}, "commands": {5}, "holds": {6}, "endurance": {7}}
 POINTS |= {"on_the_wire": {8}, "checked": {7}}
@@ -77,3 +79,12 @@ def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:
     for text in ("first\n", "second\n"):
         report.put_into(readme, text)
         assert readme.read_text() == f"before\n{report.BEGIN}\n{text}\n{report.END}after\n"
+
+
+def test_the_measured_command_is_the_installed_one(tmp_path: Path) -> None:
+    """The launcher that is measured starts what an installed one starts, in an environment that has it."""
+    _python, launcher = clean_environment(tmp_path)
+    (entry,) = (found for found in distribution("libnlplug").entry_points if found.group == "console_scripts")
+    module, function = entry.value.split(":")
+    assert f"from {module} import {function}\n" in launcher.read_text()
+    assert subprocess.run([launcher, "--version"], capture_output=True, timeout=60).returncode == 0
