@@ -178,9 +178,9 @@ class PlugGroup:
                 plug._last_action = last
             raise
         if not holds:
-            for number, plug in enumerate(plugs):
-                if number not in refused:
-                    plug._last_action = action
+            done = [plug for number, plug in enumerate(plugs) if number not in refused] if refused else plugs
+            for plug in done:
+                plug._last_action = action
         for number, (code, reply) in refused.items():
             error = failures[plugs[number]] = _refusal(plugs[number], _OPERATIONS[action], code, reply)
             if error.errno is not None:
