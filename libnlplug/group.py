@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ._libnl import CData
     from .guard import Guard, Holder
     from .hold import HoldReport
-    from .route import RouteSocket
+    from .route import QdiscInfo, RouteSocket
 
 _OPERATIONS = {
     "buffer": "buffer on",
@@ -129,13 +129,18 @@ class PlugGroup:
         self.close()
 
     def stats(self) -> dict[PlugQdisc, PlugStats]:
-        """The counters of each plug, by one dump of the namespace's qdiscs; a plug that is gone is not in it."""
+        """The counters of each plug, by one dump of the namespace's qdiscs; a plug that is gone is not in it.
+
+        A dump may miss what is there while links are deleted (tc_dump_qdisc counts them), so the kernel is asked once
+        more for each plug that is not in it.
+        """
         if not self._plugs:
             return {}
-        found = {(info.ifindex, info.parent): info for info in self._open().qdiscs(self._places())}
+        route = self._open()
+        found = {(info.ifindex, info.parent): info for info in route.qdiscs(self._places())}
         stats = {}
         for plug in self._plugs:
-            info = found.get((plug._ifindex, plug._parent))
+            info = found.get((plug._ifindex, plug._parent)) or _asked_for(plug, route)
             if info is not None and (info.kind, info.handle) == ("plug", plug._handle):
                 stats[plug] = PlugStats(info.qlen, info.backlog, info.drops, info.packets, info.bytes)
         return stats
@@ -299,6 +304,14 @@ class PlugGroup:
                 messages.append(message)
                 length += len(message)
             sends.append((plugs, joined(messages)))
+
+
+def _asked_for(plug: PlugQdisc, route: RouteSocket) -> QdiscInfo | None:
+    """What the kernel shows of one plug; None where it is gone."""
+    try:
+        return route.qdisc(plug._ifindex, plug._parent, plug._device, plug._handle, b"plug")
+    except FileNotFoundError:
+        return None
 
 
 def _refusal(plug: PlugQdisc, operation: str, code: int, reply: bytes | None) -> NetlinkError:

@@ -26,6 +26,7 @@ from libnlplug import (
     PlugQdisc,
     QdiscNotFound,
 )
+from libnlplug.route import QdiscInfo, RouteSocket
 
 BATCH_OF_ONE_SMALL_BUFFER = 76  # messages of 60 bytes in the smallest SO_SNDBUF that the kernel grants
 
@@ -137,6 +138,24 @@ def test_a_device_that_is_gone_is_named_and_the_others_are_done(fleet: Fleet, go
     eventually(lambda: fleet.waiting() == [0] * 4, "the others are released")
     assert lost not in group.stats()
     assert len(group.stats()) == 4
+
+
+def test_a_plug_that_a_dump_misses_is_counted(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's dump misses a device where another one is deleted meanwhile: a plug that is there has its counters
+    all the same, in stats() and in a hold's report, and only one that is gone has none."""
+    group, whole = PlugGroup(fleet.plugs), RouteSocket.qdiscs
+
+    def qdiscs(route: RouteSocket, wanted: set[tuple[int, int]]) -> list[QdiscInfo]:
+        return [info for info in whole(route, wanted) if info.ifindex != fleet.plugs[2]._ifindex]
+
+    monkeypatch.setattr(RouteSocket, "qdiscs", qdiscs)
+    with group.hold() as held:
+        fleet.send(1)
+        assert {plug: stats.qlen for plug, stats in group.stats().items()} == dict.fromkeys(fleet.plugs, 1)
+    assert held.packets == 5
+    fleet.remove(2)
+    assert set(group.stats()) == {*fleet.plugs[:2], *fleet.plugs[3:]}
+    group.close()
 
 
 def test_each_failure_has_its_own_reason(fleet: Fleet) -> None:
