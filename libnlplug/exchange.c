@@ -27,7 +27,10 @@
 
 #include "exchange.h"
 
-enum { DATAGRAM = 32768 };	/* bytes; a dump fills what it is given, up to this, and one object needs far less */
+enum {
+	DATAGRAM = 32768,	/* bytes; a dump fills what it is given, up to this, and one object needs far less */
+	STATS_PACKETS64 = 8,	/* TCA_STATS_PKT64, which headers older than Linux 5.5 lack */
+};
 
 struct libnlplug_line {
 	pthread_mutex_t lock;
@@ -217,12 +220,15 @@ int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qd
 	struct gnet_stats_basic basic = { 0 };
 	struct gnet_stats_queue queue = { 0 };
 	const struct rtattr *stats;
+	uint64_t packets;
 
 	if (!kind || header->nlmsg_type != RTM_NEWQDISC)
 		return 0;
 	stats = attribute(TCA_RTA(place), left, TCA_STATS2);
 	copy_nested(stats, TCA_STATS_BASIC, &basic, sizeof basic);
 	copy_nested(stats, TCA_STATS_QUEUE, &queue, sizeof queue);
+	packets = basic.packets;	/* 32 bits; the kernel shows 64 where they are not enough */
+	copy_nested(stats, STATS_PACKETS64, &packets, sizeof packets);
 	*qdisc = (struct libnlplug_qdisc){
 		.ifindex = place->tcm_ifindex,
 		.handle = place->tcm_handle,
@@ -230,7 +236,7 @@ int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qd
 		.qlen = queue.qlen,
 		.backlog = queue.backlog,
 		.drops = queue.drops,
-		.packets = basic.packets,
+		.packets = packets,
 		.bytes = basic.bytes,
 	};
 	for (size_t i = 0; i < sizeof qdisc->kind - 1 && i < RTA_PAYLOAD(kind); i++)

@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import resource
+import struct
 import threading
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from libnlplug import ClosedError, DeviceNotFound, ForkedError, NetlinkError, PlugQdisc
 from libnlplug._libnl import lib
 from libnlplug.errors import failure
-from libnlplug.route import RouteSocket, link_message, message_bytes
+from libnlplug.route import RouteSocket, link_message, message_bytes, qdisc_info
 
 LOOPBACK = 1  # lo's interface index, in every namespace
 
@@ -192,3 +193,19 @@ def test_no_descriptor_is_left_for_a_socket() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert caught.value.errno == errno.EMFILE
+
+
+@pytest.mark.parametrize("packets", [7, 2**32 + 7])
+def test_packets_are_counted_beyond_32_bits(packets: int) -> None:
+    """The kernel's counter of packets has 32 bits, and 64 in an attribute of their own where these are not enough."""
+
+    def attribute(kind: int, content: bytes) -> bytes:
+        return struct.pack("=HH", 4 + len(content), kind) + content
+
+    basic = attribute(1, struct.pack("=QII", 1 << 40, packets & 0xFFFF_FFFF, 0))
+    wide = attribute(8, struct.pack("=Q", packets)) if packets >> 32 else b""
+    place = struct.pack("=B3xiIII", 0, LOOPBACK, 0x504C_0000, lib.TC_H_ROOT, 1)
+    body = place + attribute(lib.TCA_KIND, b"plug\0\0\0\0") + attribute(7, basic + wide)  # TCA_STATS2
+    info = qdisc_info(struct.pack("=IHHII", 16 + len(body), lib.RTM_NEWQDISC, 0, 1, 0) + body)
+    assert info is not None
+    assert (info.kind, info.packets, info.bytes) == ("plug", packets, 1 << 40)
