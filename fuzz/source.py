@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
 ERROR, DONE, NEWLINK, NEWQDISC, DELQDISC, NEWTFILTER = 2, 3, 16, 36, 37, 44
+NEWCHAIN = 10 << 8 | 3  # linux/netfilter/nfnetlink.h, nf_tables.h
 NESTED = 0x8000
 KINDS = (
     b"plug prio ifb u32 ingress clsact tbf htb hfsc red sfq netem fq_codel pfifo pfifo_fast bfifo dsmark mqprio"
@@ -122,6 +123,33 @@ class Source:
             return self.bytes(self.below(40))
         whole = b"".join(self.message() for _ in range(1 + self.below(3)))
         return self.cut(whole) + (bytes(40_000) if self.sometimes(40) else b"")
+
+    # -- what nftables answers
+
+    def chains(self) -> bytes:
+        """One or more messages of a dump of chains; the last may stand at the end of what anybody receives."""
+        whole = b"".join(self.chain_message() for _ in range(1 + self.below(3)))
+        if self.sometimes(20):
+            head = struct.pack("=IHHII", self.one_of((16, 20, 17)), self.one_of((ERROR, DONE, NEWCHAIN)), 2, 1, 0)
+            whole = struct.pack("=IHHII", 32768 - len(head), 1, 2, 1, 0).ljust(32768 - len(head), b"\0") + head
+        return self.cut(whole)
+
+    def chain_message(self) -> bytes:
+        kind = self.one_of((NEWCHAIN, NEWCHAIN, NEWCHAIN, ERROR, DONE, 0)) or self.number(16) & 0xFFFF
+        payload = self.error() if kind == ERROR else self.cut(self.chain())
+        length = self.number(32) & 0xFFFF_FFFF if self.sometimes(10) else 16 + len(payload)
+        return struct.pack("=IHHII", length, kind, 2, 1, 0) + payload + bytes(-len(payload) % 4)
+
+    def chain(self) -> bytes:
+        """The payload of a message about a chain: nfgenmsg, its table and name, and its hook."""
+        devices = (b"eth0\0", b"eth0", b"eth\0", b"lo\0", b"", b"x" * 40)
+        hook = self.wrapped(1, struct.pack(">I", self.one_of((0, 5, 1))))
+        hook += self.wrapped(3, self.one_of(devices)) if self.below(2) else b""
+        listed = (self.wrapped(1 + self.below(2), self.one_of(devices)) for _ in range(self.below(3)))
+        hook += self.wrapped(4, b"".join(listed))
+        name = self.one_of((b"c\0", b"x" * 700, b""))
+        parts = (self.wrapped(1, b"t\0"), self.wrapped(3, name), self.wrapped(4, hook))
+        return bytes([self.one_of((5, 5, 1, 2)), 0, 0, 0]) + b"".join(part for part in parts if self.below(10))
 
     # -- what a holder tells its guard
 

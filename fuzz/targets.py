@@ -331,6 +331,10 @@ def datagrams(source: Source) -> list[bytes]:
     return [source.datagram() for _ in range(1 + source.below(4))]
 
 
+def chains(source: Source) -> list[bytes]:
+    return [source.chains() for _ in range(1 + source.below(3))]
+
+
 class Mark:
     """Somebody who sits on a plug's mark and tells every visitor something."""
 

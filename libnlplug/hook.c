@@ -117,8 +117,11 @@ static int look_at(struct nlmsghdr *header, const char *device, char *name, size
 
 	if (header->nlmsg_type == NLMSG_DONE)
 		return ENOENT;
-	if (header->nlmsg_type == NLMSG_ERROR)
-		return ((struct nlmsgerr *)payload)->error;
+	if (header->nlmsg_type == NLMSG_ERROR) {
+		int error = end - payload < (int)sizeof error ? 0 : ((struct nlmsgerr *)payload)->error;
+
+		return error < 0 ? error : -EPROTO;
+	}
 	if (header->nlmsg_type != NEW_CHAIN || end - payload < 4)
 		return 0;
 	hook = find(payload + 4, end, CHAIN_HOOK);
