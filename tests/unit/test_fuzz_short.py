@@ -77,6 +77,43 @@ def test_the_c_file_reads_only_what_is_there(name: str, tmp_path: Path) -> None:
     assert f"{name:<16} |          - |        400 |" in done.stdout
 
 
+BROKEN = """
+import os
+
+def fails(source):
+    assert source.below(4) < 3
+
+def leaves(source):
+    raise SystemExit(0)
+
+def ends(source):
+    os._exit(0)
+
+def dies(source):
+    os.abort()
+
+TARGETS = {function.__name__: function for function in (fails, leaves, ends, dies)}
+
+def alone():
+    pass
+"""
+
+
+@pytest.mark.parametrize("name", ["fails", "leaves", "ends", "dies"])
+def test_a_broken_promise_is_found(name: str, tmp_path: Path) -> None:
+    """A target that raises, kills its process, or ends it as if all were well, is a finding, with the case at fault."""
+    shutil.copytree(FUZZ, tmp_path / "fuzz")
+    (tmp_path / "fuzz" / "targets.py").write_text(BROKEN)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "fuzz" / "run"), "--cases", "100", "--seed", "1", name],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert [path for path in (tmp_path / "build" / "fuzz" / "found").glob(f"{name}-*") if not path.suffix]
+
+
 def test_a_fifo_is_no_namespace(tmp_path: Path) -> None:
     """A path that leads to a FIFO is refused at once: to open it does not wait for somebody who writes."""
     os.mkfifo(tmp_path / "fifo")
