@@ -22,9 +22,10 @@ try:
     from . import _libnl as _libnl
 except ImportError as error:
     loading = (error.path or "").endswith(".so")  # glibc's words or musl's: a library is missing, or a function in it
-    if not loading or ("libnl-" not in str(error) and "symbol" not in str(error)):
+    reason = str(error).replace(error.path or "", "")  # a folder may have any name
+    if not loading or ("libnl-" not in reason and "symbol" not in reason):
         raise
-    words = str(error).replace(":", " ").split()
+    words = reason.replace(":", " ").split()
     function = next((name for name in words if name.startswith(("nl_", "nla_", "nlmsg_", "rtnl_"))), "")
     old = f"what is here is too old, without {function}(): " if function else ""
     raise ImportError(

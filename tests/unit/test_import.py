@@ -127,6 +127,16 @@ def test_a_missing_compiled_module_is_not_blamed_on_libnl(tmp_path: Path) -> Non
     assert "Debian" not in done.stderr
 
 
+def test_a_module_that_cannot_be_loaded_is_not_blamed_on_libnl(tmp_path: Path) -> None:
+    """Where the module itself cannot be loaded, the loader's own words come out, whatever its folder is called."""
+    package = copy_with(tmp_path / "libnl-symbols", b"libnl-3.so.200", b"libnl-3.so.200")
+    (package / Path(_libnl.__file__).name).write_bytes(b"not a library")
+    done = python("import libnlplug", package)
+    assert done.returncode == 1
+    assert f"ImportError: {package}" in done.stderr
+    assert "Debian" not in done.stderr
+
+
 def test_libnl_cli_is_never_loaded() -> None:
     """libnl-cli, whose functions call exit(), is not in the process: only libnl-3 and libnl-route-3 are."""
     done = python(
