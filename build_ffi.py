@@ -104,7 +104,6 @@ ffi.cdef(
     #define CLONE_NEWNET ...
     #define CLONE_NEWUSER ...
     #define IFNAMSIZ ...
-    #define SIOCGSKNS ...
     #define SI_KERNEL ...
 
     /* spawn.c */
@@ -115,8 +114,11 @@ ffi.cdef(
     int libnlplug_ingress_chain(const char *device, char *name, size_t size);
     int libnlplug_wait_for_readers(void);
 
+    /* the network namespace of a socket, as a descriptor; ioctl() itself is declared in as many ways as there are
+       C libraries */
+    int libnlplug_netns_of(int fd);
+
     /* libc */
-    int ioctl(int fd, unsigned long request, ...);
     int setns(int fd, int nstype);
     int unshare(int flags);
     int getsockopt(int sockfd, int level, int optname, void *optval, unsigned int *optlen);
@@ -157,6 +159,11 @@ ffi.set_source(
     int libnlplug_tcx_programs(int ifindex, int ingress);
     int libnlplug_ingress_chain(const char *device, char *name, size_t size);
     int libnlplug_wait_for_readers(void);
+
+    static int libnlplug_netns_of(int fd)
+    {
+        return ioctl(fd, SIOCGSKNS, 0);
+    }
     """,
     sources=["libnlplug/exchange.c", "libnlplug/holder.c", "libnlplug/hook.c", "libnlplug/spawn.c"],
     include_dirs=["vendor_headers", "libnlplug"],

@@ -190,14 +190,14 @@ class RouteSocket:
         self._check()
         if self._netns is not None and self._netns == _netns_of_thread():
             return call()
-        fd = lib.ioctl(self.fileno(), lib.SIOCGSKNS, ffi.NULL)
+        fd = lib.libnlplug_netns_of(self.fileno())
         if fd < 0:
             raise _cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
         return _visit(fd, "of the socket", call)
 
     def netns_id(self) -> tuple[int, int]:
         """What tells the socket's namespace from others."""
-        fd = lib.ioctl(self.fileno(), lib.SIOCGSKNS, ffi.NULL)
+        fd = lib.libnlplug_netns_of(self.fileno())
         if fd < 0:
             raise _cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
         found = os.fstat(fd)

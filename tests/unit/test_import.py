@@ -137,6 +137,14 @@ def test_a_module_that_cannot_be_loaded_is_not_blamed_on_libnl(tmp_path: Path) -
     assert "Debian" not in done.stderr
 
 
+def test_no_function_takes_any_arguments() -> None:
+    """No bound function ends in '...': C libraries declare such functions differently (musl: ioctl(int, int, ...)), and
+    gcc 14 refuses to build the module where the declaration is not the same."""
+    names = [name for name in dir(_libnl.lib) if callable(getattr(_libnl.lib, name))]
+    assert "libnlplug_netns_of" in names
+    assert [name for name in names if _libnl.ffi.typeof(getattr(_libnl.lib, name)).ellipsis] == []
+
+
 def test_libnl_cli_is_never_loaded() -> None:
     """libnl-cli, whose functions call exit(), is not in the process: only libnl-3 and libnl-route-3 are."""
     done = python(
