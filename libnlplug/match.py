@@ -15,7 +15,7 @@ import ipaddress
 
 from ._record import Record
 
-__all__ = ["Keys", "Match"]
+__all__ = ["Keys", "Match", "match_of"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,6 +99,17 @@ class Match(Record):
         only = _ONLY_IN.get(self.ip_proto or "")
         return (only,) if only else (4, 6)
 
+    def overlaps(self, other: Match) -> bool:
+        """Whether a packet may fit both."""
+        for name in ("ip_proto", "src_port", "dst_port"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs and None not in (mine, theirs):
+                return False
+        for mine, theirs in ((self.src_ip, other.src_ip), (self.dst_ip, other.dst_ip)):
+            if mine and theirs and not ipaddress.ip_network(mine).overlaps(ipaddress.ip_network(theirs)):
+                return False
+        return not set(self.families).isdisjoint(other.families)
+
     def network_keys(self, family: int) -> Keys:
         """The keys in the IP header; offsets from its start."""
         words: dict[int, tuple[int, int]] = {}
@@ -133,6 +144,18 @@ class Match(Record):
         if self.tcp_syn:
             _add(words, 12, _SYN << 16, _SYN_RST_ACK_FIN << 16)
         return [(offset, value, mask) for offset, (value, mask) in sorted(words.items())]
+
+
+def match_of(text: str) -> Match | None:
+    """The match that is written so by str(); None for what is none."""
+    parts: dict[str, object] = {}
+    try:
+        for part in text.split(",") if text != "ip" else []:
+            name, _, value = part.partition("=")
+            parts[name] = True if name == "tcp_syn" else int(value) if name.endswith("_port") else value
+        return _rebuilt(parts)
+    except (TypeError, ValueError):
+        return None
 
 
 def _rebuilt(parts: dict[str, object]) -> Match:

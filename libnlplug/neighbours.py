@@ -7,7 +7,8 @@ import errno
 
 from .errors import NetlinkError
 from .hook import Filter, clsact_kind, filters, ingress_chain, is_quiet, tcx_programs, waiting
-from .match import Match
+from .lanes import all_lanes
+from .match import Match, match_of
 from .redirect import ender, is_lanes, prio_of
 from .route import RouteSocket
 
@@ -51,6 +52,12 @@ def shadows(route: RouteSocket, device: str, ifindex: int, ingress: bool, slot: 
         if one.prio < prio_of(slot, 4) and not is_lanes(one) and ender(one, match)
     ]
     unique = list(dict.fromkeys(lines))
+    for lane in all_lanes(route):
+        if (lane.ifindex, lane.ingress) == (ifindex, ingress) and lane.slot < slot and lane.filters:
+            theirs = match_of(lane.words.get("match", ""))
+            if theirs is None or match.overlaps(theirs):
+                what = f"the lane for {theirs or 'other packets'} on {lane.ifb.name}"
+                unique.append(f"{what} comes first, and what it matches this lane does not see")
     count = tcx_programs(route, ifindex, ingress)
     if count:
         programs = "1 tcx BPF program comes" if count == 1 else f"{count} tcx BPF programs come"

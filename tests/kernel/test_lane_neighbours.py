@@ -204,6 +204,23 @@ def test_a_bpf_program_is_reported(road: Road, admin: Admin) -> None:
 
 
 @HOOKS
+def test_an_earlier_lane_for_some_of_the_same_packets_is_reported(road: Road, admin: Admin, ingress: bool) -> None:
+    """What two lanes match goes through the earlier one only: said where the later is made, or adopted. A lane for
+    other packets, or at the other hook, is not named."""
+    wide = admin.lane(Match(ip_proto="udp"))
+    others = [admin.lane(Match(ip_proto="tcp"))]
+    others += [PlugLane(road.device, Match(), ingress=not ingress, netns=road.near)]
+    sentence = f"the lane for ip_proto=udp on {wide.ifb} comes first, and what it matches this lane does not see"
+    narrow = admin.shadowed_lane(sentence)
+    with narrow.hold() as held:
+        admin.expect_through()
+    assert held.packets == 0
+    adopted = admin.shadowed_lane(sentence)
+    for lane in (wide, *others, adopted, narrow):
+        lane.close()
+
+
+@HOOKS
 def test_filters_about_other_packets_are_not_reported(road: Road, admin: Admin) -> None:
     """A filter for another protocol, or in a chain that no packet of the lane's is in, takes nothing from it."""
     admin.add("matchall action ok", protocol="ipv6")

@@ -14,6 +14,7 @@ from packets import Packet, expected, matches, packets
 
 from libnlplug import Match
 from libnlplug.ifb import alias_of
+from libnlplug.match import match_of
 
 LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
 
@@ -166,3 +167,31 @@ def test_the_longest_match_fits_into_an_alias() -> None:
     )
     words = {"hook": "ingress", "kept": "1", "pid": str(1 << 22), "clsact": "1", "filters": "12", "match": str(match)}
     assert len(alias_of(words).encode()) < 256
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        ({}, {"ip_proto": "tcp", "dst_port": 80, "tcp_syn": True}, True),
+        ({"ip_proto": "tcp", "dst_port": 80}, {"ip_proto": "tcp", "src_port": 80}, True),
+        ({"ip_proto": "tcp", "dst_port": 80}, {"ip_proto": "tcp", "dst_port": 443}, False),
+        ({"ip_proto": "tcp", "dst_port": 80}, {"ip_proto": "udp", "dst_port": 80}, False),
+        ({"dst_ip": "10.0.0.0/8"}, {"dst_ip": "10.1.2.3"}, True),
+        ({"dst_ip": "10.0.0.0/8"}, {"src_ip": "10.0.0.0/8"}, True),
+        ({"dst_ip": "10.0.0.0/8"}, {"dst_ip": "11.0.0.0/8"}, False),
+        ({"dst_ip": "10.0.0.0/8"}, {"src_ip": "2001:db8::/32"}, False),
+        ({"dst_ip": "10.0.0.0/8"}, {"dst_ip": "::/0"}, False),
+        ({"ip_proto": "icmp"}, {"src_ip": "::/0"}, False),
+    ],
+)
+def test_which_matches_overlap(one: dict, other: dict, both: bool) -> None:
+    """Two matches overlap where no part of one rules the other out, whichever is asked."""
+    assert Match(**one).overlaps(Match(**other)) is Match(**other).overlaps(Match(**one)) is both
+
+
+@given(matches())
+def test_what_is_written_is_read(match: Match) -> None:
+    """A match is read back from how it is written; anything else is none."""
+    assert match_of(str(match)) == match
+    for text in ("", "?", "ip_proto", "dst_port=x", "tcp_syn=1,vlan=7"):
+        assert match_of(text) is None
