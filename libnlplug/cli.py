@@ -178,10 +178,16 @@ def _lane_of(args: argparse.Namespace, match: Match | None, *, keep: bool = Fals
     return lane
 
 
+def _is_given(args: argparse.Namespace, name: str) -> bool:
+    """Whether an option was given, be it as 0 or as the empty word that a script's unset variable is."""
+    value = getattr(args, name)
+    return value is not None and value is not False
+
+
 def _match(args: argparse.Namespace) -> Match | None:
     """The packet options, or None where none was given."""
-    parts = {name: getattr(args, name) for name in _PARTS}
-    if not any(parts.values()):
+    parts = {name: getattr(args, name) for name in _PARTS if _is_given(args, name)}
+    if not parts:
         return None
     from .match import Match
 
@@ -195,7 +201,7 @@ def _lane(args: argparse.Namespace) -> int:
 
     not_for = {"add": ("json",), "show": (*_PARTS, "ingress", "limit"), "del": ("limit", "json")}
     for name in not_for[args.action]:
-        if getattr(args, name):
+        if _is_given(args, name):
             raise ValueError(f"--{name.replace('_', '-')} means nothing to 'lane {args.action}'")
     if args.action == "add":
         _lane_of(args, _match(args), keep=True).close()

@@ -141,6 +141,9 @@ def test_what_shadows_a_lane_is_a_warning(road: Road, cli: Cli) -> None:
         (("--src-ip", "10.0.0.1/8"), "src_ip is '10.0.0.1/8'"),
         (("--ip-proto", "tcp", "--dst-port", "0"), "dst_port is 0"),
         (("--ip-proto", "tcp", "--parent", "1:2"), "--parent"),
+        (("--dst-ip", ""), "dst_ip is ''"),
+        (("--ip-proto", ""), "ip_proto is ''"),
+        (("--dst-port", "0"), "dst_port is 0"),
     ],
 )
 def test_what_cannot_be_expressed(road: Road, cli: Cli, words: tuple[str, ...], sentence: str) -> None:
@@ -201,11 +204,12 @@ def test_lane_del(road: Road, cli: Cli) -> None:
     for words in (OPTIONS, (*OPTIONS, "--ingress"), ("--ip-proto", "tcp"), ("--ip-proto", "icmp")):
         cli("lane", "add", road.device, *words)
     assert "no such lane" in cli.complaint("lane", "del", road.device, "--ip-proto", "sctp")
+    assert "dst_ip is ''" in cli.complaint("lane", "del", road.device, "--dst-ip", "", status=2)
     cli("lane", "del", road.device, *OPTIONS, "--ingress")
     assert [lane.hook for lane in listed(road.near, road.device)] == ["egress"] * 3
     cli("lane", "del", road.device, "--ip-proto", "tcp")
     assert [lane.match for lane in listed(road.near, road.device)] == [str(UDP), "ip_proto=icmp"]
-    with PlugLane(road.device, Match(), netns=road.near):
+    with PlugLane(road.device, Match(ip_proto="sctp"), netns=road.near):
         err = cli.complaint("lane", "del", road.device)
         assert f"cannot delete the lanes of {road.device}: process {os.getpid()} uses the one on" in err
     cli("lane", "del", road.device)
