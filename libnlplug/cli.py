@@ -12,7 +12,7 @@ import sys
 
 from . import PlugQdisc, attach
 from ._libnl import lib
-from .errors import HoldExpired, NetlinkError, PlugBusy, QdiscNotFound
+from .errors import DeviceNotFound, HoldExpired, NetlinkError, PlugBusy, QdiscNotFound
 from .qdisc import LIMIT_MAX
 from .units import format_size, parse_size, parse_time
 
@@ -154,6 +154,8 @@ def _what_to_hold(args: argparse.Namespace) -> PlugQdisc | PlugLane:
         return attach(args.dev, parent=args.parent, limit=args.limit, netns=args.netns)
     if args.parent != "root":
         raise ValueError("--parent is of the whole device: it goes with no packet option")
+    if args.limit is not None:
+        _refuse_if_lane_held(args, match)
     return _lane_of(args, match)
 
 
@@ -162,6 +164,20 @@ def _refuse_if_held(args: argparse.Namespace) -> None:
         _open(args)._refuse_while_held("hold")
     except QdiscNotFound:
         pass
+
+
+def _refuse_if_lane_held(args: argparse.Namespace, match: Match | None) -> None:
+    from .lanes import lanes
+    from .match import Match
+    from .route import RouteSocket
+
+    wanted = ("ingress" if args.ingress else "egress", str(match or Match()))
+    for lane in lanes(RouteSocket(args.netns), args.dev):
+        if (lane.hook, lane.match) == wanted:
+            try:
+                PlugQdisc.open(lane.ifb, netns=args.netns)._refuse_while_held("hold")
+            except (DeviceNotFound, QdiscNotFound):
+                pass
 
 
 def _lane_of(args: argparse.Namespace, match: Match | None, *, keep: bool = False) -> PlugLane:

@@ -79,11 +79,15 @@ def test_hold_uses_the_lane_that_is_kept(road: Road, cli: Cli) -> None:
 
 
 def test_hold_of_a_lane_that_is_held(road: Road, cli: Cli) -> None:
-    """A lane that somebody holds is not held twice: 125, and the command is not run."""
-    with PlugLane(road.device, UDP, netns=road.near) as lane, lane.hold():
-        err = cli.complaint("hold", road.device, *OPTIONS, "--", "echo", "ran", status=125)
-    assert f"process {os.getpid()} holds it" in err
-    assert "the command was not run" in err
+    """A lane that somebody holds is not held twice: 125, the command is not run, and its limit stays as it was."""
+    with PlugLane(road.device, UDP, netns=road.near) as lane, lane.hold() as held:
+        for words in ((), ("--limit", "100")):
+            err = cli.complaint("hold", road.device, *OPTIONS, *words, "--", "echo", "ran", status=125)
+            assert f"process {os.getpid()} holds it" in err
+            assert "the command was not run" in err
+        numbers = road.leaving.expect_held(lane)
+    road.leaving.expect(numbers)
+    assert (held.packets, held.dropped) == (5, 0)
 
 
 def test_a_hold_that_is_killed(road: Road, cli: Cli) -> None:
