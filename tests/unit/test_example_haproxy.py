@@ -37,8 +37,9 @@ def verify(directory: Path, text: str) -> str:
 
 
 def test_systemd_says_nothing(tmp_path: Path) -> None:
-    """systemd-analyze verify prints nothing about the unit."""
+    """systemd-analyze verify prints nothing about the unit, which names no manual page that is not installed."""
     assert verify(tmp_path, UNIT) == ""
+    assert re.findall(r"man:(\S+)", UNIT) == ["haproxy(1)"]
 
 
 @pytest.mark.parametrize("line", ["ExecReloads=/bin/true", "ExecReload=/no/such/program", "Type=forkin"])
