@@ -175,7 +175,7 @@ def _protocol(ip_proto: str | int | None) -> str | None:
     if not isinstance(ip_proto, bool):
         if text in PROTOCOLS:
             return text
-        if text.isdecimal() and text.isascii() and int(text) <= 255:
+        if text.isdecimal() and text.isascii() and len(text) < 10 and int(text) <= 255:
             return {number: name for name, number in PROTOCOLS.items()}.get(int(text), str(int(text)))
     raise ValueError(f"ip_proto is {ip_proto!r}: it must be one of {', '.join(PROTOCOLS)}, or a number from 0 to 255")
 

@@ -25,6 +25,7 @@ LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
         ({"ip_proto": "tpc"}, r"ip_proto is 'tpc': it must be one of icmp, tcp, udp, icmpv6, sctp, or a number"),
         ({"ip_proto": 256}, "ip_proto is 256: .* from 0 to 255"),
         ({"ip_proto": -1}, "ip_proto is -1"),
+        ({"ip_proto": "9" * 5000}, "ip_proto is '9999"),
         ({"ip_proto": 6.0}, "ip_proto is 6.0"),
         ({"ip_proto": True}, "ip_proto is True"),
         ({"ip_proto": ""}, "ip_proto is ''"),
