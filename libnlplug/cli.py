@@ -302,6 +302,10 @@ def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, A
     return names, options
 
 
+def _limit_option(default: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return _argument("--limit", type=_SIZE, metavar="SIZE", help=f"bytes it may hold, as 32mb; {default} if left out")
+
+
 def _checked(parse: Callable[[str], Any], name: str) -> Callable[[str], Any]:
     """argparse shows the sentence of an ArgumentTypeError, and hides that of a ValueError."""
 
@@ -350,9 +354,6 @@ _PARENT = _argument("--parent", default="root", metavar="P", help="'root' (the d
 _NETNS = _argument(
     "--netns", type=_checked(_netns, "netns"), metavar="NAME", help="its network namespace: a name, a path or a pid"
 )
-_LIMIT = _argument(
-    "--limit", type=_SIZE, metavar="SIZE", help="bytes it may hold, as 32mb; the kernel's default if left out"
-)
 _JSON = _argument("--json", action="store_true", help="print JSON")
 
 _PARTS = ("ip_proto", "src_ip", "dst_ip", "src_port", "dst_port", "tcp_syn")
@@ -374,7 +375,7 @@ VERBS = (
         _DEV,
         _PARENT,
         _argument("--handle", metavar="H", help="its handle, as 40:"),
-        _LIMIT,
+        _limit_option("the kernel's default"),
         _NETNS,
         plain=True,
     ),
@@ -459,7 +460,7 @@ VERBS = (
             help=f"release after S seconds even if the command still runs; else {DEFAULT_TIMEOUT:g}, 0 for never",
         ),
         *_PACKETS,
-        _LIMIT,
+        _limit_option("the kernel's default, 4mb for a lane,"),
         _argument("--json", action="store_true", help="report as one line of JSON, on stderr as the plain one"),
         _NETNS,
         more="It uses the plug that is there, or makes one and removes it again. A guard releases if libnlplug dies."
@@ -476,7 +477,7 @@ VERBS = (
         _argument("action", choices=("add", "show", "del"), help="add one, show those of the device, or delete them"),
         _DEV,
         *_PACKETS,
-        _LIMIT,
+        _limit_option("4mb"),
         _JSON,
         _NETNS,
     ),

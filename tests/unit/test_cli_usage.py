@@ -9,6 +9,8 @@ import pytest
 
 import libnlplug
 from libnlplug import cli, route
+from libnlplug.lane import LIMIT
+from libnlplug.units import parse_size
 
 VERBS = [verb.name for verb in cli.VERBS]
 
@@ -197,3 +199,14 @@ def test_the_report_is_one_sentence(values: dict[str, int], sentence: str) -> No
     for name, value in values.items():
         setattr(report, name, value)
     assert cli._sentence("eth0", report) == sentence
+
+
+def test_the_help_says_the_limit_that_is_had_without_one() -> None:
+    """What --limit is where it is left out: the kernel's default, and a lane's own."""
+    said = {verb.name: how["help"] for verb in cli.VERBS for names, how in verb.arguments if names == ("--limit",)}
+    assert {verb: ("kernel's default" in text, "4mb" in text) for verb, text in said.items()} == {
+        "attach": (True, False),
+        "hold": (True, True),
+        "lane": (False, True),
+    }
+    assert parse_size("4mb") == LIMIT
