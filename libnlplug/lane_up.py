@@ -20,7 +20,7 @@ from .lane_down import sweep, tear_down
 from .lanes import Hooks, Lane, all_lanes, hooks, ifb_name, is_whole, lane_mark, plug_of
 from .marks import Mark
 from .match import Match
-from .neighbours import refuse_to_bypass, refuse_to_drop
+from .neighbours import refuse_to_bypass, refuse_to_drop, rivals
 from .qdisc import PlugQdisc, attach_by
 from .redirect import SLOTS, add_filters, slot_of
 from .route import RouteSocket
@@ -100,7 +100,8 @@ class LaneMaker:
             self._let_go_of_mark()
 
     def _make_ifb(self, taken: set[int | None], kept: bool) -> None:
-        """The ifb in the first slot that is not ``taken``, and whose name and mark nobody has."""
+        """The ifb in the first slot that is not ``taken``, and whose name and mark nobody has; if there is one, behind
+        the lanes that have some of the same packets, which would else not see them any more."""
         words = {
             "hook": "ingress" if self._ingress else "egress",
             "kept": str(int(kept)),
@@ -109,7 +110,9 @@ class LaneMaker:
             "filters": "0",
             "match": str(self._match),
         }
-        for slot in range(SLOTS):
+        theirs = [lane.slot for lane in rivals(self._route, self._ifindex, self._ingress, self._match)]
+        behind = max(theirs, default=-1) + 1
+        for slot in (*range(behind, SLOTS), *range(behind)):
             if slot in taken:
                 continue
             name = ifb_name(self._ifindex, slot)

@@ -7,12 +7,12 @@ import errno
 
 from .errors import NetlinkError
 from .hook import Filter, clsact_kind, filters, ingress_chain, is_quiet, tcx_programs, waiting
-from .lanes import all_lanes
+from .lanes import Lane, all_lanes
 from .match import Match, match_of
 from .redirect import ender, is_lanes, prio_of
 from .route import RouteSocket
 
-__all__ = ["refuse_to_bypass", "refuse_to_drop", "shadows"]
+__all__ = ["refuse_to_bypass", "refuse_to_drop", "rivals", "shadows"]
 
 
 def refuse_to_drop(route: RouteSocket, device: str, ifindex: int) -> None:
@@ -52,14 +52,23 @@ def shadows(route: RouteSocket, device: str, ifindex: int, ingress: bool, slot: 
         if one.prio < prio_of(slot, 4) and not is_lanes(one) and ender(one, match)
     ]
     unique = list(dict.fromkeys(lines))
-    for lane in all_lanes(route):
-        if (lane.ifindex, lane.ingress) == (ifindex, ingress) and lane.slot < slot and lane.filters:
-            theirs = match_of(lane.words.get("match", ""))
-            if theirs is None or match.overlaps(theirs):
-                what = f"the lane for {theirs or 'other packets'} on {lane.ifb.name}"
-                unique.append(f"{what} comes first, and what it matches this lane does not see")
+    for lane in rivals(route, ifindex, ingress, match):
+        if lane.slot < slot:
+            what = f"the lane for {lane.words.get('match')} on {lane.ifb.name}"
+            unique.append(f"{what} comes first, and what it matches this lane does not see")
     count = tcx_programs(route, ifindex, ingress)
     if count:
         programs = "1 tcx BPF program comes" if count == 1 else f"{count} tcx BPF programs come"
         unique.append(f"{programs} first, and what is passed or dropped there the lane does not see")
     return unique
+
+
+def rivals(route: RouteSocket, ifindex: int, ingress: bool, match: Match) -> list[Lane]:
+    """The complete lanes at the hook that may match some of the same packets."""
+    return [
+        lane
+        for lane in all_lanes(route)
+        if (lane.ifindex, lane.ingress) == (ifindex, ingress) and lane.filters
+        # What cannot be read may match anything.
+        if (theirs := match_of(lane.words.get("match", ""))) is None or match.overlaps(theirs)
+    ]

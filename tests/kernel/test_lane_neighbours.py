@@ -221,6 +221,19 @@ def test_an_earlier_lane_for_some_of_the_same_packets_is_reported(road: Road, ad
 
 
 @HOOKS
+def test_a_lane_takes_nothing_from_one_that_is_there(road: Road, admin: Admin, ingress: bool) -> None:
+    """A new lane for some of the same packets comes behind, also where a place before has become free."""
+    first, narrow = admin.lane(Match(ip_proto="tcp")), admin.lane()
+    first.close()
+    wide = admin.shadowed_lane(f"the lane for {narrow.match} on {narrow.ifb} comes first", Match(ip_proto="udp"))
+    with narrow.hold():
+        numbers = admin.flow.expect_held(narrow)
+    admin.flow.expect(numbers)
+    for lane in (wide, narrow):
+        lane.close()
+
+
+@HOOKS
 def test_filters_about_other_packets_are_not_reported(road: Road, admin: Admin) -> None:
     """A filter for another protocol, or in a chain that no packet of the lane's is in, takes nothing from it."""
     admin.add("matchall action ok", protocol="ipv6")
