@@ -195,11 +195,11 @@ def mark_of(plug: PlugQdisc) -> str:
 
 
 def marks(netns: Netns) -> list[str]:
-    """The marks of all plugs of the namespace that are being held. (A connection to one has its name too: it is not
-    one that listens, __SO_ACCEPTCON of linux/net.h.)"""
+    """The marks of all plugs of the namespace that are being held, or that nobody may hold because their lane is being
+    closed. (A connection to one has its name too: it is not unconnected, SS_UNCONNECTED of linux/net.h.)"""
     text = netns.run(Path("/proc/thread-self/net/unix").read_text)
     lines = [line.split() for line in text.splitlines() if "@libnlplug-hold/" in line]
-    return [name for _, _, _, flags, *_, name in lines if int(flags, 16) & 1 << 16]
+    return [name for *_, state, _, name in lines if int(state, 16) == 1]
 
 
 def holder_of(plug: PlugQdisc) -> Holder:
