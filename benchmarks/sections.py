@@ -46,11 +46,11 @@ class Bench:
 
 
 @contextmanager
-def dummies(count: int) -> Iterator[list[str]]:
-    """Devices that swallow packets, up."""
+def dummies(count: int, *, up: bool = False) -> Iterator[list[str]]:
+    """Devices that swallow packets; the first one is up, or all are, and send nothing of their own."""
     names = [f"b{number}" for number in range(count)]
     ip(*(f"link add {name} type dummy" for name in names))
-    ip(f"link set {names[0]} up")
+    ip(*(f"link set {name} addrgenmode none up" for name in (names if up else names[:1])))
     try:
         yield names
     finally:
@@ -200,7 +200,7 @@ def groups(bench: Bench) -> Iterator[Row]:
     """A group against the C original's loop, and how far apart its first and last device are."""
     sizes = (1, 20) if bench.short else (1, 10, 100, 1000)
     curve: dict[str, dict[str, float]] = {}
-    with dummies(sizes[-1]) as devices:
+    with dummies(sizes[-1], up=True) as devices:
         loop = compiled(HERE / "loop.c", bench.directory, libraries="libnl-cli-3.0 libnl-route-3.0")
         for size in sizes:
             ours, original = worker("worker.py"), Program(loop, *devices[:size])
@@ -307,7 +307,7 @@ def _skew(bench: Bench, size: int) -> Iterator[Row]:
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     first, last = Wire("w0", 2), Wire("w1", 3)
-    with dummies(size - 2) as between:
+    with dummies(size - 2, up=True) as between:
         plugs = [libnlplug.attach(device) for device in (first.name, *between, last.name)]
         group = libnlplug.PlugGroup(plugs)
 
