@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The clients: many short connections, some that stay, and how each one ended.
 
-How a connection ends is one word: ok, refused, reset, cut short, timed out. Whoever calls must have entered the
-client's namespace; the threads of a population do that by themselves.
+How a connection ends is said in a word or two: ok, refused, reset, cut short, timed out, turned away. Whoever calls
+must have entered the client's namespace; the threads of a population do that by themselves.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 from net import PORT, VIP, enter
 
 PATIENCE = 8.0  # seconds for one connection
-LOST = ("refused", "reset", "cut short", "timed out")
+LOST = ("refused", "reset", "cut short", "timed out", "turned away")
 RST_ON_CLOSE = struct.pack("ii", 1, 0)  # so that the same port can be used again at once
 STAYS = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n"
 CLOSES = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
@@ -29,6 +29,13 @@ CLOSES = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
 
 class Cut(Exception):
     """The server closed before its answer was complete."""
+
+
+class TurnedAway(Exception):
+    """The answer is not what was asked for: a proxy's 503, say."""
+
+
+BAD = (OSError, Cut, TurnedAway)
 
 
 def word_for(error: Exception) -> str:
@@ -41,6 +48,8 @@ def word_for(error: Exception) -> str:
         return "timed out"
     if isinstance(error, Cut):
         return "cut short"
+    if isinstance(error, TurnedAway):
+        return "turned away"
     raise error
 
 
@@ -63,6 +72,8 @@ def answer(sock: socket.socket) -> str:
     while True:
         head, end, body = text.partition(b"\r\n\r\n")
         if end:
+            if head.split()[1] != b"200":
+                raise TurnedAway(head.partition(b"\r\n")[0].decode())
             (length,) = (line.split()[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
             if len(body) >= int(length):
                 return body.decode().strip()
@@ -87,11 +98,11 @@ class Established:
     def __init__(self, count: int) -> None:
         self.sockets = [connect() for _ in range(count)]
         self.ports = [sock.getsockname()[1] for sock in self.sockets]
-        ended = self.ask(PATIENCE)
+        ended = self.ask()
         if set(ended) != {"ok"}:
             raise RuntimeError(f"of {count} connections some do not work: {Counter(ended)}")
 
-    def ask(self, patience: float = 3.0) -> list[str]:
+    def ask(self) -> list[str]:
         """Send a request on each of them, in any order, and wait for all the answers: how each has fared."""
         ended = ["timed out"] * len(self.sockets)
         waiting = {}
@@ -102,14 +113,14 @@ class Established:
                 waiting[sock] = at
             except OSError as error:
                 ended[at] = word_for(error)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE
         while waiting and (left := deadline - time.monotonic()) > 0:
             for sock in select.select(list(waiting), [], [], left)[0]:
                 at = waiting.pop(sock)
                 try:
                     answer(sock)
                     ended[at] = "ok"
-                except (OSError, Cut) as error:
+                except BAD as error:
                     ended[at] = word_for(error)
         return ended
 
@@ -135,6 +146,7 @@ class Population:
         self.done: list[One] = []
         self._pause, self._port = pause, port
         self._over = threading.Event()
+        self._broken: list[Exception] = []
         kinds = [self._short] * short + [self._long] * long
         self._threads = [
             threading.Thread(target=self._live, args=(kind, random.Random(seed * 1000 + number)))
@@ -150,8 +162,16 @@ class Population:
         self._over.set()
         for thread in self._threads:
             thread.join()
+        if self._broken:  # a client that is gone counts nothing more: no figure is worth anything
+            raise self._broken[0]
 
     def _live(self, kind, chance: random.Random) -> None:
+        try:
+            self._come_and_go(kind, chance)
+        except Exception as error:
+            self._broken.append(error)
+
+    def _come_and_go(self, kind, chance: random.Random) -> None:
         enter("client")
         with suppress(PermissionError):  # before everything else: real clients have processors of their own
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
@@ -165,7 +185,7 @@ class Population:
                 sock.sendall(CLOSES)
                 by = answer(sock)
             ended = "ok"
-        except (OSError, Cut) as error:
+        except BAD as error:
             ended = word_for(error)
         self.done.append(One("short", ended, time.monotonic() - begun, by))
 
@@ -181,7 +201,7 @@ class Population:
                     if self._over.wait(chance.expovariate(1 / self._pause)):
                         break
             ended = "ok"
-        except (OSError, Cut) as error:
+        except BAD as error:
             ended, longest = word_for(error), max(longest, time.monotonic() - begun)
         self.done.append(One("long", ended, longest, by))
 
