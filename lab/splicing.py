@@ -46,6 +46,7 @@ class Sizes(NamedTuple):
     uploads: tuple[int, int] = (10 * MB, 4)
     transfers: int = 6
     reloads: int = 5
+    reloaded: int = 100 * MB  # far more than all the sockets' buffers hold: haproxy has most of it still to send
 
 
 SHORT = Sizes(((KB, 5), (10 * MB, 1)), (RESPONSE,), 1, (MB, 1), 2, 1)
@@ -213,7 +214,7 @@ def costs(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
 
 def reloads(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
     """haproxy is reloaded while large objects are on their way and new connections come."""
-    size = sizes.objects[-1][0]
+    size = sizes.reloaded
     match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=True)
     lines, lost, new, on = [], {}, [], []
     for way in ("alone", "held"):
@@ -228,7 +229,8 @@ def reloads(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
             for thread in threads:
                 thread.start()
             for _ in threads:
-                begun.acquire(timeout=20)
+                if not begun.acquire(timeout=20):
+                    raise RuntimeError(f"a transfer does not begin: {ended}")
             for _ in range(sizes.reloads):
                 with lane.hold(timeout=30) if way == "held" else nullcontext():
                     haproxy.reload()
@@ -237,6 +239,8 @@ def reloads(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
             over.set()
             for thread in threads:
                 thread.join()
+        if len(ended) < sizes.transfers:
+            raise RuntimeError("a transfer ended with an error that has no word")
         new.append(population.count("short"))
         cut, refused = Counter(word for word in ended if word != "ok"), population.lost("short")
         lost[way] = in_words(cut + refused)
@@ -274,7 +278,7 @@ def transfer(size: int, files: Files, over: threading.Event, begun: threading.Se
 def splicing(short: bool) -> Found:
     sizes = SHORT if short else Sizes()
     with TemporaryDirectory() as directory, network(backends=3) as backends:
-        files = make_files(Path(directory), [size for size, _ in (*sizes.objects, sizes.uploads)])
+        files = make_files(Path(directory), [size for size, _ in (*sizes.objects, sizes.uploads, (sizes.reloaded, 1))])
         route_to(PLACE)
         enter("client")
         with servers(files, backends):
