@@ -8,7 +8,8 @@ A filter decides where the classification ends: its action's verdict is final un
 
 Adding filters and deleting them harms no packet. To add a clsact or ingress qdisc to a device that is up, and to delete
 one, the kernel takes all qdiscs of the device away for a moment (dev_deactivate() in net/sched/sch_api.c, Linux 6.18
-included): what waits in the root qdisc is thrown away, uncounted, and so is what is sent in that moment.
+included; Linux 7.2 was seen to keep what waits): what waits in the root qdisc is thrown away, uncounted, and so is what
+is sent in that moment.
 """
 
 from __future__ import annotations

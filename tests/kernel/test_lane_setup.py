@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 
@@ -121,12 +122,16 @@ def waiting(road: Road) -> int:
 
 
 def test_the_kernel_empties_a_device_for_clsact(slow: Road) -> None:
-    """Why a lane is careful with the qdisc: adding it, or deleting it, throws away all that waits on the device."""
+    """Why a lane is careful with the qdisc: adding it, or deleting it, throws away all that waits on the device, or, on
+    a kernel that has mended that, nothing."""
+    left = []
     for verb in ("add", "del"):
         slow.leaving.send(40)
         assert waiting(slow) > 10
         slow.near.tc(f"qdisc {verb} dev {slow.device} clsact")
-        assert waiting(slow) == 0
+        left.append(waiting(slow))
+    mended = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (7, 0)
+    assert left == [0, 0] or (mended and min(left) > 10)
 
 
 @HOOKS

@@ -221,7 +221,11 @@ def add_chain(family: int, hook: int, device: str, priority: int = 0) -> int:
             + _nft(NEWCHAIN, family, names + attribute(0x8004, where) + attribute(7, b"filter\0"))
             + _nft(BATCH_END, 0, b"", 10, 1)
         )
-        return -struct.unpack_from("=i", sock.recv(4096), 16)[0]
+        for _ in ("table", "chain"):
+            error = -struct.unpack_from("=i", sock.recv(4096), 16)[0]
+            if error:
+                return error
+        return 0
 
 
 @pytest.mark.parametrize(("family", "hook", "shown_as"), [(NETDEV, 0, "netdev t c"), (INET, 5, "inet t c")])
