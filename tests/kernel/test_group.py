@@ -7,6 +7,7 @@ import contextlib
 import os
 import pickle
 import random
+import re
 import socket
 import threading
 
@@ -396,6 +397,8 @@ def test_the_same_place_in_two_namespaces_is_not_twice_the_same(fleet: Fleet, ne
 def test_a_plug_whose_handle_stands_elsewhere_now(fleet: Fleet) -> None:
     """The plug is deleted, and another class of its device has a qdisc of its handle: QdiscNotFound with the words of
     a single call, by the group as by hold()."""
+    if tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (6, 1):
+        pytest.skip("Linux 5.10 takes a message for 1:1 to the plug of that handle at 1:2; 6.1 refuses it")
     device = fleet.devices[0]
     fleet.plugs[0].detach()
     fleet.netns.tc(f"qdisc add dev {device} root handle 1: prio bands 3")
