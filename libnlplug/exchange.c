@@ -35,6 +35,10 @@ enum {
 struct libnlplug_line {
 	pthread_mutex_t lock;
 	int fd;
+	union {
+		struct nlmsghdr header;
+		char bytes[DATAGRAM];
+	} datagrams[2];		/* not on the stack: a thread's may be smaller */
 };
 
 static struct libnlplug_answer no_memory = { .error = ENOMEM };
@@ -141,11 +145,7 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 	pthread_mutex_lock(&line->lock);
 	unsent = line->fd < 0 ? EBADF : send_request(line->fd, messages, length);
 	while (!unsent && !error && !over) {
-		union {
-			struct nlmsghdr header;
-			char bytes[DATAGRAM];
-		} datagrams[2];
-		struct iovec parts[] = { { datagrams + 0, DATAGRAM }, { datagrams + 1, DATAGRAM } };
+		struct iovec parts[] = { { line->datagrams + 0, DATAGRAM }, { line->datagrams + 1, DATAGRAM } };
 		struct mmsghdr received[] = { { .msg_hdr = { .msg_iov = parts + 0, .msg_iovlen = 1 } },
 					      { .msg_hdr = { .msg_iov = parts + 1, .msg_iovlen = 1 } } };
 		int count = receive(line->fd, received, one_message ? 1 : 2);
@@ -157,13 +157,13 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 		for (int i = 0; i < count; i++) {
 			size_t size = received[i].msg_len;
 
-			if (size < sizeof datagrams[i].header)
+			if (size < sizeof line->datagrams[i].header)
 				continue;
-			over |= ends(&datagrams[i].header, size, last);
+			over |= ends(&line->datagrams[i].header, size, last);
 			if (received[i].msg_hdr.msg_flags & MSG_TRUNC)
 				lost = EMSGSIZE;
-			if (!says_done(&datagrams[i].header))
-				answer = append(answer, datagrams[i].bytes, size);
+			if (!says_done(&line->datagrams[i].header))
+				answer = append(answer, line->datagrams[i].bytes, size);
 		}
 	}
 	if (error)

@@ -8,6 +8,8 @@ import gc
 import os
 import resource
 import struct
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -209,3 +211,17 @@ def test_packets_are_counted_beyond_32_bits(packets: int) -> None:
     info = qdisc_info(struct.pack("=IHHII", 16 + len(body), lib.RTM_NEWQDISC, 0, 1, 0) + body)
     assert info is not None
     assert (info.kind, info.packets, info.bytes) == ("plug", packets, 1 << 40)
+
+
+def test_a_thread_with_a_small_stack_may_ask() -> None:
+    """A request needs no more stack than Python itself: one from a thread with 64 KiB is answered."""
+    program = """
+import threading
+from libnlplug.route import RouteSocket
+threading.stack_size(65536)
+thread = threading.Thread(target=lambda: print(RouteSocket().link("lo")))
+thread.start()
+thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{LOOPBACK}\n", "")
