@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
-REAL_KERNEL := testkernel/with-plug
+REAL_KERNEL := tools/testkernel/with-plug
 SOURCES := setup.py pyproject.toml build_ffi.py $(wildcard vendor_headers/* libnlplug/*.[ch])
 export PYTHON
 
@@ -14,7 +14,7 @@ HALVES := kernel-test-1of2 kernel-test-2of2
 .PHONY: demo test lint types unit parity kernel-test $(HALVES) wheel matrix fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench
 
 demo: .venv/built | for-demo
-	@$(REAL_KERNEL) $(PY) demo/demo.py
+	@$(REAL_KERNEL) $(PY) examples/demo/demo.py
 
 test: lint types
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(HALVES) unit parity
@@ -22,7 +22,7 @@ test: lint types
 	@$(PY) tools/summary build/unit.xml build/parity.xml $(HALVES:%=build/%.xml)
 
 lint: .venv/test
-	$(PY) -m ruff check . fuzz/run lab/run matrix/run testkernel/run tools/summary
+	$(PY) -m ruff check . benchmarks/lab/run tests/matrix/run tools/testkernel/run tools/summary
 
 types: .venv/test
 	$(PY) -m mypy
@@ -43,20 +43,20 @@ wheel: .venv/test
 	PYTHON=$(PY) tools/wheel dist
 
 matrix: .venv/test
-	$(PY) matrix/run $(RELEASES)
+	$(PY) tests/matrix/run $(RELEASES)
 
 fuzz: .venv/test
 	@$(PY) -c "import atheris" 2>/dev/null || $(PY) -m pip install --quiet atheris 2>/dev/null || true
-	$(PY) fuzz/run $(ARGS)
+	$(PY) -m tests.fuzz.run $(ARGS)
 
 bench: .venv/bench | for-bench
 	$(PY) benchmarks/bench.py $(ARGS)
 
 reload-bench: .venv/test | for-test
-	testkernel/run --pin 1 --timeout 3000 -- $(PY) benchmarks/reload/run.py $(ARGS)
+	tools/testkernel/run --pin 1 --timeout 3000 -- $(PY) benchmarks/reload/run.py $(ARGS)
 
 lab: .venv/test | for-test
-	$(PY) lab/run $(ARGS)
+	$(PY) benchmarks/lab/run $(ARGS)
 
 docs: .venv/test
 	$(PY) -m sphinx -q -W -b html docs build/docs
@@ -69,7 +69,7 @@ race: .venv/test
 	RACE_RUNS=100 $(REAL_KERNEL) $(PY) -m pytest -s examples/race
 
 faults: .venv/test
-	testkernel/run --pin 1 --mem 3G --timeout 1800 -- $(PY) benchmarks/faults/run.py $(ARGS)
+	tools/testkernel/run --pin 1 --mem 3G --timeout 1800 -- $(PY) -m tests.faults.run $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info libnlplug/*.so libnlplug/_libnl.c libnlplug/libnlplug-guard .pytest_cache .mypy_cache .ruff_cache .hypothesis

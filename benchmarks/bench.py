@@ -50,7 +50,7 @@ def measure(options: argparse.Namespace) -> dict:
     """The rows, figures and notes of both parts."""
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "inside.json"
-        guest = [HERE.parent / "testkernel" / "run", "--pin", options.pin, "--mem", "3G", "--timeout", "3000", "--"]
+        guest = [HERE.parent / "tools/testkernel/run", "--pin", options.pin, "--mem", "3G", "--timeout", "3000", "--"]
         words = [sys.executable, HERE / "inside.py", "--output", output, *options.sections]
         subprocess.run([*guest, *words, *(["--short"] if options.short else [])], check=True)
         found = json.loads(output.read_text())

@@ -7,7 +7,8 @@ import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
-from netlab import Netns
+
+from tests.support.netlab import Netns
 
 # A fixture is shared by the examples of a property on purpose: making a namespace for each would take minutes.
 settings.register_profile(

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a lane costs the traffic that it does not choose: the same traffic with it and without, side by side.
 
-    testkernel/run --pin 1 -- .venv/bin/python benchmarks/lane/run.py [--short]
+    tools/testkernel/run --pin 1 -- .venv/bin/python benchmarks/lane/run.py [--short]
 
 The lane chooses new TCP connections to the port that the traffic goes to: of all that does not match, established
 connections to that port are looked at the longest. In each round every case is measured without a lane and with it,

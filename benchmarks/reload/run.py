@@ -3,7 +3,7 @@
 """What a reload costs the clients of a server, in each way that there is to get through it.
 
     make reload-bench                                                               the whole, 15 to 20 minutes
-    testkernel/run --pin 1 -- .venv/bin/python benchmarks/reload/run.py --short     a look, half a minute
+    tools/testkernel/run --pin 1 -- .venv/bin/python benchmarks/reload/run.py --short     a look, half a minute
 
 Needs root on a kernel with sch_plug, and haproxy, tc, iptables. Each run has namespaces of its own. The runs of the
 different ways are interleaved. A reload that fails, or does not take place, ends everything with status 1; so does a
@@ -25,7 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import report
+from reload import report
 from ways import missing
 
 HERE = Path(__file__).resolve().parent

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Record 'libnlplug show --watch' during a hold: testkernel/with-plug .venv/bin/python docs/recordings/record.py
+"""Record 'libnlplug show --watch' during a hold: tools/testkernel/with-plug .venv/bin/python docs/recordings/record.py
 
 A program sends ten packets a second through veth0, and 'libnlplug hold' holds them for three seconds. What show draws
 on a terminal, one look over the other, is written to show-watch.txt beside this file, one look below the other.

@@ -6,9 +6,9 @@ from __future__ import annotations
 import functools
 
 import pytest
-from netlab import Netns, Wire, unable
 
 import libnlplug
+from tests.support.netlab import Netns, Wire, unable
 
 
 @functools.cache

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from netlab import FRAME, Wire
 
 import libnlplug
 from libnlplug import PlugQdisc, QdiscExists, qdisc
+from tests.support.netlab import FRAME, Wire
 
 BAND_1, BAND_3 = 0x1_0001, 0x1_0003  # a packet's priority that is a class of qdisc 1: goes there
 

@@ -12,13 +12,12 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from netlab import unable
+import report
+from sections import clean_environment
+
+from tests.support.netlab import unable
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-
-import report  # noqa: E402
-from sections import clean_environment  # noqa: E402
 
 POINTS = {"toggles": {1, 4}, "attaching": {2}, "groups": {3}, "commands": {5}, "holds": {6}, "endurance": {7}}
 POINTS |= {"on_the_wire": {8}, "checked": {7}}

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_helpers import Cli, let_end
-from hold_helpers import (
+
+from libnlplug import PlugQdisc
+from tests.support.command import Cli, let_end
+from tests.support.hold import (
     NOBODY,
     expect_ended,
     expect_flow,
@@ -22,9 +24,7 @@ from hold_helpers import (
     process_status,
     squatting,
 )
-from netlab import FRAME, Wire, random_name
-
-from libnlplug import PlugQdisc
+from tests.support.netlab import FRAME, Wire, random_name
 
 
 @pytest.fixture

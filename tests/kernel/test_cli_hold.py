@@ -13,8 +13,12 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
-from cli_helpers import PATIENCE, Cli, let_end
-from hold_helpers import (
+
+import libnlplug
+from libnlplug import PlugQdisc
+from libnlplug.cli import main as cli_main
+from tests.support.command import PATIENCE, Cli, let_end
+from tests.support.hold import (
     NOBODY,
     Child,
     child,
@@ -26,12 +30,8 @@ from hold_helpers import (
     marks,
     squatting,
 )
-from netlab import FRAME, Wire, eventually, setns
-from terminal import CTRL_C
-
-import libnlplug
-from libnlplug import PlugQdisc
-from libnlplug.cli import main as cli_main
+from tests.support.netlab import FRAME, Wire, eventually, setns
+from tests.support.terminal import CTRL_C
 
 REPORT = r"libnlplug: held {packets} \({bytes} bytes\) of {device} for \d+\.\d{{3}} s, dropped {dropped}\n"
 

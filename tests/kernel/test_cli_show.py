@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, PATIENCE, Cli
-from hold_helpers import expect_held, holder_of
-from netlab import FRAME, Wire
-from terminal import CTRL_C
 
 import libnlplug
 from libnlplug import PlugQdisc
+from tests.support.command import COMMAND, ENVIRONMENT, PATIENCE, Cli
+from tests.support.hold import expect_held, holder_of
+from tests.support.netlab import FRAME, Wire
+from tests.support.terminal import CTRL_C
 
 KEYS = ["device", "ifindex", "parent", "handle", "qlen", "backlog", "drops", "packets", "bytes", "holder"]
 HOLDER_KEYS = ["pid", "since", "timeout", "limit", "guard", "detached", "foreign", "uid"]

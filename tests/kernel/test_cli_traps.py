@@ -11,12 +11,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, PATIENCE, Cli, let_end
-from hold_helpers import expect_ended, expect_flow, expect_held, holder_of
-from netlab import FRAME, Wire
 
 import libnlplug
 from libnlplug import PlugQdisc
+from tests.support.command import COMMAND, ENVIRONMENT, PATIENCE, Cli, let_end
+from tests.support.hold import expect_ended, expect_flow, expect_held, holder_of
+from tests.support.netlab import FRAME, Wire
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from collections import Counter
 
-from netlab import Netns, Wire, random_name, unable
-
 import libnlplug
+from tests.support.netlab import Netns, Wire, random_name, unable
 
 PRELUDE = """
 import os, sys

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from netlab import FRAME, HEADERS, PORT, Netns, Wire, eventually, in_guest, random_name, up
-from netlab import udp_socket as udp
 
 import libnlplug
+from tests.support.netlab import FRAME, HEADERS, PORT, Netns, Wire, eventually, in_guest, random_name, up
+from tests.support.netlab import udp_socket as udp
 
 TUNSETIFF, IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI = 0x400454CA, 0x2, 0x100, 0x1000
 

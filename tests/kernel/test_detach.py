@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from netlab import FRAME, Wire
 
 import libnlplug
 from libnlplug import NotDrained, PlugQdisc, QdiscNotFound
+from tests.support.netlab import FRAME, Wire
 
 
 def test_detach_delivers_what_was_held_and_restores_the_default(wire: Wire, plug: PlugQdisc) -> None:

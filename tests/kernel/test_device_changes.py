@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from netlab import Netns, Wire, random_name, up
 
 import libnlplug
 from libnlplug import DeviceNotFound, PlugQdisc, QdiscNotFound
+from tests.support.netlab import Netns, Wire, random_name, up
 
 VERBS = ["buffer", "release_one", "release_indefinite", "stats", "detach"]
 

@@ -19,14 +19,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from doc_blocks import PAGES, ROOT, RUN, Block, blocks
-from hold_helpers import child
-from netlab import Wire
 
 import libnlplug
 from libnlplug_pytest import Namespace, PlugNet
+from tests.support.doc_blocks import PAGES, ROOT, RUN, Block, blocks
+from tests.support.hold import child
+from tests.support.netlab import Wire
 
-STAND_INS = {"make": "exec python demo/demo.py", "docker": 'echo "$LAB"'}
+STAND_INS = {"make": "exec python examples/demo/demo.py", "docker": 'echo "$LAB"'}
 HAVE_COMMANDS = [
     page for page in PAGES if any(one.language in RUN and one.mark not in ("file", "not run") for one in blocks(page))
 ]

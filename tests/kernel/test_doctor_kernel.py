@@ -11,9 +11,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-from netlab import eventually, in_guest
 
 from libnlplug import doctor, guard
+from tests.support.netlab import eventually, in_guest
 
 EXAMINE = "from libnlplug import doctor; print(doctor.as_json(doctor.examine()))"
 # The interpreter may be where another user cannot go, so the change of user comes when all is loaded.

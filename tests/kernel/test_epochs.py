@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from netlab import FRAME, Wire, eventually
 
 from libnlplug import PlugQdisc
+from tests.support.netlab import FRAME, Wire, eventually
 
 
 def test_release_one_lets_exactly_the_last_complete_epoch_go(wire: Wire, plug: PlugQdisc) -> None:

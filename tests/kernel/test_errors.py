@@ -7,10 +7,10 @@ import errno
 from contextlib import contextmanager
 
 import pytest
-from netlab import CAP_NET_ADMIN, Netns, Wire, descriptors, random_name, unprivileged
 
 import libnlplug
 from libnlplug import PlugQdisc
+from tests.support.netlab import CAP_NET_ADMIN, Netns, Wire, descriptors, random_name, unprivileged
 
 
 @contextmanager

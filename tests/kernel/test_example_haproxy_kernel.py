@@ -15,10 +15,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from lane_helpers import listed, qlen
-from netlab import Netns, eventually, unable
 
 from libnlplug import PlugQdisc
+from tests.support.lane import listed, qlen
+from tests.support.netlab import Netns, eventually, unable
 
 PROJECT = Path(__file__).resolve().parents[2]
 UNIT = (PROJECT / "examples" / "haproxy" / "haproxy.service").read_text()

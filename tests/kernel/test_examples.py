@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from netlab import Netns
+from tests.support.netlab import Netns
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

@@ -12,7 +12,6 @@ import socket
 import threading
 
 import pytest
-from netlab import Netns, eventually, random_name, udp_socket, unprivileged
 from test_cost import counts, sent, traced
 from test_threads_and_fork import in_child
 
@@ -28,6 +27,7 @@ from libnlplug import (
     QdiscNotFound,
 )
 from libnlplug.route import QdiscInfo, RouteSocket
+from tests.support.netlab import Netns, eventually, random_name, udp_socket, unprivileged
 
 BATCH_OF_ONE_SMALL_BUFFER = 76  # messages of 60 bytes in the smallest SO_SNDBUF that the kernel grants
 

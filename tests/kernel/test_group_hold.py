@@ -9,8 +9,6 @@ import signal
 import time
 
 import pytest
-from hold_helpers import Child, child, expect_ended, wait_until
-from netlab import Netns, eventually, unable
 from test_group import Fleet, fleet_of
 
 import libnlplug
@@ -24,6 +22,8 @@ from libnlplug import (
     PlugGroup,
     PlugQdisc,
 )
+from tests.support.hold import Child, child, expect_ended, wait_until
+from tests.support.netlab import Netns, eventually, unable
 
 
 @pytest.fixture

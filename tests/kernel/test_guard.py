@@ -13,7 +13,9 @@ import threading
 import time
 
 import pytest
-from hold_helpers import (
+
+from libnlplug import HoldExpired, PlugQdisc
+from tests.support.hold import (
     Child,
     child,
     descriptors,
@@ -27,9 +29,7 @@ from hold_helpers import (
     process_status,
     wait_until,
 )
-from netlab import Wire, eventually
-
-from libnlplug import HoldExpired, PlugQdisc
+from tests.support.netlab import Wire, eventually
 
 PR_SET_CHILD_SUBREAPER = 36
 

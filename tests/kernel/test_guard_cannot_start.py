@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hold_helpers import (
+
+from libnlplug import GuardUnavailable, NotPermitted, PlugQdisc, guard
+from tests.support.hold import (
     NOBODY,
     Cgroup,
     Child,
@@ -29,9 +31,7 @@ from hold_helpers import (
     needs_root,
     wait_until,
 )
-from netlab import Wire, setns, unable, unprivileged
-
-from libnlplug import GuardUnavailable, NotPermitted, PlugQdisc, guard
+from tests.support.netlab import Wire, setns, unable, unprivileged
 
 CLONE_NEWNS = 0x20000
 MS_REC, MS_PRIVATE = 1 << 14, 1 << 18

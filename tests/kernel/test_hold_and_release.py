@@ -8,9 +8,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from netlab import FRAME, Wire, eventually
 
 from libnlplug import PlugQdisc
+from tests.support.netlab import FRAME, Wire, eventually
 
 
 def test_a_new_plug_lets_packets_pass(wire: Wire, plug: PlugQdisc) -> None:

@@ -14,8 +14,6 @@ import warnings
 from contextlib import suppress
 
 import pytest
-from hold_helpers import Child, child, expect_ended, expect_flow, expect_held, holder_of, holding, marks, wait_until
-from netlab import Wire, eventually, random_name, up
 
 import libnlplug
 from libnlplug import (
@@ -30,6 +28,18 @@ from libnlplug import (
     guard,
     hold,
 )
+from tests.support.hold import (
+    Child,
+    child,
+    expect_ended,
+    expect_flow,
+    expect_held,
+    holder_of,
+    holding,
+    marks,
+    wait_until,
+)
+from tests.support.netlab import Wire, eventually, random_name, up
 
 
 class Fault(Exception):

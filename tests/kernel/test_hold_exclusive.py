@@ -12,7 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from hold_helpers import (
+
+import libnlplug
+from libnlplug import ForkedError, PlugBusy, PlugQdisc
+from tests.support.hold import (
     NOBODY,
     Child,
     child,
@@ -27,10 +30,7 @@ from hold_helpers import (
     squatting,
     wait_until,
 )
-from netlab import Wire, eventually
-
-import libnlplug
-from libnlplug import ForkedError, PlugBusy, PlugQdisc
+from tests.support.netlab import Wire, eventually
 
 EXIT_THREAD = {"x86_64": 60, "aarch64": 93, "riscv64": 93, "ppc64le": 1, "s390x": 1}  # the number of exit(2)
 
@@ -419,9 +419,8 @@ def test_a_squatter_cannot_lie(wire: Wire, plug: PlugQdisc) -> None:
     needs_root()
 
     def work(this: Child) -> None:
-        from netlab import setns
-
         from libnlplug._libnl import ffi
+        from tests.support.netlab import setns
 
         setns(wire.near.fileno())
         os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -446,7 +445,7 @@ def test_visitors_do_not_keep_a_guard_from_its_work(wire: Wire, plug: PlugQdisc)
     needs_root()
 
     def work(this: Child) -> None:
-        from netlab import setns
+        from tests.support.netlab import setns
 
         setns(wire.near.fileno())
         os.setresuid(NOBODY, NOBODY, NOBODY)

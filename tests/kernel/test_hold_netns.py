@@ -9,11 +9,11 @@ import threading
 import time
 
 import pytest
-from hold_helpers import Child, child, descriptors, expect_ended, expect_flow, expect_held, holder_of, marks
-from netlab import FRAME, HEADERS, PORT, Netns, Wire, eventually, random_name, setns, udp_socket, up
 
 import libnlplug
 from libnlplug import PlugQdisc
+from tests.support.hold import Child, child, descriptors, expect_ended, expect_flow, expect_held, holder_of, marks
+from tests.support.netlab import FRAME, HEADERS, PORT, Netns, Wire, eventually, random_name, setns, udp_socket, up
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import time
 import warnings
 
 import pytest
-from hold_helpers import expect_flow, wait_until
-from netlab import FRAME, Wire
 
 from libnlplug import HoldExpired, PacketsDropped, PlugQdisc
+from tests.support.hold import expect_flow, wait_until
+from tests.support.netlab import FRAME, Wire
 
 
 @pytest.fixture(autouse=True)

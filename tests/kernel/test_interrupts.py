@@ -7,9 +7,9 @@ import random
 import signal
 
 import pytest
-from netlab import Wire
 
 from libnlplug import PlugQdisc
+from tests.support.netlab import Wire
 
 ROUNDS = 400
 

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from netlab import unable
 
-LAB = Path(__file__).resolve().parents[2] / "lab"
+from tests.support.netlab import unable
+
+LAB = Path(__file__).resolve().parents[2] / "benchmarks/lab"
 NEEDED = {
     "splicing": (("haproxy", "busybox"), ()),
     "migration": (("haproxy",), ()),

@@ -7,12 +7,12 @@ import errno
 import socket
 
 import pytest
-from hold_helpers import child, expect_ended
-from lane_helpers import UDP, Flow, Road, Sight, having, listed, marks, tc, tc_filters, veth
-from netlab import Wire, eventually, random_name, unprivileged
 
 from libnlplug import DeviceNotFound, Match, NotDrained, NotPermitted, PlugBusy, PlugLane, PlugQdisc, QdiscNotFound
 from libnlplug.hold import end_detached
+from tests.support.hold import child, expect_ended
+from tests.support.lane import UDP, Flow, Road, Sight, having, listed, marks, tc, tc_filters, veth
+from tests.support.netlab import Wire, eventually, random_name, unprivileged
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 

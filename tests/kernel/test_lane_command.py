@@ -8,13 +8,13 @@ import os
 import signal
 
 import pytest
-from cli_helpers import Cli, let_end
-from hold_helpers import marks
-from lane_helpers import UDP, Road, Sight, listed, qlen, tc, veth
-from netlab import FRAME, PORT, eventually
 
 from libnlplug import Match, PlugLane
 from libnlplug.redirect import FIRST_PRIO
+from tests.support.command import Cli, let_end
+from tests.support.hold import marks
+from tests.support.lane import UDP, Road, Sight, listed, qlen, tc, veth
+from tests.support.netlab import FRAME, PORT, eventually
 
 OPTIONS = ("--ip-proto", "udp", "--dst-port", str(PORT))
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])

@@ -9,12 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hold_helpers import Child
-from lane_helpers import UDP, Road, Sight, marks, veth
-from netlab import eventually, in_guest
 
 from libnlplug import Match, NetlinkError, PlugLane, PlugUnavailable
 from libnlplug.route import RouteSocket
+from tests.support.hold import Child
+from tests.support.lane import UDP, Road, Sight, marks, veth
+from tests.support.netlab import eventually, in_guest
 
 AUTOLOAD = Path("/proc/sys/kernel/modprobe")
 LOADER = AUTOLOAD.read_text().strip()

@@ -10,13 +10,13 @@ import time
 from contextlib import suppress
 
 import pytest
-from hold_helpers import Child, child, expect_ended, marks
-from lane_helpers import FAR, UDP, Flow, Road, listed, veth
-from lane_helpers import marks as all_marks
-from netlab import PORT, Wire, eventually
 
 from libnlplug import HoldExpired, Match, PlugBusy, PlugLane, PlugQdisc, QdiscNotFound
 from libnlplug.route import RouteSocket
+from tests.support.hold import Child, child, expect_ended, marks
+from tests.support.lane import FAR, UDP, Flow, Road, listed, veth
+from tests.support.lane import marks as all_marks
+from tests.support.netlab import PORT, Wire, eventually
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 

@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lane_helpers import FAR, FAR6, NEAR, NEAR6, UDP, Flow, Road, use_ipv6
-from netlab import PORT, eventually
-from packets import Packet, expected, matches, packets
 
 from libnlplug import Match, PlugLane
+from tests.support.lane import FAR, FAR6, NEAR, NEAR6, UDP, Flow, Road, use_ipv6
+from tests.support.netlab import PORT, eventually
+from tests.support.packets import Packet, expected, matches, packets
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 NEW = Match(ip_proto="tcp", dst_port=PORT, tcp_syn=True)

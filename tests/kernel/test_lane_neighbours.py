@@ -7,10 +7,7 @@ import os
 import struct
 import warnings
 
-import bpf
 import pytest
-from lane_helpers import UDP, Road, Sight, roots, tc, tc_filters, veth
-from netlab import PORT
 
 import libnlplug
 from libnlplug import LaneShadowed, Match, PlugLane, neighbours
@@ -20,6 +17,9 @@ from libnlplug.errors import check
 from libnlplug.hook import hook_number
 from libnlplug.redirect import FIRST_PRIO
 from libnlplug.route import RouteSocket, qdisc_message
+from tests.support import bpf
+from tests.support.lane import UDP, Road, Sight, roots, tc, tc_filters, veth
+from tests.support.netlab import PORT
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 LAST = 0xFFFF

@@ -9,9 +9,6 @@ import socket
 import threading
 
 import pytest
-from hold_helpers import Child, child
-from lane_helpers import UDP, Sight, having, listed, marks, tc
-from netlab import Wire
 
 import libnlplug.lane_up
 import libnlplug.marks
@@ -21,6 +18,9 @@ from libnlplug.ifb import ADDRESS, alias_of
 from libnlplug.lane_down import delete_lanes
 from libnlplug.lanes import ifb_name
 from libnlplug.route import RouteSocket
+from tests.support.hold import Child, child
+from tests.support.lane import UDP, Sight, having, listed, marks, tc
+from tests.support.netlab import Wire
 
 TCP = Match(ip_proto="tcp")
 

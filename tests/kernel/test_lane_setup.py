@@ -9,8 +9,14 @@ import subprocess
 import time
 
 import pytest
-from hold_helpers import wait_until
-from lane_helpers import (
+
+import libnlplug
+from libnlplug import ClosedError, Match, PlugLane
+from libnlplug.ifb import ifbs
+from libnlplug.lane_down import delete_lanes
+from libnlplug.route import RouteSocket
+from tests.support.hold import wait_until
+from tests.support.lane import (
     FAR,
     FAR6,
     KINDS,
@@ -27,13 +33,7 @@ from lane_helpers import (
     use_ipv6,
     veth,
 )
-from netlab import Netns, Wire, random_name
-
-import libnlplug
-from libnlplug import ClosedError, Match, PlugLane
-from libnlplug.ifb import ifbs
-from libnlplug.lane_down import delete_lanes
-from libnlplug.route import RouteSocket
+from tests.support.netlab import Netns, Wire, random_name
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 

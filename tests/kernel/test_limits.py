@@ -8,10 +8,10 @@ import socket
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from netlab import FRAME, Wire, random_name
 
 import libnlplug
 from libnlplug import PlugQdisc
+from tests.support.netlab import FRAME, Wire, random_name
 
 LIMIT_MAX = 2**31 - 1
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from netlab import FRAME, Wire
 
 from libnlplug.plug_qdisc import (
     plug_qdisc_attach,
@@ -16,6 +15,7 @@ from libnlplug.plug_qdisc import (
     plug_qdisc_release_indefinite_buffer,
     qdisc_init,
 )
+from tests.support.netlab import FRAME, Wire
 
 
 @pytest.fixture

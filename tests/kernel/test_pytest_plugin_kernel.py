@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from netlab import descriptors, eventually
 from test_without_sch_plug import AUTOLOAD, unloaded  # noqa: F401
+
+from tests.support.netlab import descriptors, eventually
 
 pytest_plugins = ["pytester"]
 

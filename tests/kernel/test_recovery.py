@@ -7,11 +7,11 @@ import os
 import socket
 
 import pytest
-from netlab import Wire, eventually, random_name
 
 import libnlplug
 from libnlplug import PlugQdisc
 from libnlplug._libnl import ffi, lib
+from tests.support.netlab import Wire, eventually, random_name
 
 SOL_NETLINK, ADD_MEMBERSHIP, DROP_MEMBERSHIP, RTNLGRP_LINK = 270, 1, 2, 1  # linux/netlink.h, linux/rtnetlink.h
 

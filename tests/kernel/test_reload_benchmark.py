@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from netlab import unable
+
+from tests.support.netlab import unable
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PRIVATE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]

@@ -10,10 +10,10 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from netlab import Netns, Wire, descriptors, in_thread, random_name
 
 import libnlplug
 from libnlplug import ForkedError, PlugQdisc, QdiscNotFound
+from tests.support.netlab import Netns, Wire, descriptors, in_thread, random_name
 
 
 def test_eight_threads_share_one_plug(wire: Wire, plug: PlugQdisc) -> None:

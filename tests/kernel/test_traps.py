@@ -10,10 +10,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from netlab import Netns
 
 import libnlplug
 from libnlplug import PlugQdisc, plug_qdisc
+from tests.support.netlab import Netns
 
 DEVICES = ("lo", "plain0", "down0", "plug0", "prio0", "htb0", "clsact0")
 HANDLES = (

@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from netlab import Netns, eventually, in_guest
 
 import libnlplug
 from libnlplug import plug_qdisc
+from tests.support.netlab import Netns, eventually, in_guest
 
 AUTOLOAD = Path("/proc/sys/kernel/modprobe")
 MODULE = Path("/sys/module/sch_plug")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from side_by_side import HERE, Pair, cannot, compile_c, in_namespace
+
+from tests.support.parity import HERE, Pair, cannot, compile_c, in_namespace
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from side_by_side import NotCompiled, compile_c
 
 import libnlplug
 from libnlplug._libnl import ffi, lib
+from tests.support.parity import NotCompiled, compile_c
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = ROOT / "vendor_headers" / "libnl_functions.h"

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from side_by_side import Device, Pair
+
+from tests.support.parity import Device, Pair
 
 pytestmark = pytest.mark.usefixtures("plug_kernel")
 

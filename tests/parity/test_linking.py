@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from side_by_side import cannot, in_namespace
 from test_declarations import FUNCTIONS, functions
 
 from libnlplug import _libnl
+from tests.support.parity import cannot, in_namespace
 
 MODULE = Path(_libnl.__file__)
 

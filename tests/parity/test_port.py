@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from side_by_side import WITHOUT_NET_ADMIN, Driver, Ended, Pair
+
+from tests.support.parity import WITHOUT_NET_ADMIN, Driver, Ended, Pair
 
 CLASSIDS = "# for the tests\n40:\tholder\n1:4\tlane\n"
 

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from terminal import CTRL_C, Terminal
+
+from tests.support.terminal import CTRL_C, Terminal
 
 PROGRAM = """
 import sys

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from doc_blocks import MARKS, PAGES, ROOT, RUN, SHOWN, blocks
-from netlab import unable
 
 import libnlplug
 from libnlplug import cli, errors, show
+from tests.support.doc_blocks import MARKS, PAGES, ROOT, RUN, SHOWN, blocks
+from tests.support.netlab import unable
 
 DOCS = ROOT / "docs"
 BLOCKS = [block for page in PAGES for block in blocks(page)]

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import pytest
-from netlab import Netns, unable
 
 from libnlplug import child, doctor, probe
+from tests.support.netlab import Netns, unable
 
 EXAMINE = "from libnlplug import doctor; print(doctor.as_json(doctor.examine()))"
 # The interpreter may be where another user cannot go, so the change of user comes when all is loaded.

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from netlab import unable
 
 from libnlplug import cli
+from tests.support.netlab import unable
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "haproxy"
 UNIT = (EXAMPLE / "haproxy.service").read_text()

@@ -10,24 +10,24 @@ import sys
 from pathlib import Path
 
 import pytest
-from netlab import unable
 
 from libnlplug import NetlinkError
 from libnlplug.route import RouteSocket
+from tests.support.netlab import unable
 
-FUZZ = Path(__file__).resolve().parents[2] / "fuzz"
+FUZZ = Path(__file__).resolve().parents[1] / "fuzz"
+ROOT = FUZZ.parents[1]
 NAMES = [after.partition("(")[0] for after in (FUZZ / "targets.py").read_text().split("\n@target\ndef ")[1:]]
 CASES = {"guard_program": 50}  # a process for each
 
 # In a process of its own: it enters a network namespace, and what is looked for may be its death.
 PROGRAM = """
 import random, sys
-sys.path.insert(0, sys.argv[1])
-import targets
+from tests.fuzz import targets
 from hypothesis import HealthCheck, given, settings, strategies
-from source import Source
+from tests.fuzz.source import Source
 
-target, count = targets.TARGETS[sys.argv[2]], int(sys.argv[3])
+target, count = targets.TARGETS[sys.argv[1]], int(sys.argv[2])
 targets.alone()
 
 @settings(max_examples=count, database=None, deadline=None, suppress_health_check=list(HealthCheck))
@@ -45,20 +45,20 @@ for _ in range(count):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_target_keeps_its_promise(name: str, tmp_path: Path) -> None:
     """For some hundred cases of hypothesis's, and as many of chance's, the target's promise is kept."""
-    command = [sys.executable, "-X", "faulthandler", "-c", PROGRAM, str(FUZZ), name, str(CASES.get(name, 150))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    command = [sys.executable, "-X", "faulthandler", "-c", PROGRAM, name, str(CASES.get(name, 150))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     if "no network namespace of its own can be had" in done.stderr:
         unable("no right to make a network namespace: run as root, or under 'unshare --map-root-user --net'")
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 def fuzz(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """fuzz/run in a copy of its own, as what it finds goes beside it."""
-    shutil.copytree(FUZZ, directory / "fuzz", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    """tests/fuzz/run in a copy of its own, as what it finds goes beside it."""
+    shutil.copytree(FUZZ, directory / "tests/fuzz", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     for name in ("libnlplug", "vendor_headers"):
-        if (FUZZ.parent / name).exists():
-            (directory / name).symlink_to(FUZZ.parent / name)
-    command = [sys.executable, str(directory / "fuzz" / "run"), *words]
+        if (ROOT / name).exists():
+            (directory / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-m", "tests.fuzz.run", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=directory)
     if "no network namespace of its own can be had" in done.stderr + done.stdout:
         unable("no right to make a network namespace: run as root, or under 'unshare --map-root-user --net'")
@@ -68,7 +68,7 @@ def fuzz(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", ["guard_in_c", "exchange_in_c", "hook_in_c"])
 def test_the_c_file_reads_only_what_is_there(name: str, tmp_path: Path) -> None:
     """Whatever comes to it, gcc's sanitizers find nothing in the C file in some hundred cases of chance's."""
-    if not (FUZZ.parent / "libnlplug" / "hook.c").exists() or not shutil.which("gcc"):
+    if not (ROOT / "libnlplug" / "hook.c").exists() or not shutil.which("gcc"):
         pytest.skip("the C files or gcc are not here")
     done = fuzz(tmp_path, "--cases", "400", "--seed", "1", name)
     if "no libasan" in done.stdout:
@@ -102,10 +102,11 @@ def alone():
 @pytest.mark.parametrize("name", ["fails", "leaves", "ends", "dies"])
 def test_a_broken_promise_is_found(name: str, tmp_path: Path) -> None:
     """A target that raises, kills its process, or ends it as if all were well, is a finding, with the case at fault."""
-    shutil.copytree(FUZZ, tmp_path / "fuzz")
-    (tmp_path / "fuzz" / "targets.py").write_text(BROKEN)
+    shutil.copytree(FUZZ, tmp_path / "tests/fuzz")
+    (tmp_path / "tests/fuzz/targets.py").write_text(BROKEN)
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "fuzz" / "run"), "--cases", "100", "--seed", "1", name],
+        [sys.executable, "-m", "tests.fuzz.run", "--cases", "100", "--seed", "1", name],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,

@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from netlab import Netns, eventually
 
 from libnlplug import ForkedError, GuardUnavailable, PlugBusy, guard
 from libnlplug._libnl import ffi, lib
 from libnlplug.guard import Guard, holder_of
 from libnlplug.route import RouteSocket, qdisc_message
+from tests.support.netlab import Netns, eventually
 
 MARKS = ["libnlplug-hold/test/a", "libnlplug-hold/test/bb"]
 HOLD, RELEASE, END = lib.GUARD_HOLD, lib.GUARD_RELEASE, lib.GUARD_END

@@ -6,14 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lab"))
-
-import clients
+from lab import clients
 
 NO_SERVER = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nnone"
 

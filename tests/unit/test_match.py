@@ -10,11 +10,11 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packets import Packet, expected, matches, packets
 
 from libnlplug import Match
 from libnlplug.ifb import alias_of
 from libnlplug.match import match_of
+from tests.support.packets import Packet, expected, matches, packets
 
 LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
 

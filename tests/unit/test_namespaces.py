@@ -11,10 +11,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from netlab import Netns, descriptors, unprivileged
 
 from libnlplug import NetlinkError, NetnsNotFound, NotPermitted
 from libnlplug.route import RouteSocket
+from tests.support.netlab import Netns, descriptors, unprivileged
 
 SIOCGSKNS = 0x894C  # linux/sockios.h
 
@@ -72,10 +72,9 @@ def test_by_pid(netns: Netns) -> None:
 
 NAMED = """
 import os, subprocess, sys
-sys.path[:0] = ["tests/unit", "tests"]
 from libnlplug import NetnsNotFound
 from libnlplug.route import RouteSocket
-from test_namespaces import namespace_of, number
+from tests.unit.test_namespaces import namespace_of, number
 there = number("/run/netns/given")
 assert namespace_of(RouteSocket("given")) == there
 kept = RouteSocket("given")

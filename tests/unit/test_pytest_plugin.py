@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from netlab import unprivileged
+
+from tests.support.netlab import unprivileged
 
 pytest_plugins = ["pytester"]
 

@@ -8,11 +8,9 @@ import os
 import socket
 import struct
 
-import bpf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from netlab import Netns
 
 from libnlplug import Match
 from libnlplug._libnl import lib
@@ -20,6 +18,8 @@ from libnlplug.attributes import attribute
 from libnlplug.hook import Filter, _read, ingress_chain, tcx_programs
 from libnlplug.redirect import FIRST_PRIO, SLOTS, ender, in_place, prio_of, slot_of
 from libnlplug.route import RouteSocket
+from tests.support import bpf
+from tests.support.netlab import Netns
 
 OK, SHOT, PIPE, STOLEN, CONTINUE = 0, 2, 3, 4, -1  # linux/pkt_cls.h
 GOTO_CHAIN_5 = 0x20000005

@@ -9,9 +9,9 @@ import shutil
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from netlab import Netns, unable
 
 from libnlplug.units import format_size, parse_size, parse_time
+from tests.support.netlab import Netns, unable
 
 UNITS = {"": 1, "b": 1, "k": 1024, "kb": 1024, "m": 1024**2, "mb": 1024**2, "g": 1024**3, "gb": 1024**3}
 BITS = {"kbit": 1024, "mbit": 1024**2, "gbit": 1024**3}

@@ -9,12 +9,12 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from netlab import unable
 
 import libnlplug
 from libnlplug import InvalidHandle, PlugQdisc, qdisc
 from libnlplug._libnl import lib
 from libnlplug.route import handle_text, parse_handle
+from tests.support.netlab import unable
 
 LIMIT_MAX = 2**31 - 1
 

@@ -24,9 +24,9 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
-from netlab import unable
 
 import libnlplug
+from tests.support.netlab import unable
 
 ROOT = Path(__file__).resolve().parents[2]
 WHEELS = ROOT / "build" / "matrix" / "wheels"  # where `make matrix` keeps those of other projects

@@ -15,7 +15,7 @@ import random
 import threading
 import time
 
-from lab import Flow, Holder, Page, kill_myself_in, now, occupy, opened, process_gone
+from tests.faults.flow import Flow, Holder, Page, kill_myself_in, now, occupy, opened, process_gone
 
 PHASES = ("before", "guard starts", "arming", "buffer message", "held", "releasing", "after")
 AIMS = ("anywhere", "buffer", "held")

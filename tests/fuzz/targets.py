@@ -24,8 +24,6 @@ from _thread import RLock, allocate_lock
 from pathlib import Path
 from typing import Callable
 
-from source import DELQDISC, ERROR, NEWQDISC, Source
-
 from libnlplug import (
     InvalidHandle,
     NetlinkError,
@@ -46,6 +44,7 @@ from libnlplug import show as shows
 from libnlplug._libnl import ffi, lib
 from libnlplug.match import Match
 from libnlplug.units import format_size, parse_size, parse_time
+from tests.fuzz.source import DELQDISC, ERROR, NEWQDISC, Source
 
 Target = Callable[[Source], None]
 TARGETS: dict[str, Target] = {}

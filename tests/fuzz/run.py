@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Feed everything that parses with what nobody would send: fuzz/run [--cases N] [--seed N] [TARGET...]
+"""Feed everything that parses with what nobody would send: python -m tests.fuzz.run [--cases N] [--seed N] [TARGET...]
 
 Each target of targets.py is tried by hypothesis and by atheris, which looks for bytes that reach new lines; where there
 is no atheris for this Python, by chance. The C files are also tried under gcc's sanitizers. A case that raises, kills
-the process, or comes to no end is a finding: it is kept in build/fuzz/, and 'fuzz/run --again FILE TARGET' repeats it.
-The exit status is 1 where something was found.
+the process, or comes to no end is a finding, kept in build/fuzz/: 'python -m tests.fuzz.run --again FILE TARGET'
+repeats it. The exit status is 1 where something was found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-OUT = HERE.parent / "build" / "fuzz"
+ROOT = HERE.parents[1]
+OUT = ROOT / "build" / "fuzz"
 LONGEST = 600  # bytes of a case
 PATIENCE = 30  # seconds without a new case
 MEMORY = 4 << 30
@@ -65,7 +66,7 @@ class Progress:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="fuzz/run", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m tests.fuzz.run", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--cases", type=int, default=100_000, help="of each target, and a tenth more by hypothesis")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 31))
@@ -73,7 +74,6 @@ def main() -> int:
     parser.add_argument("--child", metavar="ENGINE", help=argparse.SUPPRESS)
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     options = parser.parse_args()
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
     if options.child:
         return child(options.child, options.targets[0], options.cases, options.seed)
     if options.again:
@@ -90,10 +90,10 @@ def child(engine: str, name: str, cases: int, seed: int) -> int:
         import atheris
 
         with atheris.instrument_imports(include=["libnlplug"]):
-            import targets
+            from tests.fuzz import targets
     else:
-        import targets
-    from source import Source
+        from tests.fuzz import targets
+    from tests.fuzz.source import Source
 
     progress = Progress(OUT / f"{name}.{engine}")
     found: set[str] = set()
@@ -175,8 +175,8 @@ def note(name: str, engine: str, data: bytes, words: str) -> None:
 
 
 def again(file: Path, name: str) -> int:
-    import targets
-    from source import Source
+    from tests.fuzz import targets
+    from tests.fuzz.source import Source
 
     targets.alone()
     targets.TARGETS[name](Source(file.read_bytes()))
@@ -188,12 +188,12 @@ def again(file: Path, name: str) -> int:
 
 
 def parent(options: argparse.Namespace) -> int:
-    import targets
+    from tests.fuzz import targets
 
     wanted = options.targets or [*targets.TARGETS, *C_FILES]
     unknown = set(wanted) - {*targets.TARGETS, *C_FILES}
     if unknown:
-        raise SystemExit(f"fuzz/run: no such target: {', '.join(unknown)}; there are {', '.join(targets.TARGETS)}")
+        raise SystemExit(f"fuzz: no such target: {', '.join(unknown)}; there are {', '.join(targets.TARGETS)}")
     shutil.rmtree(OUT / "found", ignore_errors=True)
     OUT.mkdir(parents=True, exist_ok=True)
     guided = "atheris" if importlib.util.find_spec("atheris") else "chance"
@@ -220,7 +220,8 @@ def parent(options: argparse.Namespace) -> int:
 def in_child(engine: str, name: str, cases: int, seed: int) -> int:
     """How many cases it tried. That it died, or was at one case for too long, is a finding too."""
     progress = Progress(OUT / f"{name}.{engine}", new=True)
-    command = [sys.executable, str(HERE / "run"), "--child", engine, "--cases", str(cases), "--seed", str(seed), name]
+    options = ["--child", engine, "--cases", str(cases), "--seed", str(seed)]
+    command = [sys.executable, "-m", "tests.fuzz.run", *options, name]
     with open(OUT / f"{name}.{engine}.log", "w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         count, since = -1, time.monotonic()
@@ -245,8 +246,8 @@ def in_child(engine: str, name: str, cases: int, seed: int) -> int:
 
 def in_c(name: str, cases: int, seed: int) -> int | str:
     """The same with a C file under the sanitizers."""
-    import targets
-    from source import Source
+    from tests.fuzz import targets
+    from tests.fuzz.source import Source
 
     file, maker = C_FILES[name]
     program = OUT / file.removesuffix(".c")
@@ -254,7 +255,7 @@ def in_c(name: str, cases: int, seed: int) -> int | str:
         "gcc",
         *SANITIZED.split(),
         "-I",
-        str(HERE.parent / "vendor_headers"),
+        str(ROOT / "vendor_headers"),
         "-o",
         str(program),
         str(HERE / file),

@@ -24,14 +24,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab import Flow, Holder, Page, now, opened, process_gone
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "kernel"))
-
-from hold_helpers import NOBODY, Cgroup, become_nobody
-from netlab import Wire, in_guest, random_name, setns, up
-
 from libnlplug import GuardUnavailable, PlugBusy, PlugQdisc, guard
+from tests.faults.flow import Flow, Holder, Page, now, opened, process_gone
+from tests.support.hold import NOBODY, Cgroup, become_nobody
+from tests.support.netlab import Wire, in_guest, random_name, setns, up
 
 CLONE_NEWPID = 0x20000000
 REFUSED, TOLD, EXPIRED = 11, 12, 13  # exit statuses of holders

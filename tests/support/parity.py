@@ -20,7 +20,7 @@ import pytest
 
 from libnlplug._libnl import lib
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1] / "parity"
 PATIENCE = 20.0  # seconds for one answer of a program, on a slow machine
 WITHOUT_NET_ADMIN = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin")
 

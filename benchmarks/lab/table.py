@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a scenario found: rows for the one table, tables of its own, notes; and README.md's text made of them.
 
-A scenario is a program: ``python lab/maglev.py FILE [--short]`` writes what it found into FILE.
+A scenario is a program: ``python benchmarks/lab/maglev.py FILE [--short]`` writes what it found into FILE.
 """
 
 from __future__ import annotations

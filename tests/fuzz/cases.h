@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The cases that fuzz/run made for a C file: each a number of datagrams. They come on standard input; the number of the
+ * The cases that run.py made for a C file: each a number of datagrams. They come on standard input; the number of the
  * case that is being tried stands in the file of descriptor 3, for whoever finds this process dead.
  */
 #include <setjmp.h>

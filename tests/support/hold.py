@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from netlab import Netns, Wire, eventually, setns, unable
 
 from libnlplug import PlugQdisc
 from libnlplug.guard import Holder, mark_name
+from tests.support.netlab import Netns, Wire, eventually, setns, unable
 
 PATIENCE = 10.0
 NOBODY = 65534

@@ -3,7 +3,7 @@
 """The faults that a hold must survive, tried on this kernel, with figures: 'make faults'.
 
 Ends with 1 where traffic did not flow again, or not within the bound. Needs root, a kernel with sch_plug and 3 GB of
-memory, and a processor for itself (testkernel/run --pin 1 --mem 3G): else the figures are those of the neighbours.
+memory, and a processor for itself (tools/testkernel/run --pin 1 --mem 3G).
 """
 
 from __future__ import annotations
@@ -13,14 +13,9 @@ import os
 import random
 import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import kills
-import others
-
-from lab import Flow, now
+from tests.faults import faults, kills
+from tests.faults.flow import Flow, now
 
 LARGE, LARGE_SHORT = 2 << 30, 256 << 20
 SPARE = 256 << 20
@@ -112,16 +107,16 @@ def kills_row(name: str, done: list[kills.Kill], bound: float) -> Row:
     return row
 
 
-def try_fault(flow: Flow, fault: others.Fault, times: int, chance: random.Random, bound: float | None) -> Row:
+def try_fault(flow: Flow, fault: faults.Fault, times: int, chance: random.Random, bound: float | None) -> Row:
     """One fault, so many times."""
     row = Row(fault.name, fault.end, bound)
     for _ in range(times):
         try:
             delay = fault.do(flow, chance)
-        except others.NotTried as reason:
+        except faults.NotTried as reason:
             row.remarks.append(str(reason))
             break
-        except others.Failed as failed:
+        except faults.Failed as failed:
             row.remarks.append(str(failed))
             flow.plug.release_indefinite()
             flow.flows()
@@ -161,11 +156,11 @@ def main() -> int:
     ]
     for row in rows:
         row.show()
-    for fault in others.FAULTS:
+    for fault in faults.FAULTS:
         rows.append(try_fault(flow, fault, 1 if options.short else fault.times, chance, options.bound))
         rows[-1].show()
     print("stated limits: what ends the guard together with its holder; good is what the documentation says")
-    for fault in others.LIMITS:
+    for fault in faults.LIMITS:
         rows.append(try_fault(flow, fault, 1 if options.short else fault.times, chance, None))
         rows[-1].show()
     flow.close()

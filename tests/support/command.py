@@ -9,10 +9,10 @@ import sys
 from typing import NamedTuple
 
 import _cffi_backend
-from netlab import Netns
-from terminal import Terminal
 
 import libnlplug
+from tests.support.netlab import Netns
+from tests.support.terminal import Terminal
 
 # Without the site module: what an editable install adds to Python's start takes longer than the command itself.
 COMMAND = (sys.executable, "-S", "-m", "libnlplug")

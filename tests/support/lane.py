@@ -15,12 +15,12 @@ import time
 from contextlib import contextmanager, suppress
 
 import pytest
-from hold_helpers import Child
-from netlab import PORT, SO_RCVBUFFORCE, SO_SNDBUFFORCE, Netns, Wire, eventually, random_name, unable, up
 
 from libnlplug import Match, PlugLane
 from libnlplug.lanes import LaneInfo, lanes
 from libnlplug.route import RouteSocket
+from tests.support.hold import Child
+from tests.support.netlab import PORT, SO_RCVBUFFORCE, SO_SNDBUFFORCE, Netns, Wire, eventually, random_name, unable, up
 
 UDP = Match(ip_proto="udp", dst_port=PORT)
 NEAR, FAR = "192.0.2.1", "192.0.2.2"

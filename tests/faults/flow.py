@@ -18,13 +18,9 @@ import struct
 import sys
 import time
 import traceback
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-
-from netlab import FRAME, HEADERS, PORT, Wire
 
 from libnlplug import PlugQdisc, attach
+from tests.support.netlab import FRAME, HEADERS, PORT, Wire
 
 SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)
 PACE = 0.001  # seconds between two packets

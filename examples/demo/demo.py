@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The main job, with numbers: the packets of a running ping are held, and let go again.
 
-    make demo            (as root, on a kernel with sch_plug, also: python demo/demo.py)
+    make demo            (as root, on a kernel with sch_plug, also: python examples/demo/demo.py)
 
     sender namespace                      receiver namespace
     ping, 5/s  ->  [plug] veth0  ------>  veth0, which answers
