@@ -5,7 +5,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 REAL_KERNEL := tools/testkernel/with-plug
-SOURCES := setup.py pyproject.toml build_ffi.py $(wildcard vendor_headers/* libnlplug/*.[ch])
+SOURCES := setup.py pyproject.toml build_ffi.py $(wildcard vendor_headers/* libnlplug/*/*.[ch])
 export PYTHON
 
 # The tests run two at a time: each test kernel is one process, and half of the kernel tests go to each of two.
@@ -72,7 +72,7 @@ faults: .venv/test
 	tools/testkernel/run --pin 1 --mem 3G --timeout 1800 -- $(PY) -m tests.faults.run $(ARGS)
 
 clean:
-	rm -rf .venv build dist *.egg-info libnlplug/*.so libnlplug/_libnl.c libnlplug/libnlplug-guard .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info libnlplug/*.so libnlplug/_libnl.c libnlplug/guard/libnlplug-guard .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 for-test for-bench: | for-demo

@@ -106,10 +106,10 @@ ffi.cdef(
     #define IFNAMSIZ ...
     #define SI_KERNEL ...
 
-    /* spawn.c */
+    /* guard/spawn.c */
     int libnlplug_spawn(const char *path, char *const argv[], int commands);
 
-    /* hook.c */
+    /* lane/hook.c */
     int libnlplug_tcx_programs(int ifindex, int ingress);
     int libnlplug_ingress_chain(const char *device, char *name, size_t size);
     int libnlplug_wait_for_readers(void);
@@ -126,7 +126,9 @@ ffi.cdef(
     """
 )
 ffi.cdef((HEADERS / "libnl_functions.h").read_text())
-for ours in ("exchange.h", "guard_protocol.h", "holder.h"):
+OURS = ("netlink/exchange.h", "guard/protocol.h", "guard/page.h")
+SOURCES = ("netlink/exchange.c", "guard/page.c", "guard/spawn.c", "lane/hook.c")
+for ours in OURS:
     ffi.cdef((HERE / "libnlplug" / ours).read_text())
 
 ffi.set_source(
@@ -151,9 +153,9 @@ ffi.set_source(
     #include <linux/tc_act/tc_gact.h>
     #include <linux/tc_act/tc_mirred.h>
     #include "libnl_functions.h"
-    #include "exchange.h"
-    #include "guard_protocol.h"
-    #include "holder.h"
+    #include "netlink/exchange.h"
+    #include "guard/protocol.h"
+    #include "guard/page.h"
 
     int libnlplug_spawn(const char *path, char *const argv[], int commands);
     int libnlplug_tcx_programs(int ifindex, int ingress);
@@ -165,14 +167,9 @@ ffi.set_source(
         return ioctl(fd, SIOCGSKNS, 0);
     }
     """,
-    sources=["libnlplug/exchange.c", "libnlplug/holder.c", "libnlplug/hook.c", "libnlplug/spawn.c"],
+    sources=[f"libnlplug/{source}" for source in SOURCES],
     include_dirs=["vendor_headers", "libnlplug"],
-    depends=[
-        "vendor_headers/libnl_functions.h",
-        "libnlplug/exchange.h",
-        "libnlplug/guard_protocol.h",
-        "libnlplug/holder.h",
-    ],
+    depends=["vendor_headers/libnl_functions.h", *(f"libnlplug/{ours}" for ours in OURS)],
     extra_link_args=["-l:libnl-route-3.so.200", "-l:libnl-3.so.200", "-Wl,-z,now"],
     py_limited_api=True,
 )

@@ -8,15 +8,16 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 GUARD = "libnlplug-guard"
-SOURCE = os.path.join("libnlplug", "guard.c")
+FOLDER = os.path.join("libnlplug", "guard")
+SOURCE = os.path.join(FOLDER, "guard.c")
 
 
 class BuildWithGuard(build_ext):
-    """build_ext, and libnlplug/libnlplug-guard after it, linked statically where the C library allows it."""
+    """build_ext, and libnlplug/guard/libnlplug-guard after it, linked statically where the C library allows it."""
 
     def run(self):
         super().run()
-        folder = "libnlplug" if self.inplace else os.path.join(self.build_lib, "libnlplug")
+        folder = FOLDER if self.inplace else os.path.join(self.build_lib, FOLDER)
         objects = self.compiler.compile([SOURCE], output_dir=self.build_temp, extra_postargs=["-O2", "-Wall"])
         try:
             self.compiler.link_executable(objects, GUARD, output_dir=folder, extra_postargs=["-static", "-s"])
@@ -29,11 +30,11 @@ class BuildWithGuard(build_ext):
         super().build_extensions()
 
     def get_outputs(self):
-        return [*super().get_outputs(), os.path.join(self.build_lib, "libnlplug", GUARD)]
+        return [*super().get_outputs(), os.path.join(self.build_lib, FOLDER, GUARD)]
 
     def get_output_mapping(self):
-        built = os.path.join(self.build_lib, "libnlplug", GUARD)
-        return {**super().get_output_mapping(), built: os.path.join("libnlplug", GUARD)}
+        built = os.path.join(self.build_lib, FOLDER, GUARD)
+        return {**super().get_output_mapping(), built: os.path.join(FOLDER, GUARD)}
 
 
 setup(cffi_modules=["build_ffi.py:ffi"], cmdclass={"build_ext": BuildWithGuard})

@@ -365,14 +365,14 @@ def clean_environment(directory: Path) -> tuple[Path, Path]:
     import _cffi_backend
 
     import libnlplug
-    import libnlplug_command
+    import libnlplug.command
 
     home = directory / "environment"
     if not home.exists():
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
         packages = next(home.glob("lib/python*/site-packages"))
         shutil.copytree(Path(libnlplug.__file__).parent, packages / "libnlplug")
-        shutil.copy(libnlplug_command.__file__, packages)
+        shutil.copy(libnlplug.command.__file__, packages)
         shutil.copy(_cffi_backend.__file__, packages)
         compiled = [sys.executable, "-m", "compileall", "-q", str(packages)]  # as pip does
         subprocess.run(compiled, check=True)
@@ -380,7 +380,7 @@ def clean_environment(directory: Path) -> tuple[Path, Path]:
         launcher.write_text(
             f"#!{home}/bin/python3\n"
             "# -*- coding: utf-8 -*-\n"
-            "import re\nimport sys\nfrom libnlplug_command import main\n"
+            "import re\nimport sys\nfrom libnlplug.command import main\n"
             "if __name__ == '__main__':\n"
             "    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])\n"
             "    sys.exit(main())\n"

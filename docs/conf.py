@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import libnlplug
-from libnlplug import cli, manual
+from libnlplug.command import manual
+from libnlplug.command import verbs as cli
 
 project = "libnlplug"
 release = libnlplug.__version__

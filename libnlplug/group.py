@@ -12,28 +12,51 @@ from __future__ import annotations
 
 from _thread import RLock
 
-from ._libnl import ffi
-from .errors import GroupError, HandleInUse, NetlinkError, QdiscExists, failure
-from .qdisc import PlugQdisc, PlugStats
-from .route import ClosedError, ForkedError, joined
+from .errors import ClosedError, ForkedError, HandleInUse, NetlinkError, QdiscExists
+from .netlink.libnl import ffi
+from .netlink.messages import joined
+from .netlink.refusals import failure
+from .plug import PlugQdisc, PlugStats
 
-__all__ = ["PlugGroup"]
+__all__ = ["GroupError", "PlugGroup"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
-    from ._libnl import CData
-    from .guard import Guard, Holder
+    from .guard.client import Guard, Holder
     from .hold import HoldReport
-    from .route import QdiscInfo, RouteSocket
+    from .netlink.libnl import CData
+    from .netlink.route_socket import QdiscInfo, RouteSocket
 
 _OPERATIONS = {
     "buffer": "buffer on",
     "release_one": "release one epoch on",
     "release_indefinite": "release",
 }
+
+
+class GroupError(NetlinkError):
+    """Some plugs of a group could not be toggled; the others were. ``failures`` has the error of each, by plug."""
+
+    failures: dict[PlugQdisc, NetlinkError]
+
+    @classmethod
+    def of(cls, operation: str, count: int, failures: dict[PlugQdisc, NetlinkError]) -> GroupError:
+        """The error of an ``operation`` on ``count`` plugs; its errno is the one that all failures share, else None."""
+        sentences = [str(failure) for failure in failures.values()]
+        more = f"; and {len(sentences) - 3} more" if len(sentences) > 3 else ""
+        message = f"{len(failures)} of {count} plugs failed, the others are done: {'; '.join(sentences[:3])}{more}"
+        numbers = {failure.errno for failure in failures.values()}
+        error = cls(numbers.pop() if len(numbers) == 1 else None, message, operation)
+        error.failures = failures
+        return error
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...], dict[str, object]]:  # type: ignore[override]
+        # A plug cannot leave its process: elsewhere its device's name stands for it.
+        named = {getattr(plug, "device", plug): failure for plug, failure in getattr(self, "failures", {}).items()}
+        return (*super().__reduce__(), {"failures": named})
 
 
 class PlugGroup:
@@ -221,7 +244,7 @@ class PlugGroup:
         return next((holder for plug in self._plugs if (holder := self._holder_of(plug)) is not None), None)
 
     def _holder_of(self, plug: PlugQdisc) -> Holder | None:
-        from .guard import holder_of, mark_name
+        from .guard.client import holder_of, mark_name
 
         return holder_of(self._open(), mark_name(plug._ifindex, plug._parent))
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 import os
 import time
 
-from ._libnl import lib
-from .errors import GroupError, HoldExpired, NetlinkError, PlugBusy
-from .guard import Guard, called, mark_name
-from .route import ClosedError, message_bytes
+from .errors import ClosedError, HoldExpired, NetlinkError, PlugBusy
+from .guard.client import Guard, called, mark_name
+from .netlink.libnl import lib
+from .netlink.messages import message_bytes
 
 __all__ = ["Hold", "HoldReport", "PacketsDropped"]
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from ._libnl import CData
     from .group import PlugGroup
-    from .guard import Holder
-    from .qdisc import PlugQdisc, PlugStats
-    from .route import RouteSocket
+    from .guard.client import Holder
+    from .netlink.libnl import CData
+    from .netlink.route_socket import RouteSocket
+    from .plug import PlugQdisc, PlugStats
 
 TIMEOUT_MAX = 1e9  # seconds, 31 years
 RELEASE_TRIES = 3
@@ -263,7 +263,7 @@ class Hold:
 
 def _is_gone(failure: NetlinkError) -> bool:
     """Whether what could not be released is not there any more; of a group, whether that is all that is wrong."""
-    failures = failure.failures.values() if isinstance(failure, GroupError) else [failure]
+    failures = getattr(failure, "failures", {0: failure}).values()
     return all(isinstance(one, FileNotFoundError) for one in failures)
 
 

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import sys
 
-from ._libnl import ffi, lib
-from .errors import NetlinkError
-from .route import ForkedError, RouteSocket, built, message_bytes, parse_handle, qdisc_message
+from .errors import ForkedError, NetlinkError
+from .netlink.libnl import ffi, lib
+from .netlink.messages import built, message_bytes, parse_handle, qdisc_message
+from .netlink.route_socket import RouteSocket
 
 __all__ = [
     "plug_qdisc_attach",
@@ -36,7 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from ._libnl import CData
+    from .netlink.libnl import CData
 
 # The C's statics. A module-wide socket is wrong everywhere else in this package; here it is the interface.
 _socket: RouteSocket | None = None

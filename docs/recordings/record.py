@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import libnlplug
-from libnlplug_pytest import PlugNet
+from libnlplug.pytest_plugin import PlugNet
 
 COLUMNS = 100
 COMMAND = [sys.executable, "-m", "libnlplug"]

@@ -2,7 +2,7 @@
 /* One exchange after the other with a peer that is not the kernel, for the sanitizers, and the reading of what came. */
 #define _GNU_SOURCE
 #include "cases.h"
-#include "../libnlplug/exchange.c"
+#include "../../libnlplug/netlink/exchange.c"
 
 static void read_both(const struct nlmsghdr *header)
 {

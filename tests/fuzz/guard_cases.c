@@ -12,7 +12,7 @@ static jmp_buf over;
 #define signal(number, action) ((void)(number), (void)(action))
 #define mlockall(flags) ((void)(flags))
 #define write(fd, text, length) ((void)(fd), (ssize_t)(length)) /* to oom_score_adj: this process is not to be spared */
-#include "../libnlplug/guard.c"
+#include "../../libnlplug/guard/guard.c"
 #undef main
 #undef _exit
 #undef write

@@ -6,7 +6,7 @@
 static int peer;
 
 #define socket(domain, type, protocol) (peer)
-#include "../libnlplug/hook.c"
+#include "../../libnlplug/lane/hook.c"
 #undef socket
 
 int main(void)

@@ -39,11 +39,11 @@ from libnlplug import (
     redirect,
 )
 from libnlplug import plug_qdisc as port
-from libnlplug import route as routes
-from libnlplug import show as shows
-from libnlplug._libnl import ffi, lib
-from libnlplug.match import Match
-from libnlplug.units import format_size, parse_size, parse_time
+from libnlplug.command import show as shows
+from libnlplug.command.units import format_size, parse_size, parse_time
+from libnlplug.lane.match import Match
+from libnlplug.netlink import route_socket as routes
+from libnlplug.netlink.libnl import ffi, lib
 from tests.fuzz.source import DELQDISC, ERROR, NEWQDISC, Source
 
 Target = Callable[[Source], None]

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import libnlplug
-from libnlplug_pytest import Namespace, PlugNet
+from libnlplug.pytest_plugin import Namespace, PlugNet
 from tests.support.doc_blocks import PAGES, ROOT, RUN, Block, blocks
 from tests.support.hold import child
 from tests.support.netlab import Wire

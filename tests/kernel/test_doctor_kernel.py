@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from libnlplug import doctor, guard
+from libnlplug import doctor
+from libnlplug.guard import client as guard
 from tests.support.netlab import eventually, in_guest
 
 EXAMINE = "from libnlplug import doctor; print(doctor.as_json(doctor.examine()))"

@@ -26,7 +26,7 @@ from libnlplug import (
     PlugQdisc,
     QdiscNotFound,
 )
-from libnlplug.route import QdiscInfo, RouteSocket
+from libnlplug.netlink.route_socket import QdiscInfo, RouteSocket
 from tests.support.netlab import Netns, eventually, random_name, udp_socket, unprivileged
 
 BATCH_OF_ONE_SMALL_BUFFER = 76  # messages of 60 bytes in the smallest SO_SNDBUF that the kernel grants

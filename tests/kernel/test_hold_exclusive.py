@@ -419,7 +419,7 @@ def test_a_squatter_cannot_lie(wire: Wire, plug: PlugQdisc) -> None:
     needs_root()
 
     def work(this: Child) -> None:
-        from libnlplug._libnl import ffi
+        from libnlplug.netlink.libnl import ffi
         from tests.support.netlab import setns
 
         setns(wire.near.fileno())

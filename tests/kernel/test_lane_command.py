@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from libnlplug import Match, PlugLane
-from libnlplug.redirect import FIRST_PRIO
+from libnlplug.lane.filters import FIRST_PRIO
 from tests.support.command import Cli, let_end
 from tests.support.hold import marks
 from tests.support.lane import UDP, Road, Sight, listed, qlen, tc, veth

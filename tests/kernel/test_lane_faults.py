@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from libnlplug import Match, NetlinkError, PlugLane, PlugUnavailable
-from libnlplug.route import RouteSocket
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child
 from tests.support.lane import UDP, Road, Sight, marks, veth
 from tests.support.netlab import eventually, in_guest

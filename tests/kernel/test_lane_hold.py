@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from libnlplug import HoldExpired, Match, PlugBusy, PlugLane, PlugQdisc, QdiscNotFound
-from libnlplug.route import RouteSocket
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child, child, expect_ended, marks
 from tests.support.lane import FAR, UDP, Flow, Road, listed, veth
 from tests.support.lane import marks as all_marks

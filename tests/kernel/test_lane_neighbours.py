@@ -11,12 +11,13 @@ import pytest
 
 import libnlplug
 from libnlplug import LaneShadowed, Match, PlugLane, neighbours
-from libnlplug._libnl import ffi, lib
-from libnlplug.attributes import attribute
-from libnlplug.errors import check
-from libnlplug.hook import hook_number
-from libnlplug.redirect import FIRST_PRIO
-from libnlplug.route import RouteSocket, qdisc_message
+from libnlplug.lane.filters import FIRST_PRIO
+from libnlplug.lane.hook import hook_number
+from libnlplug.netlink.attributes import attribute
+from libnlplug.netlink.libnl import ffi, lib
+from libnlplug.netlink.messages import qdisc_message
+from libnlplug.netlink.refusals import check
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.support import bpf
 from tests.support.lane import UDP, Road, Sight, roots, tc, tc_filters, veth
 from tests.support.netlab import PORT

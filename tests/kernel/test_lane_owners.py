@@ -10,14 +10,14 @@ import threading
 
 import pytest
 
-import libnlplug.lane_up
-import libnlplug.marks
-import libnlplug.redirect
+import libnlplug.lane.create
+import libnlplug.lane.filters
+import libnlplug.lane.marks
 from libnlplug import Match, NetlinkError, PlugBusy, PlugLane, QdiscNotFound
-from libnlplug.ifb import ADDRESS, alias_of
-from libnlplug.lane_down import delete_lanes
-from libnlplug.lanes import ifb_name
-from libnlplug.route import RouteSocket
+from libnlplug.lane.ifb import ADDRESS, alias_of
+from libnlplug.lane.inventory import ifb_name
+from libnlplug.lane.remove import delete_lanes
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child, child
 from tests.support.lane import UDP, Sight, having, listed, marks, tc
 from tests.support.netlab import Wire
@@ -377,8 +377,8 @@ def test_a_forked_child_keeps_no_lane_alive(wire: Wire) -> None:
 
 def test_a_device_has_so_many_slots(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """One lane more than there are slots is refused in a sentence; when one goes there is a place again."""
-    assert libnlplug.redirect.SLOTS == 100
-    monkeypatch.setattr(libnlplug.lane_up, "SLOTS", 5)
+    assert libnlplug.lane.filters.SLOTS == 100
+    monkeypatch.setattr(libnlplug.lane.create, "SLOTS", 5)
     lanes = [PlugLane(wire.device, Match(src_ip=f"10.0.0.{number}"), netns=wire.near) for number in range(5)]
     before = Sight(wire.near, wire.device)
     with pytest.raises(NetlinkError, match=f"cannot make a lane on {wire.device}: it has 5, and no place for more"):
@@ -432,7 +432,7 @@ def test_somebody_on_the_mark_of_a_slot(wire: Wire) -> None:
 
 def test_somebody_on_the_lock(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket with the name of the device's lock: a lane is not made, in a sentence that names the socket."""
-    monkeypatch.setattr(libnlplug.marks, "PATIENCE", 0.1)
+    monkeypatch.setattr(libnlplug.lane.marks, "PATIENCE", 0.1)
     index = wire.near.link(wire.device)["ifindex"]
     squatter = wire.near.run(socket.socket, socket.AF_UNIX, socket.SOCK_DGRAM)
     squatter.bind(f"\0libnlplug-lanes/{index:x}")

@@ -12,9 +12,9 @@ import pytest
 
 import libnlplug
 from libnlplug import ClosedError, Match, PlugLane
-from libnlplug.ifb import ifbs
-from libnlplug.lane_down import delete_lanes
-from libnlplug.route import RouteSocket
+from libnlplug.lane.ifb import ifbs
+from libnlplug.lane.remove import delete_lanes
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import wait_until
 from tests.support.lane import (
     FAR,

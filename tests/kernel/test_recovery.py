@@ -10,7 +10,7 @@ import pytest
 
 import libnlplug
 from libnlplug import PlugQdisc
-from libnlplug._libnl import ffi, lib
+from libnlplug.netlink.libnl import ffi, lib
 from tests.support.netlab import Wire, eventually, random_name
 
 SOL_NETLINK, ADD_MEMBERSHIP, DROP_MEMBERSHIP, RTNLGRP_LINK = 270, 1, 2, 1  # linux/netlink.h, linux/rtnetlink.h
@@ -78,7 +78,7 @@ def test_a_failed_release_of_a_new_plug_removes_it(wire: Wire, monkeypatch: pyte
         def __getattr__(self, name: str) -> object:
             return getattr(lib, name)
 
-    monkeypatch.setattr("libnlplug.qdisc.lib", Spoiled())
+    monkeypatch.setattr("libnlplug.plug.lib", Spoiled())
     with pytest.raises(libnlplug.NetlinkError, match=f"cannot release the new plug of {wire.device}"):
         libnlplug.attach(wire.device, limit=10_000, netns=wire.near)
     assert wire.near.kinds(wire.device) == ["noqueue"]

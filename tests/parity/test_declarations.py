@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import libnlplug
-from libnlplug._libnl import ffi, lib
+from libnlplug.netlink.libnl import ffi, lib
 from tests.support.parity import NotCompiled, compile_c
 
 ROOT = Path(__file__).resolve().parents[2]

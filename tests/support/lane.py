@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from libnlplug import Match, PlugLane
-from libnlplug.lanes import LaneInfo, lanes
-from libnlplug.route import RouteSocket
+from libnlplug.lane.inventory import LaneInfo, lanes
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child
 from tests.support.netlab import PORT, SO_RCVBUFFORCE, SO_SNDBUFFORCE, Netns, Wire, eventually, random_name, unable, up
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from libnlplug._libnl import lib
+from libnlplug.netlink.libnl import lib
 
 HERE = Path(__file__).resolve().parents[1] / "parity"
 PATIENCE = 20.0  # seconds for one answer of a program, on a slow machine

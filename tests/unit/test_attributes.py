@@ -8,7 +8,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libnlplug.attributes import attribute, attributes, number, text
+from libnlplug.netlink.attributes import attribute, attributes, number, text
 
 pairs = st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=40))
 

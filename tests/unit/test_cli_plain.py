@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from libnlplug import cli
+from libnlplug.command import verbs as cli
 
 PLAIN = ["attach", "buffer", "release", "limit", "detach"]
 WORDS = st.sampled_from(
@@ -57,12 +57,12 @@ def test_a_plain_command_loads_neither_argparse_nor_shutil() -> None:
     """`libnlplug release DEV` loads what it uses and no more, although it fails here: there is no plug."""
     program = """
 import sys
-from libnlplug import cli
+from libnlplug.command import verbs as cli
 print(cli.main(["release", "lo"]), *sys.modules)
 """
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True, timeout=60)
     status, *modules = done.stdout.split()
     assert status == "1"
     assert "cannot open the plug of lo" in done.stderr
-    assert "libnlplug.qdisc" in modules
-    assert not {"argparse", "gettext", "locale", "libnlplug.options", "libnlplug.hold"} & set(modules)
+    assert "libnlplug.plug" in modules
+    assert not {"argparse", "gettext", "locale", "libnlplug.command.parser", "libnlplug.hold"} & set(modules)

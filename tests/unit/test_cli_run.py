@@ -18,7 +18,7 @@ from tests.support.terminal import CTRL_C, Terminal
 
 PROGRAM = """
 import sys
-from libnlplug.run import Command
+from libnlplug.command.child import Command
 command = Command(sys.argv[1:], lambda trouble: print(trouble, file=sys.stderr))
 sys.exit(command.run())
 """

@@ -8,9 +8,10 @@ import shlex
 import pytest
 
 import libnlplug
-from libnlplug import cli, route
-from libnlplug.lane import LIMIT
-from libnlplug.units import parse_size
+from libnlplug.command import verbs as cli
+from libnlplug.command.units import parse_size
+from libnlplug.lane.lane import LIMIT
+from libnlplug.netlink import route_socket as route
 
 VERBS = [verb.name for verb in cli.VERBS]
 

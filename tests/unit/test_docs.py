@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 import libnlplug
-from libnlplug import cli, errors, show
+from libnlplug.command import show
+from libnlplug.command import verbs as cli
+from libnlplug.netlink import refusals
 from tests.support.doc_blocks import MARKS, PAGES, ROOT, RUN, SHOWN, blocks
 from tests.support.netlab import unable
 
@@ -53,7 +55,7 @@ def test_every_error_has_its_part(name: str) -> None:
         assert name in [one for heading in headings for one in heading.split(", ")]
 
 
-@pytest.mark.parametrize("hint", [hint for *_, hint in errors._REFUSALS])
+@pytest.mark.parametrize("hint", [hint for *_, hint in refusals._REFUSALS])
 def test_every_hint_is_explained(hint: str) -> None:
     """What the library advises is quoted there, word for word."""
     assert words(hint) in words((DOCS / "troubles.md").read_text())
@@ -62,8 +64,8 @@ def test_every_hint_is_explained(hint: str) -> None:
 def reasons() -> set[str]:
     """The sentences that the guard and the plug give a refusal as its reason or advice, between what varies in them."""
     found = set()
-    for module in ("guard", "qdisc"):
-        for node in ast.walk(ast.parse(Path(libnlplug.__file__).with_name(f"{module}.py").read_text())):
+    for module in ("guard/client", "plug"):
+        for node in ast.walk(ast.parse((Path(libnlplug.__file__).parent / f"{module}.py").read_text())):
             if (
                 isinstance(node, ast.Assign)
                 and isinstance(node.targets[0], ast.Name)

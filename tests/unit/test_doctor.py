@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from libnlplug import child, doctor, probe
+from libnlplug import doctor
+from libnlplug.doctor import child, probe
 from tests.support.netlab import Netns, unable
 
 EXAMINE = "from libnlplug import doctor; print(doctor.as_json(doctor.examine()))"
@@ -144,7 +145,7 @@ def test_json_has_the_documented_keys() -> None:
 
 def test_the_package_does_not_load_it() -> None:
     """Importing libnlplug loads neither the doctor nor json."""
-    names = {"libnlplug.doctor", "libnlplug.probe", "libnlplug.child", "json"}
+    names = {"libnlplug.doctor", "libnlplug.doctor.probe", "libnlplug.doctor.child", "json"}
     text = "import sys, libnlplug; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-S", "-c", text], capture_output=True, text=True, env=with_packages())
     assert loaded.stdout, loaded.stderr

@@ -11,7 +11,8 @@ import pytest
 from test_reply import ATTR_MSG, attribute, message
 
 import libnlplug
-from libnlplug.errors import NetlinkError, check, failure
+from libnlplug.errors import NetlinkError
+from libnlplug.netlink.refusals import check, failure
 
 # errno, the kernel's sentence, the class, the builtin it is too, words of the advice
 REFUSALS = [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from libnlplug import cli
+from libnlplug.command import verbs as cli
 from tests.support.netlab import unable
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "haproxy"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from libnlplug import NetlinkError
-from libnlplug.route import RouteSocket
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.netlab import unable
 
 FUZZ = Path(__file__).resolve().parents[1] / "fuzz"

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import libnlplug
 from libnlplug import ClosedError, GroupError, NetlinkError, PlugGroup, PlugQdisc
-from libnlplug._libnl import ffi, lib
-from libnlplug.route import RouteSocket, joined, message_bytes, qdisc_message
+from libnlplug.netlink.libnl import ffi, lib
+from libnlplug.netlink.messages import joined, message_bytes, qdisc_message
+from libnlplug.netlink.route_socket import RouteSocket
 
 LOOPBACK = 1
 
@@ -136,7 +137,7 @@ def test_closing_a_plug_between_two_sends_loses_none(monkeypatch: pytest.MonkeyP
             plugs[0].close()
             return answer
 
-    monkeypatch.setattr("libnlplug.route.lib", Closing())
+    monkeypatch.setattr("libnlplug.netlink.route_socket.lib", Closing())
     with pytest.raises(GroupError, match="^200 of 200 plugs failed") as caught:
         group.buffer()
     assert list(caught.value.failures) == plugs

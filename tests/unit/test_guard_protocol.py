@@ -21,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libnlplug import ForkedError, GuardUnavailable, PlugBusy, guard
-from libnlplug._libnl import ffi, lib
-from libnlplug.guard import Guard, holder_of
-from libnlplug.route import RouteSocket, qdisc_message
+from libnlplug.guard.client import Guard, holder_of
+from libnlplug.netlink.libnl import ffi, lib
+from libnlplug.netlink.messages import qdisc_message
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.netlab import Netns, eventually
 
 MARKS = ["libnlplug-hold/test/a", "libnlplug-hold/test/bb"]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libnlplug._libnl import lib
-from libnlplug.attributes import attribute
-from libnlplug.ifb import ADDRESS, Ifb, _read, alias_of
-from libnlplug.lanes import Lane, _lane, ifb_name
+from libnlplug.lane.ifb import ADDRESS, Ifb, _read, alias_of
+from libnlplug.lane.inventory import Lane, _lane, ifb_name
+from libnlplug.netlink.attributes import attribute
+from libnlplug.netlink.libnl import lib
 
 
 def ifb(name: str = "plug1-0", alias: str = "", address: bytes = ADDRESS) -> Ifb:

@@ -28,10 +28,15 @@ MAY_BE_LOADED = {
     "libnlplug",
     "libnlplug._libnl",
     "libnlplug._libnl.lib",
-    "libnlplug._record",
+    "libnlplug.record",
     "libnlplug.errors",
-    "libnlplug.qdisc",
-    "libnlplug.route",
+    "libnlplug.plug",
+    "libnlplug.netlink",
+    "libnlplug.netlink.libnl",
+    "libnlplug.netlink.messages",
+    "libnlplug.netlink.netns",
+    "libnlplug.netlink.refusals",
+    "libnlplug.netlink.route_socket",
 }
 
 
@@ -45,13 +50,13 @@ def python(program: str, package: Path = PACKAGE, *options: str) -> subprocess.C
 def test_the_import_is_cheap() -> None:
     """No argparse, subprocess, typing, threading, collections, re or cffi package: nothing but what is listed here,
     neither in what -X importtime shows nor among the modules that are there afterwards."""
-    program = "print('from here', file=sys.stderr); import libnlplug; print(*set(sys.modules) - before)"
+    program = "print('from here', file=sys.stderr); from libnlplug import attach; print(*set(sys.modules) - before)"
     done = python(program, PACKAGE, "-X", "importtime")
     assert done.returncode == 0, done.stderr
     _before, shown = done.stderr.split("from here\n")
     imported = {line.split("|")[-1].strip() for line in shown.splitlines() if line.startswith("import time:")}
     assert (imported | set(done.stdout.split())) - MAY_BE_LOADED == set()
-    assert {"libnlplug", "libnlplug._libnl", "libnlplug.qdisc"} <= imported
+    assert {"libnlplug", "libnlplug._libnl", "libnlplug.plug"} <= imported
 
 
 def test_everything_public_is_there() -> None:
@@ -93,7 +98,7 @@ def copy_with(directory: Path, found: bytes, instead: bytes) -> Path:
 )
 def test_without_libnl_the_import_names_the_packages(tmp_path: Path, found: bytes, instead: bytes) -> None:
     """A library that is not there, or lacks a function: one sentence with the packages of each distribution."""
-    done = python("import libnlplug", copy_with(tmp_path, found, instead))
+    done = python("import libnlplug; libnlplug.attach", copy_with(tmp_path, found, instead))
     assert done.returncode == 1
     *_, last = done.stderr.strip().splitlines()
     assert last.startswith("ImportError: libnlplug needs the system's libnl-3 and libnl-route-3, version ")
@@ -108,8 +113,7 @@ def test_without_libnl_the_import_names_the_packages(tmp_path: Path, found: byte
 def test_without_libnl_the_command_says_so(tmp_path: Path, verb: str, status: int) -> None:
     """Without libnl the command ends with one line that names the packages, and the status of a failure."""
     package = copy_with(tmp_path, b"libnl-3.so.200", b"libnl-9.so.200")
-    shutil.copy(PACKAGE.parent / "libnlplug_command.py", tmp_path)
-    script = f"sys.argv[1:] = [{verb!r}]; import libnlplug_command as c; sys.exit(c.main())"
+    script = f"sys.argv[1:] = [{verb!r}]; import libnlplug.command as c; sys.exit(c.main())"
     done = python(script, package)
     assert (done.returncode, done.stdout) == (status, "")
     (line,) = done.stderr.splitlines()
@@ -121,7 +125,7 @@ def test_a_missing_compiled_module_is_not_blamed_on_libnl(tmp_path: Path) -> Non
     """Where the package itself is incomplete, Python's own ImportError comes out."""
     package = copy_with(tmp_path, b"libnl-3.so.200", b"libnl-3.so.200")
     (package / Path(_libnl.__file__).name).unlink()
-    done = python("import libnlplug", package)
+    done = python("import libnlplug; libnlplug.attach", package)
     assert done.returncode == 1
     assert "cannot import name '_libnl'" in done.stderr
     assert "Debian" not in done.stderr
@@ -131,7 +135,7 @@ def test_a_module_that_cannot_be_loaded_is_not_blamed_on_libnl(tmp_path: Path) -
     """Where the module itself cannot be loaded, the loader's own words come out, whatever its folder is called."""
     package = copy_with(tmp_path / "libnl-symbols", b"libnl-3.so.200", b"libnl-3.so.200")
     (package / Path(_libnl.__file__).name).write_bytes(b"not a library")
-    done = python("import libnlplug", package)
+    done = python("import libnlplug; libnlplug.attach", package)
     assert done.returncode == 1
     assert f"ImportError: {package}" in done.stderr
     assert "Debian" not in done.stderr

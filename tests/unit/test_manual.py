@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from libnlplug import cli
-from libnlplug.manual import EXAMPLES, bash_completion, man_page
+from libnlplug.command import verbs as cli
+from libnlplug.command.manual import EXAMPLES, bash_completion, man_page
 
 PARSER = cli.parser()
 VERBS = next(action.choices for action in PARSER._actions if isinstance(action, argparse._SubParsersAction))

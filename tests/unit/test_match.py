@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libnlplug import Match
-from libnlplug.ifb import alias_of
-from libnlplug.match import match_of
+from libnlplug.lane.ifb import alias_of
+from libnlplug.lane.match import match_of
 from tests.support.packets import Packet, expected, matches, packets
 
 LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from libnlplug import NetlinkError, NetnsNotFound, NotPermitted
-from libnlplug.route import RouteSocket
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.netlab import Netns, descriptors, unprivileged
 
 SIOCGSKNS = 0x894C  # linux/sockios.h
@@ -73,7 +73,7 @@ def test_by_pid(netns: Netns) -> None:
 NAMED = """
 import os, subprocess, sys
 from libnlplug import NetnsNotFound
-from libnlplug.route import RouteSocket
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.unit.test_namespaces import namespace_of, number
 there = number("/run/netns/given")
 assert namespace_of(RouteSocket("given")) == there

@@ -26,7 +26,7 @@ def the_reason(result: pytest.RunResult) -> str:
 
 def test_pytest_finds_the_plugin_by_itself(pytestconfig: pytest.Config) -> None:
     """Where libnlplug is installed, its fixtures are there: no conftest has to name them."""
-    assert pytestconfig.pluginmanager.get_plugin("libnlplug").__name__ == "libnlplug_pytest"
+    assert pytestconfig.pluginmanager.get_plugin("libnlplug").__name__ == "libnlplug.pytest_plugin"
 
 
 def test_a_run_that_uses_no_fixture_does_not_import_the_library(pytester: pytest.Pytester) -> None:
@@ -36,7 +36,7 @@ def test_a_run_that_uses_no_fixture_does_not_import_the_library(pytester: pytest
         import sys
 
         def test_it():
-            assert "libnlplug_pytest" in sys.modules
+            assert "libnlplug.pytest_plugin" in sys.modules
             assert [name for name in sys.modules if name.split(".")[0] in ("libnlplug", "_cffi_backend")] == []
             with open("/proc/self/maps") as maps:
                 assert "libnl-" not in maps.read()

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libnlplug import Match
-from libnlplug._libnl import lib
-from libnlplug.attributes import attribute
-from libnlplug.hook import Filter, _read, ingress_chain, tcx_programs
-from libnlplug.redirect import FIRST_PRIO, SLOTS, ender, in_place, prio_of, slot_of
-from libnlplug.route import RouteSocket
+from libnlplug.lane.filters import FIRST_PRIO, SLOTS, ender, in_place, prio_of, slot_of
+from libnlplug.lane.hook import Filter, _read, ingress_chain, tcx_programs
+from libnlplug.netlink.attributes import attribute
+from libnlplug.netlink.libnl import lib
+from libnlplug.netlink.route_socket import RouteSocket
 from tests.support import bpf
 from tests.support.netlab import Netns
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libnlplug.errors import parse_reply
+from libnlplug.netlink.refusals import parse_reply
 
 # linux/netlink.h, written down here once more: a second opinion
 NLMSG_ERROR, CAPPED, ACK_TLVS = 2, 0x100, 0x200

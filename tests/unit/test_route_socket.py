@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libnlplug import ClosedError, DeviceNotFound, ForkedError, NetlinkError, PlugQdisc
-from libnlplug._libnl import lib
-from libnlplug.errors import failure
-from libnlplug.route import RouteSocket, link_message, message_bytes, qdisc_info
+from libnlplug.netlink.libnl import lib
+from libnlplug.netlink.messages import link_message, message_bytes
+from libnlplug.netlink.refusals import failure
+from libnlplug.netlink.route_socket import RouteSocket, qdisc_info
 
 LOOPBACK = 1  # lo's interface index, in every namespace
 
@@ -217,7 +218,7 @@ def test_a_thread_with_a_small_stack_may_ask() -> None:
     """A request needs no more stack than Python itself: one from a thread with 64 KiB is answered."""
     program = """
 import threading
-from libnlplug.route import RouteSocket
+from libnlplug.netlink.route_socket import RouteSocket
 threading.stack_size(65536)
 thread = threading.Thread(target=lambda: print(RouteSocket().link("lo")))
 thread.start()

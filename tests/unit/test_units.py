@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from libnlplug.units import format_size, parse_size, parse_time
+from libnlplug.command.units import format_size, parse_size, parse_time
 from tests.support.netlab import Netns, unable
 
 UNITS = {"": 1, "b": 1, "k": 1024, "kb": 1024, "m": 1024**2, "mb": 1024**2, "g": 1024**3, "gb": 1024**3}

@@ -31,46 +31,54 @@ from tests.support.netlab import unable
 ROOT = Path(__file__).resolve().parents[2]
 WHEELS = ROOT / "build" / "matrix" / "wheels"  # where `make matrix` keeps those of other projects
 INFO = f"libnlplug-{libnlplug.__version__}.dist-info/"
-MODULE, GUARD = "libnlplug/_libnl.abi3.so", "libnlplug/libnlplug-guard"
+MODULE, GUARD = "libnlplug/_libnl.abi3.so", "libnlplug/guard/libnlplug-guard"
 
 NAMES = {
     "libnlplug/__init__.py",
+    "libnlplug/__init__.pyi",
     "libnlplug/__main__.py",
-    MODULE,
     "libnlplug/_libnl.pyi",
-    "libnlplug/_record.py",
     "libnlplug/_version.py",
-    "libnlplug/attributes.py",
-    "libnlplug/child.py",
-    "libnlplug/cli.py",
-    "libnlplug/doctor.py",
+    "libnlplug/command/__init__.py",
+    "libnlplug/command/child.py",
+    "libnlplug/command/manual.py",
+    "libnlplug/command/parser.py",
+    "libnlplug/command/show.py",
+    "libnlplug/command/units.py",
+    "libnlplug/command/verbs.py",
+    "libnlplug/doctor/__init__.py",
+    "libnlplug/doctor/child.py",
+    "libnlplug/doctor/probe.py",
     "libnlplug/errors.py",
     "libnlplug/group.py",
-    "libnlplug/guard.py",
+    "libnlplug/guard/__init__.py",
+    "libnlplug/guard/client.py",
     "libnlplug/hold.py",
-    "libnlplug/hook.py",
-    "libnlplug/ifb.py",
-    "libnlplug/lane.py",
-    "libnlplug/lane_down.py",
-    "libnlplug/lane_up.py",
-    "libnlplug/lanes.py",
-    GUARD,
-    "libnlplug/manual.py",
-    "libnlplug/marks.py",
-    "libnlplug/options.py",
-    "libnlplug/match.py",
-    "libnlplug/neighbours.py",
+    "libnlplug/lane/__init__.py",
+    "libnlplug/lane/create.py",
+    "libnlplug/lane/filters.py",
+    "libnlplug/lane/hook.py",
+    "libnlplug/lane/ifb.py",
+    "libnlplug/lane/inventory.py",
+    "libnlplug/lane/lane.py",
+    "libnlplug/lane/marks.py",
+    "libnlplug/lane/match.py",
+    "libnlplug/lane/neighbours.py",
+    "libnlplug/lane/remove.py",
+    "libnlplug/netlink/__init__.py",
+    "libnlplug/netlink/attributes.py",
+    "libnlplug/netlink/libnl.py",
+    "libnlplug/netlink/messages.py",
+    "libnlplug/netlink/netns.py",
+    "libnlplug/netlink/refusals.py",
+    "libnlplug/netlink/route_socket.py",
+    "libnlplug/plug.py",
     "libnlplug/plug_qdisc.py",
-    "libnlplug/probe.py",
     "libnlplug/py.typed",
-    "libnlplug/qdisc.py",
-    "libnlplug/redirect.py",
-    "libnlplug/route.py",
-    "libnlplug/run.py",
-    "libnlplug/show.py",
-    "libnlplug/units.py",
-    "libnlplug_command.py",
-    "libnlplug_pytest.py",
+    "libnlplug/pytest_plugin.py",
+    "libnlplug/record.py",
+    MODULE,
+    GUARD,
     INFO + "METADATA",
     INFO + "RECORD",
     INFO + "WHEEL",
@@ -190,8 +198,8 @@ def test_what_the_papers_say(content: zipfile.ZipFile) -> None:
     points = ConfigParser()
     points.read_string(content.read(INFO + "entry_points.txt").decode())
     assert {kind: dict(points[kind]) for kind in points.sections()} == {
-        "console_scripts": {"libnlplug": "libnlplug_command:main"},
-        "pytest11": {"libnlplug": "libnlplug_pytest"},
+        "console_scripts": {"libnlplug": "libnlplug.command:main"},
+        "pytest11": {"libnlplug": "libnlplug.pytest_plugin"},
     }
 
 
@@ -217,7 +225,13 @@ def test_the_sdist_is_complete(made: Path) -> None:
     (path,) = made.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"build_ffi.py", "setup.py", "libnlplug/guard.c", "vendor_headers/libnl_functions.h", "Makefile"} <= names
+    assert {
+        "build_ffi.py",
+        "setup.py",
+        "libnlplug/guard/guard.c",
+        "vendor_headers/libnl_functions.h",
+        "Makefile",
+    } <= names
     if not (ROOT / ".git").exists():
         pytest.skip("not in a git tree: the project's files cannot be listed")
     shown = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -236,8 +250,9 @@ def test_an_installed_python_imports_it(unpacked: Path, version: str, tmp_path: 
         zipfile.ZipFile(cffi).extractall(tmp_path)
     program = (
         f"import sys; sys.path[:0] = {[str(unpacked), str(tmp_path)]!r}\n"
-        "import libnlplug.plug_qdisc, libnlplug.cli, libnlplug.guard, os, _cffi_backend\n"
-        "print(sys.version_info[:2], libnlplug.__version__, libnlplug.__file__, os.path.isfile(libnlplug.guard.PATH))"
+        "import libnlplug.plug_qdisc, libnlplug.command.verbs, libnlplug.guard.client, os, _cffi_backend\n"
+        "guard = os.path.isfile(libnlplug.guard.client.PATH)\n"
+        "print(sys.version_info[:2], libnlplug.__version__, libnlplug.__file__, guard)"
     )
     done = subprocess.run([interpreter, "-I", "-S", "-B", "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Probe: what this kernel lets this process do, found out by doing it.
+
+    a child  -->  a network namespace of its own, lo up  -->  a plug: hold a packet, let a guard release it
+                                                         -->  an ifb, clsact, a u32 filter, mirred: a lane's parts
+
+All of it goes with the child. Where no network namespace can be made, the kernel is asked by a request that it must
+refuse, and what cannot be found out that way is a warning that says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import struct
+from _socket import AF_INET, SOCK_DGRAM, htons
+from _socket import socket as Socket
+from functools import partial
+
+from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists
+from ..lane.ifb import load_module
+from ..netlink.attributes import attribute
+from ..netlink.libnl import ffi, lib
+from ..netlink.messages import qdisc_message
+from ..netlink.refusals import check
+from ..netlink.route_socket import RouteSocket
+from ..plug import PlugQdisc, attach
+from ..record import Record
+from .child import ANSWER, PATIENCE, in_child, trial
+
+__all__ = ["NAMES", "Check", "ask_permission", "in_own_namespace", "memory", "probe", "result", "text_of", "unknown"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..netlink.libnl import CData
+
+# What each module gives, and its build option.
+_MODULES = {
+    "sch_plug": ("plug qdisc", "NET_SCH_PLUG"),
+    "ifb": ("ifb device", "IFB"),
+    "sch_ingress": ("clsact qdisc", "NET_SCH_INGRESS"),
+    "cls_u32": ("u32 filter", "NET_CLS_U32"),
+    "act_mirred": ("mirred action", "NET_ACT_MIRRED"),
+}
+_LANE = ("ifb", "sch_ingress", "cls_u32", "act_mirred")
+_NEEDED = ("libnl", "functions", "kernel", "CAP_NET_ADMIN", "sch_plug", "guard")
+NAMES = (*_NEEDED, "netns", "oom", "cgroup", "pid-namespace", "orphans", *_LANE)
+
+# The inodes of the namespaces that the system booted with (include/linux/proc_ns.h, the same since Linux 3.8).
+_FIRST_NAMESPACE = {"pid": 0xEFFFFFFC, "cgroup": 0xEFFFFFFB}
+_NO_DEVICE = (1 << 31) - 1
+_CREATE = lib.NLM_F_CREATE | lib.NLM_F_EXCL
+
+
+class Check(Record):
+    """One answer.
+
+    ``name`` is what was looked at, one of NAMES. ``state`` is 'ok'; 'warning', where there is a limit to know of, or
+    where it could not be tried; or 'failed'. ``detail`` says what was found, ``advice`` what to do, None where nothing
+    need be done. ``needed`` tells whether holding on a device depends on it.
+    """
+
+    __slots__ = ("name", "state", "detail", "advice", "needed")
+    name: str
+    state: str
+    detail: str
+    advice: str | None
+    needed: bool
+
+
+def result(name: str, state: str, detail: str, advice: str | None = None) -> Check:
+    """The Check of that name."""
+    return Check(name, state, detail, advice, name in _NEEDED)
+
+
+def unknown(name: str, why: str, advice: str | None = None) -> Check:
+    """Nothing was found out. Where holding depends on it, that is a failure."""
+    return result(name, "failed" if name in _NEEDED else "warning", f"not known: {why}", advice)
+
+
+def probe() -> tuple[list[Check], bool]:
+    """The checks of sch_plug, guard, oom and a lane's parts; and whether a network namespace can be made."""
+    flags, refusal = _private_namespace()
+
+    def work(out: int) -> Iterator[str]:
+        checks = _probe_inside(flags, out) if flags else _probe_outside(refusal)
+        return (json.dumps(list(one.as_dict().values())) for one in checks)
+
+    lines, trouble = in_child(work)
+    found = [Check(*json.loads(line)) for line in lines]
+    missing = {"sch_plug", "guard", "oom", *_LANE} - {one.name for one in found}
+    why = f"the attempt {trouble}" if trouble else "what it depends on has failed"
+    advice = "run this as root, outside of what restricts it" if trouble else "see there"
+    return found + [unknown(name, why, advice) for name in missing], bool(flags)
+
+
+def ask_permission() -> None:
+    """Raise where this process may not change qdiscs: the kernel asks for the right before it looks for the device."""
+    try:
+        _send(qdisc_message(lib.RTM_NEWQDISC, 0, _NO_DEVICE, lib.TC_H_ROOT, 0, None))
+    except DeviceNotFound:
+        pass
+    except NotPermitted:
+        raise PermissionError(errno.EPERM, "the kernel lets this process change no qdisc") from None
+    except NetlinkError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            raise OSError(error.errno, "the kernel has no qdiscs at all (CONFIG_NET_SCHED)") from None
+        raise
+
+
+def in_own_namespace(kind: str) -> bool | None:
+    """Whether this process is in another namespace than the system's first; None where that cannot be known."""
+    try:
+        return os.stat(f"/proc/self/ns/{kind}").st_ino != _FIRST_NAMESPACE[kind]
+    except OSError:
+        return None
+
+
+def text_of(path: str) -> str | None:
+    """What the file says; None where it cannot be read."""
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _private_namespace() -> tuple[int, str]:
+    """The flags that make a network namespace here, if need be in a user namespace, 0 where none do; and why not."""
+    first = ""
+    for flags in (lib.CLONE_NEWNET, lib.CLONE_NEWNET | lib.CLONE_NEWUSER):
+        trouble = trial(partial(_enter_new, flags))
+        if not trouble:
+            return flags, ""
+        first = first or trouble
+    return 0, first
+
+
+def _enter_new(flags: int) -> None:
+    if lib.unshare(flags) < 0:
+        raise OSError(ffi.errno, os.strerror(ffi.errno))
+    ask_permission()  # a user namespace may be had without any right inside (AppArmor's restriction)
+
+
+def _probe_inside(flags: int, out: int) -> Iterator[Check]:
+    ifb_is_safe = _ifb_is_safe()
+    _enter_new(flags)
+    route = RouteSocket()
+    lo = route.link("lo")
+    _send(_message(lib.RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, lo, lib.IFF_UP, lib.IFF_UP)))
+    try:
+        plug = attach("lo")
+    except NetlinkError as error:
+        yield _missing("sch_plug", error)
+        yield from _guard_alone(route, lo, "there is no plug to try it on")
+    else:
+        yield result("sch_plug", "ok", "a plug qdisc can be made")
+        yield from _guard(plug, out)
+    yield _ifb(ifb_is_safe)
+    yield from _redirect(lo)
+
+
+def _probe_outside(refusal: str) -> Iterator[Check]:
+    """The kernel looks for a qdisc's kind before it reads the options, so with bad ones nothing can be made."""
+    why = f"no network namespace can be made to try it in ({refusal})"
+    route = RouteSocket()
+    lo = route.link("lo")
+    msg = qdisc_message(lib.RTM_NEWQDISC, _CREATE, lo, lib.TC_H_ROOT, 1 << 16, b"plug")
+    check(lib.nla_put_string(msg, lib.TCA_OPTIONS, b""), "build a request")  # one byte: too short to be a plug's
+    try:
+        _send(msg)
+    except NetlinkError as error:
+        if error.errno == errno.EINVAL:
+            yield result("sch_plug", "ok", "the kernel has the plug qdisc")
+        elif isinstance(error, (NotPermitted, QdiscExists)):
+            yield result("sch_plug", "warning", f"not known: {why}", "run this as root")
+        else:
+            yield _missing("sch_plug", error)
+    yield from _guard_alone(route, lo, why)
+    for name in _LANE:
+        yield unknown(name, why, "run this as root; lanes need it")
+
+
+def _guard(plug: PlugQdisc, out: int) -> Iterator[Check]:
+    """A guard holds a packet on lo and releases it: once when it is told to, once when its holder is killed."""
+    packets = Socket(AF_INET, SOCK_DGRAM)
+    packets.settimeout(ANSWER)
+    try:
+        packets.bind(("127.0.0.1", 0))
+        packets.connect(packets.getsockname())
+        with plug.hold(timeout=PATIENCE) as held:
+            packets.send(b"1")
+        packets.recv(1)
+        yield memory(plug._guard.pid if plug._guard else 0)
+        _kill_a_holder(packets, out)
+        packets.recv(1)
+    except NetlinkError as error:
+        yield result("guard", "failed", str(error), "nothing can be held without one")
+    except OSError as error:
+        words = error.strerror or "what should have been released did not arrive"
+        yield result("guard", "failed", f"holding a packet did not work: {words}", "do not hold on this host")
+    else:
+        if held.packets:
+            done = "held a packet and released it when told to, another when its holder was killed"
+            yield result("guard", "ok", done)
+        else:
+            yield result("guard", "failed", "a packet passed that should have been held", "do not hold on this host")
+    finally:
+        packets.close()
+        plug.close()
+
+
+def _kill_a_holder(packets: Socket, out: int) -> None:
+    """Kill a process that holds lo, and a packet of ``packets`` with it."""
+    ready, tell = os.pipe()
+    wait, alive = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            for fd in (out, ready, alive):
+                os.close(fd)
+            with PlugQdisc.open("lo").hold():
+                packets.send(b"2")
+                os.write(tell, b"!")
+                os.read(wait, 1)  # nothing comes but its end, and that of the file where the parent ends
+        finally:
+            os._exit(0)
+    for fd in (tell, wait):
+        os.close(fd)
+    os.read(ready, 1)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    for fd in (ready, alive):
+        os.close(fd)
+
+
+def _guard_alone(route: RouteSocket, lo: int, why: str) -> Iterator[Check]:
+    """Start a guard and end it, holding nothing."""
+    from ..hold import start_guard
+
+    try:
+        guard = start_guard(route, "lo", [PlugQdisc(route, "lo", lo, lib.TC_H_ROOT, 1 << 16)])
+    except NetlinkError as error:
+        yield result("guard", "failed", str(error), "nothing can be held without one")
+        return
+    yield memory(guard.pid)
+    guard.end()
+    yield result("guard", "ok", f"starts and ends; that it releases was not tried, since {why}")
+
+
+def memory(guard: int) -> Check:
+    """Whether the OOM killer spares the guard: exempt by its score, it is so also where its whole cgroup is killed."""
+    score = (text_of(f"/proc/{guard}/oom_score_adj") or "").strip()
+    if not score:
+        return unknown("oom", "the guard's oom_score_adj cannot be read", "mount /proc")
+    if score == "-1000":
+        return result("oom", "ok", "the OOM killer spares the guard (oom_score_adj -1000)")
+    detail = f"the OOM killer may choose the guard (oom_score_adj {score})"
+    paths = (text_of("/proc/self/cgroup") or "").partition("0::")[2].partition("\n")[0].strip("/").split("/")
+    for count in range(len(paths), -1, -1):
+        file = "/".join(["/sys/fs/cgroup", *paths[:count], "memory.oom.group"])
+        if (text_of(file) or "0").strip() != "0":
+            detail = f"the OOM killer kills the guard together with its holder ({file} is set)"
+            break
+    return result("oom", "warning", detail, "with CAP_SYS_RESOURCE the guard exempts itself")
+
+
+def _ifb(safe: bool) -> Check:
+    if not safe:
+        why = "its module is not loaded, and loading it from here would make the links ifb0 and ifb1"
+        return unknown("ifb", why, "lanes need it: as root on the host, modprobe ifb numifbs=0")
+    linkinfo = attribute(lib.IFLA_LINKINFO, attribute(lib.IFLA_INFO_KIND, b"ifb\0"))
+    return _made("ifb", _message(lib.RTM_NEWLINK, _CREATE, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + linkinfo))
+
+
+def _ifb_is_safe() -> bool:
+    """Whether an ifb can be made without the kernel's loading its module, which would make the links ifb0 and ifb1.
+
+    That is so, too, where its program for that, which sees the same files as this process, has just failed.
+    """
+    if load_module():
+        return True
+    try:
+        alike = os.path.samestat(os.stat("/proc/1/root"), os.stat("/"))
+    except OSError:
+        return False
+    return alike and os.geteuid() == 0 and in_own_namespace("pid") is False
+
+
+def _redirect(lo: int) -> Iterator[Check]:
+    """A clsact qdisc, at its egress hook a u32 filter, and one with a mirred action."""
+    major = lib.TC_H_CLSACT & 0xFFFF_0000
+    clsact = _made("sch_ingress", qdisc_message(lib.RTM_NEWQDISC, _CREATE, lo, lib.TC_H_CLSACT, major, b"clsact"))
+    yield clsact
+    if clsact.state != "ok":
+        for name in ("cls_u32", "act_mirred"):
+            yield unknown(name, "it cannot be tried without sch_ingress", "see there")
+        return
+    u32 = struct.pack("=BxHiIII", 0, 0, lo, 0, major | lib.TC_H_MIN_EGRESS, htons(lib.ETH_P_IP))
+    u32 += attribute(lib.TCA_KIND, b"u32\0")
+    empty = _made("cls_u32", _message(lib.RTM_NEWTFILTER, _CREATE, u32))
+    yield empty
+    if empty.state != "ok":
+        yield unknown("act_mirred", "it cannot be tried without cls_u32", "see there")
+        return
+    mirred = struct.pack("=IIiiiiI", 0, 0, lib.TC_ACT_STOLEN, 0, 0, lib.TCA_EGRESS_REDIR, lo)  # struct tc_mirred
+    parameters = attribute(lib.TCA_ACT_OPTIONS, attribute(lib.TCA_MIRRED_PARMS, mirred))
+    action = attribute(1, attribute(lib.TCA_ACT_KIND, b"mirred\0") + parameters)
+    everything = attribute(lib.TCA_U32_SEL, bytes(16))  # struct tc_u32_sel, with no keys
+    options = attribute(lib.TCA_OPTIONS, everything + attribute(lib.TCA_U32_ACT, action))
+    yield _made("act_mirred", _message(lib.RTM_NEWTFILTER, _CREATE, u32 + options))
+
+
+def _made(name: str, msg: CData) -> Check:
+    """Whether the kernel makes it."""
+    try:
+        _send(msg)
+    except NetlinkError as error:
+        return _missing(name, error)
+    return result(name, "ok", f"the kernel has the {_MODULES[name][0]}, which lanes need")
+
+
+def _missing(name: str, error: NetlinkError) -> Check:
+    """The kernel's refusal: it has no such kind (ENOENT, EOPNOTSUPP), or there is another reason."""
+    if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
+        return result(name, "failed", str(error), f"'modprobe {name}' as root on the host may help")
+    kind, option = _MODULES[name]
+    words = (error.ext_ack or os.strerror(error.errno)).rstrip(".")
+    use = "" if name in _NEEDED else ", which lanes need,"
+    detail = f"the kernel has no {kind}{use} and can load none ({words})"
+    packages = f"Debian linux-image-amd64, Ubuntu linux-modules-extra-{os.uname().release}, Fedora kernel-modules-core"
+    other = "; RHEL 9's kernel is built without it" if name == "sch_plug" else ""
+    load = "ifb numifbs=0" if name == "ifb" else name
+    advice = f"as root on the host 'modprobe {load}', or install a kernel that has it (CONFIG_{option}): {packages}"
+    return result(name, "failed", detail, advice + other)
+
+
+def _send(msg: CData) -> None:
+    route = RouteSocket()
+    try:
+        route.send_one(msg, "ask the kernel", None)
+    finally:
+        route.close()
+
+
+def _message(kind: int, flags: int, body: bytes) -> CData:
+    msg = lib.nlmsg_alloc_simple(kind, flags)
+    if msg == ffi.NULL:
+        raise MemoryError("libnl has no memory for a message")
+    msg = ffi.gc(msg, lib.nlmsg_free)
+    check(lib.nlmsg_append(msg, ffi.new("char[]", body), len(body), lib.NLMSG_ALIGNTO), "build a request")
+    return msg

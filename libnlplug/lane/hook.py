@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What stands at a device's clsact hook, or beside it: qdisc, filters, tcx programs, nftables chains.
+
+    packet --> tcx programs --> filters in the order of their preferences --> on      leaving: nftables, then these
+                                                                                      arriving: these, then nftables
+
+A filter decides where the classification ends: its action's verdict is final unless it is 'continue' (TC_ACT_UNSPEC).
+
+Adding filters and deleting them harms no packet. To add a clsact or ingress qdisc to a device that is up, and to delete
+one, the kernel takes all qdiscs of the device away for a moment (dev_deactivate() in net/sched/sch_api.c, Linux 6.18
+included; Linux 7.2 was seen to keep what waits): what waits in the root qdisc is thrown away, uncounted, and so is what
+is sent in that moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from ..errors import NetlinkError, PlugUnavailable, QdiscNotFound
+from ..netlink.attributes import attributes, number, text
+from ..netlink.libnl import ffi, lib
+from ..netlink.messages import qdisc_message
+from ..netlink.route_socket import RouteSocket
+from ..record import Record
+
+__all__ = [
+    "Filter",
+    "clsact_kind",
+    "delete_clsact",
+    "filters",
+    "has_chains",
+    "hook_number",
+    "ingress_chain",
+    "is_quiet",
+    "make_clsact",
+    "tcx_programs",
+    "waiting",
+]
+
+QUIET_PATIENCE = 0.2  # seconds
+_MAJOR = lib.TC_H_CLSACT & 0xFFFF0000
+
+# In which attribute of its options each kind of filter keeps its actions.
+_ACTIONS = {
+    "u32": lib.TCA_U32_ACT,
+    "flower": lib.TCA_FLOWER_ACT,
+    "matchall": lib.TCA_MATCHALL_ACT,
+    "basic": lib.TCA_BASIC_ACT,
+    "fw": lib.TCA_FW_ACT,
+    "bpf": lib.TCA_BPF_ACT,
+}
+
+
+class Filter(Record):
+    """A filter as the kernel shows it. ``protocol`` is in network byte order; ``target`` the device it redirects to, 0
+    for none or one that is gone; ``goes_on`` whether the classification continues with the next filter after it;
+    ``redirects`` whether it redirects, wherever to."""
+
+    __slots__ = ("prio", "protocol", "kind", "chain", "handle", "target", "goes_on", "redirects")
+    prio: int
+    protocol: int
+    kind: str
+    chain: int
+    handle: int
+    target: int
+    goes_on: bool
+    redirects: bool
+
+    @property
+    def is_filter(self) -> bool:
+        """A dump shows tables and preferences as well."""
+        return bool(self.handle & 0xFFF if self.kind == "u32" else self.handle)
+
+
+def hook_number(ingress: bool) -> int:
+    """The parent of the filters: clsact's ingress or egress hook."""
+    return int(_MAJOR | (lib.TC_H_MIN_INGRESS if ingress else lib.TC_H_MIN_EGRESS))
+
+
+def waiting(route: RouteSocket, ifindex: int, device: str) -> int:
+    """How many packets wait in the device's root qdisc and below it."""
+    root = route.qdisc(ifindex, lib.TC_H_ROOT, device)
+    return root.qlen if root else 0
+
+
+def is_quiet(route: RouteSocket, ifindex: int, device: str) -> bool:
+    """Whether nothing waits in the device's root qdisc, now or within a moment."""
+    deadline = time.monotonic() + QUIET_PATIENCE
+    while waiting(route, ifindex, device):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def clsact_kind(route: RouteSocket, ifindex: int, device: str) -> str | None:
+    """What stands where clsact would: 'clsact', 'ingress' (which has one hook and excludes clsact), or None."""
+    try:
+        there = route.qdisc(ifindex, lib.TC_H_CLSACT, device)
+    except QdiscNotFound:
+        return None
+    return there.kind if there else None
+
+
+def make_clsact(route: RouteSocket, ifindex: int, device: str) -> bool:
+    """Add a clsact qdisc; whether that was done, or there is one or an ingress qdisc. First see that the device
+    is_quiet()."""
+    flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
+    message = qdisc_message(lib.RTM_NEWQDISC, flags, ifindex, lib.TC_H_CLSACT, _MAJOR, b"clsact")
+    try:
+        route.send_one(message, "add a clsact qdisc to", device)
+        return True
+    except PlugUnavailable as error:
+        hint = "the kernel has no clsact: try 'modprobe sch_ingress', or install a kernel with CONFIG_NET_SCH_INGRESS"
+        message = f"cannot add a clsact qdisc to {device}: {error.ext_ack}; {hint}"
+        raise PlugUnavailable(error.errno, message, "add a clsact qdisc to", device, hint=hint) from None
+    except NetlinkError as error:
+        if error.errno not in (errno.EEXIST, errno.EINVAL):
+            raise
+        return False
+
+
+def delete_clsact(route: RouteSocket, ifindex: int, device: str) -> None:
+    """Delete a device's clsact qdisc with all that stands at its hooks. First see that the device is_quiet()."""
+    message = qdisc_message(lib.RTM_DELQDISC, 0, ifindex, lib.TC_H_CLSACT, _MAJOR, b"clsact")
+    route.send_one(message, "delete the clsact qdisc of", device)
+
+
+def filters(route: RouteSocket, ifindex: int, device: str, ingress: bool) -> list[Filter]:
+    """Every filter at the hook, in the order in which they are asked; none where there is no such hook."""
+    message = qdisc_message(lib.RTM_GETTFILTER, lib.NLM_F_DUMP, ifindex, hook_number(ingress), 0, None)
+    found = [read for read in map(_read, route.dump(message, "list the filters of", device)) if read is not None]
+    return sorted(found, key=lambda one: one.prio)
+
+
+def has_chains(route: RouteSocket, ifindex: int, device: str) -> bool:
+    """Whether either hook has a chain but the first, be it empty."""
+    for ingress in (False, True):
+        message = qdisc_message(lib.RTM_GETCHAIN, lib.NLM_F_DUMP, ifindex, hook_number(ingress), 0, None)
+        try:
+            chains = route.dump(message, "list the chains of", device)
+        except NetlinkError as error:
+            if error.errno != errno.EOPNOTSUPP:  # before Linux 4.19 they could not be listed
+                raise
+            continue
+        head = ffi.sizeof("struct tcmsg")
+        if any(number(dict(attributes(chain[head:])).get(lib.TCA_CHAIN, b"")) for chain in chains):
+            return True
+    return False
+
+
+def tcx_programs(route: RouteSocket, ifindex: int, ingress: bool) -> int:
+    """How many BPF programs are attached by tcx, which runs before clsact (Linux 6.6); 0 where that cannot be asked."""
+    return max(0, route.in_netns(lambda: lib.libnlplug_tcx_programs(ifindex, ingress)))
+
+
+def ingress_chain(route: RouteSocket, device: str) -> str | None:
+    """An nftables chain at the device's ingress, as 'netdev filter input'; None also where that cannot be asked."""
+    name = ffi.new("char[]", 600)
+    found = route.in_netns(lambda: lib.libnlplug_ingress_chain(os.fsencode(device), name, 600))
+    return ffi.string(name).decode("utf-8", "replace") if found > 0 else None
+
+
+def _read(payload: bytes) -> Filter | None:
+    head = ffi.sizeof("struct tcmsg")
+    if len(payload) < head:
+        return None
+    info = ffi.new("struct tcmsg *")
+    ffi.buffer(info)[:] = payload[:head]
+    parts = dict(attributes(payload[head:]))
+    kind = text(parts.get(lib.TCA_KIND, b""))
+    options = dict(attributes(parts.get(lib.TCA_OPTIONS, b"")))
+    target, goes_on, redirects = _outcome(options.get(_ACTIONS.get(kind, -1), b""))
+    if kind == "u32" and lib.TCA_U32_LINK in options and lib.TCA_U32_ACT not in options:
+        goes_on = True  # it only leads to a table, whose filters are listed too
+    chain = number(parts.get(lib.TCA_CHAIN, b""))
+    prio, protocol = info.tcm_info >> 16, info.tcm_info & 0xFFFF
+    return Filter(prio, protocol, kind, chain, info.tcm_handle, target, goes_on, redirects)
+
+
+def _outcome(actions: bytes) -> tuple[int, bool, bool]:
+    """The device that the actions redirect to, or 0; whether the classification goes on after them; and whether they
+    redirect. One action follows another as long as the verdict is 'pipe'; of other kinds than these that is assumed."""
+    target, redirects = 0, False
+    for _, action in attributes(actions):
+        parts = dict(attributes(action))
+        options = dict(attributes(parts.get(lib.TCA_ACT_OPTIONS, b"")))
+        kind = text(parts.get(lib.TCA_ACT_KIND, b""))
+        if kind not in ("gact", "mirred"):
+            continue
+        parameters = options.get(lib.TCA_MIRRED_PARMS if kind == "mirred" else lib.TCA_GACT_PARMS, b"")
+        if kind == "mirred" and len(parameters) >= ffi.sizeof("struct tc_mirred"):
+            mirred = ffi.new("struct tc_mirred *")
+            ffi.buffer(mirred)[:] = parameters[: ffi.sizeof("struct tc_mirred")]
+            if mirred.eaction == lib.TCA_EGRESS_REDIR:
+                target, redirects = mirred.ifindex, True
+        if len(parameters) < ffi.sizeof("struct tc_gact") or lib.TCA_GACT_PROB in options and kind == "gact":
+            return target, False, redirects
+        gact = ffi.new("struct tc_gact *")
+        ffi.buffer(gact)[:] = parameters[: ffi.sizeof("struct tc_gact")]
+        if gact.action != lib.TC_ACT_PIPE:
+            return target, gact.action == lib.TC_ACT_UNSPEC, redirects
+    return target, False, redirects

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lanes of a device as the kernel shows them: which there are, whose they are, whether they can hold.
+
+Each lane has a slot of its device: a number that fixes the ifb's name, the preferences of the filters and the name of
+its mark, which its process keeps while it lives. So lanes alive elsewhere, lanes kept for good and orphans are told
+apart: an orphan is nobody's, or can no longer hold, and the next lane of the device cleans it up.
+
+Whatever changes a device's lanes is done under the device's lock.
+"""
+
+from __future__ import annotations
+
+from ..errors import DeviceNotFound, QdiscNotFound
+from ..netlink.libnl import lib
+from ..netlink.route_socket import RouteSocket
+from ..plug import PlugQdisc, open_by
+from ..record import Record
+from .filters import SLOTS, in_place, slot_of
+from .hook import Filter, filters
+from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
+from .marks import Lock, Mark, taken
+
+__all__ = [
+    "Hooks",
+    "Lane",
+    "LaneInfo",
+    "all_lanes",
+    "dead_slots",
+    "hooks",
+    "ifb_name",
+    "is_whole",
+    "lane_mark",
+    "lanes",
+    "lock",
+    "now",
+    "plug_of",
+    "states",
+]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Hooks = dict[bool, list[Filter]]  # what is at each hook; the ingress hook is True's
+else:
+    Hooks = dict
+
+
+class LaneInfo(Record):
+    """A lane as it is found in the kernel. ``state`` is 'kept', 'alive' (``pid`` is its process) or 'orphan'."""
+
+    __slots__ = ("device", "hook", "match", "state", "pid", "ifb", "slot", "ifindex")
+    device: str
+    hook: str
+    match: str
+    state: str
+    pid: int | None
+    ifb: str
+    slot: int
+    ifindex: int
+
+
+class Lane(Record):
+    """A lane's ifb, the device (its ``ifindex``) and slot that its name tells, and what its alias says.
+
+    In the alias: 'hook'; 'kept'; 'pid'; 'clsact', whether a lane made the clsact qdisc and this one has it
+    to delete; 'filters', how many there are, 0 until the lane is complete; 'match'.
+    """
+
+    __slots__ = ("ifb", "ifindex", "slot", "words")
+    ifb: Ifb
+    ifindex: int
+    slot: int
+    words: dict[str, str]
+
+    @property
+    def ingress(self) -> bool:
+        """Whether it is about arriving packets."""
+        return self.words.get("hook") == "ingress"
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is meant to stay without a process."""
+        return self.words.get("kept") == "1"
+
+    @property
+    def pid(self) -> int | None:
+        """The process that made it."""
+        pid = self.words.get("pid", "")
+        return int(pid) if pid.isdecimal() else None
+
+    @property
+    def filters(self) -> int:
+        """How many filters it has when it is complete."""
+        count = self.words.get("filters", "")
+        return int(count) if count.isdecimal() else 0
+
+    def is_for(self, ingress: bool, match: str) -> bool:
+        """Whether it is this hook's and match's."""
+        return (self.ingress, self.words.get("match")) == (ingress, match)
+
+    def rewrite(self, route: RouteSocket, **words: object) -> Lane:
+        """Change what the alias says; the lane as it is then."""
+        now = {**self.words, **{name: str(value) for name, value in words.items()}}
+        set_alias(route, self.ifb.ifindex, self.ifb.name, alias_of(now))
+        return Lane(self.ifb, self.ifindex, self.slot, now)
+
+
+def ifb_name(ifindex: int, slot: int) -> str:
+    """The name of a lane's ifb: at most 15 characters, as the kernel allows."""
+    return f"plug{ifindex:x}-{slot}"
+
+
+def lane_mark(name: str) -> Mark:
+    """What the process of the lane on this ifb keeps while it lives."""
+    return Mark(_lane_mark_name(name))
+
+
+def _lane_mark_name(name: str) -> str:
+    return f"libnlplug-lane/{name}"
+
+
+def lock(route: RouteSocket, ifindex: int, device: str, operation: str) -> Lock:
+    """What is held by who makes or undoes a lane of the device."""
+    return Lock(route, f"libnlplug-lanes/{ifindex:x}", operation, device)
+
+
+def all_lanes(route: RouteSocket) -> list[Lane]:
+    """Every lane of the namespace, by the slots of its devices."""
+    found = [lane for lane in map(_lane, ifbs(route)) if lane is not None]
+    return sorted(found, key=lambda lane: (lane.ifindex, lane.slot))
+
+
+def _lane(ifb: Ifb) -> Lane | None:
+    """The lane of an ifb: of one with the name and the address of a lane's, whoever made others with either."""
+    head, _, slot = ifb.name.removeprefix("plug").partition("-")
+    try:
+        place = int(head, 16), int(slot)
+    except ValueError:
+        return None
+    if ifb.name != ifb_name(*place) or ifb.address != ADDRESS or not 0 <= place[1] < SLOTS:
+        return None
+    return Lane(ifb, *place, ifb.words)
+
+
+def now(route: RouteSocket, lane: Lane) -> Lane | None:
+    """The lane as it is now, None where its ifb is gone. (A renamed ifb is still the lane's.)"""
+    ifb = ifb_of(route, lane.ifb.ifindex)
+    return None if ifb is None else Lane(ifb, lane.ifindex, lane.slot, ifb.words)
+
+
+def hooks(route: RouteSocket, ifindex: int, device: str) -> Hooks:
+    """What is at the device's hooks."""
+    return {ingress: filters(route, ifindex, device, ingress) for ingress in (False, True)}
+
+
+def plug_of(route: RouteSocket, lane: Lane) -> PlugQdisc | None:
+    """The plug on a lane's ifb; None where there is none yet, or none any more."""
+    try:
+        return open_by(route, lane.ifb.name, lib.TC_H_ROOT)
+    except (QdiscNotFound, DeviceNotFound):
+        return None
+
+
+def is_whole(route: RouteSocket, lane: Lane, there: Hooks) -> bool:
+    """Whether the lane can hold: plug, ifb and filters are as they were made."""
+    at_hook = in_place(there[lane.ingress], lane.slot, lane.ifb.ifindex, lane.filters)
+    return at_hook and lane.ifb.up and plug_of(route, lane) is not None
+
+
+def states(route: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
+    """Of each lane of a device, by its ifb's name: 'alive', 'kept' or 'orphan'."""
+    names = {_lane_mark_name(lane.ifb.name): lane.ifb.name for lane in found}
+    alive = {names[mark] for mark in taken(route, list(names))}
+    return {
+        lane.ifb.name: "alive"
+        if lane.ifb.name in alive
+        else "kept"
+        if lane.kept and is_whole(route, lane, there)
+        else "orphan"
+        for lane in found
+    }
+
+
+def dead_slots(there: Hooks) -> dict[bool, set[int]]:
+    """The slots whose filters lead to an ifb that is gone. They throw away what they match."""
+    return {
+        ingress: {slot for one in at if one.redirects and not one.target and (slot := slot_of(one)) is not None}
+        for ingress, at in there.items()
+    }
+
+
+def lanes(route: RouteSocket, device: str) -> list[LaneInfo]:
+    """The lanes of a device, whoever made them, and what is left of any whose ifb was deleted."""
+    ifindex = route.link(device)
+    there = hooks(route, ifindex, device)
+    here = [lane for lane in all_lanes(route) if lane.ifindex == ifindex]
+    are_now = states(route, here, there)
+    found = []
+    for lane in here:
+        is_now = are_now[lane.ifb.name]
+        hook, match = lane.words.get("hook", "?"), lane.words.get("match", "?")
+        pid = lane.pid if is_now == "alive" else None
+        found.append(LaneInfo(device, hook, match, is_now, pid, lane.ifb.name, lane.slot, lane.ifb.ifindex))
+    for ingress, slots in dead_slots(there).items():
+        hook = "ingress" if ingress else "egress"
+        found += [LaneInfo(device, hook, "?", "orphan", None, ifb_name(ifindex, slot), slot, 0) for slot in slots]
+    return sorted(found, key=lambda lane: lane.slot)

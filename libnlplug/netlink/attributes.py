@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Netlink attributes, read from and written to bytes: for what libnl has no words for.
+
+The layout is that of include/uapi/linux/netlink.h: a length, a type, the payload, padded to four bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from .libnl import lib
+
+__all__ = ["attribute", "attributes", "number", "text"]
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One attribute, padded."""
+    length = len(payload) + 4
+    head = length.to_bytes(2, sys.byteorder) + kind.to_bytes(2, sys.byteorder)
+    return head + payload + bytes(-length % 4)
+
+
+def attributes(data: bytes) -> list[tuple[int, bytes]]:
+    """The attributes in ``data`` in their order; a length that lies ends the reading."""
+    found = []
+    halves = memoryview(data[: len(data) & ~1]).cast("H")
+    at, end = 0, len(data)
+    while at + 4 <= end:
+        length = halves[at >> 1]
+        if length < 4 or at + length > end:
+            break
+        found.append((halves[(at >> 1) + 1] & lib.NLA_TYPE_MASK, data[at + 4 : at + length]))
+        at += (length + 3) & ~3
+    return found
+
+
+def number(data: bytes) -> int:
+    """An unsigned integer in the machine's byte order."""
+    return int.from_bytes(data, sys.byteorder)
+
+
+def text(data: bytes) -> str:
+    """A string, up to its NUL."""
+    return data.split(b"\0")[0].decode("utf-8", "replace")

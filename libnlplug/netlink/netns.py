@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Network namespaces: named in four ways, and entered by a short-lived thread, since setns() is per thread."""
+
+from __future__ import annotations
+
+import errno
+import os
+from _thread import allocate_lock, start_new_thread
+
+from ..errors import NetlinkError, NetnsNotFound, NotPermitted
+from .libnl import ffi, lib
+
+__all__ = ["Netns", "cannot_enter", "in_netns", "netns_of_thread", "visit"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Protocol, TypeVar, Union
+
+    class HasFileno(Protocol):
+        """An open file, a socket: what holds a descriptor."""
+
+        def fileno(self) -> int: ...
+
+    Netns = Union[str, "os.PathLike[str]", int, HasFileno, None]
+    T = TypeVar("T")
+
+
+def netns_of_thread() -> tuple[int, int] | None:
+    """What tells the calling thread's namespace from others; None without /proc."""
+    try:
+        found = os.stat("/proc/thread-self/ns/net")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def in_netns(netns: Netns, call: Callable[[], T]) -> T:
+    """The result of ``call`` in the namespace: setns is per thread, so a short-lived thread goes there and ends."""
+    if netns is None:
+        return call()
+    return visit(_open_netns(netns), netns, call)
+
+
+def visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Callable[[], T]) -> T:
+    """The same in the namespace of ``fd``, which is closed."""
+    outcome: list[T | BaseException] = []
+    done = allocate_lock()
+    done.acquire()
+    # Closed once, by the thread or with its last owner: after an exception nobody here knows whether the thread runs.
+    owned = ffi.gc(ffi.cast("void *", fd), lambda _: os.close(fd))
+
+    def go() -> None:
+        try:
+            if lib.setns(fd, lib.CLONE_NEWNET) < 0:
+                raise cannot_enter(netns, ffi.errno)
+            outcome.append(call())
+        except BaseException as error:  # brought to the caller's thread, whatever it is
+            outcome.append(error)
+        finally:
+            ffi.release(owned)
+            done.release()
+
+    try:
+        start_new_thread(go, ())
+    except RuntimeError as error:
+        raise cannot_enter(netns, errno.EAGAIN) from error
+    done.acquire()
+    result = outcome[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
+    """A descriptor of the namespace: a name of 'ip netns', a path, a pid (int), or an object with a fileno()."""
+    if isinstance(netns, bool) or not (isinstance(netns, (str, int, os.PathLike)) or hasattr(netns, "fileno")):
+        raise TypeError(f"netns is a name, a path, a pid (int) or an object with a fileno(), not {netns!r}")
+    try:
+        if isinstance(netns, int):
+            if netns <= 0:
+                raise ValueError(
+                    f"netns is {netns}, which is no pid; a descriptor is given as an object with a fileno()"
+                )
+            return os.open(f"/proc/{netns}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        if isinstance(netns, (str, os.PathLike)):
+            path = os.fsdecode(netns)
+            if "/" not in path:
+                path = f"/run/netns/{path}"
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for a writer
+        return os.dup(netns.fileno())
+    except OverflowError:
+        raise cannot_enter(netns, errno.EBADF) from None
+    except OSError as error:
+        raise cannot_enter(netns, error.errno or 0) from None
+
+
+def cannot_enter(netns: Netns, number: int, capability: str = "CAP_SYS_ADMIN") -> NetlinkError:
+    shown = netns if isinstance(netns, str) else repr(netns)
+    kind: type[NetlinkError] = NetlinkError
+    hint = ""
+    if number in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
+        kind, hint = NetnsNotFound, "; 'ip netns' lists the named ones"
+    elif number in (errno.EPERM, errno.EACCES):
+        kind, hint = NotPermitted, f"; {capability} is needed to enter a network namespace"
+    elif number == errno.EINVAL:
+        hint = "; it is not a network namespace"
+    elif number == errno.EAGAIN:
+        hint = "; it takes a thread, and the limit of processes (ulimit -u, pids.max) is reached"
+    message = f"cannot enter the network namespace {shown}: {os.strerror(number)}{hint}"
+    return kind(number, message, "enter the network namespace")

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""RouteSocket: one NETLINK_ROUTE socket in one network namespace, used for one request at a time.
+
+libnl makes the messages; exchange.c sends a request, takes all that comes back for it in one call, under a lock, and
+reads what is shown of a qdisc or a link. So a request is whole or not made: no thread, signal handler or interrupt
+comes between a question and its answer.
+
+Threads: a RouteSocket may be used by several threads; it locks. Fork: use in a child raises ForkedError; the parent's
+socket stays usable. Close the object in the child, or forget it; a new one in the child is fine.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from ..errors import ClosedError, DeviceNotFound, ForkedError, NetlinkError
+from ..record import Record
+from .libnl import ffi, lib
+from .messages import aligned, built, encoded, link_message, message_bytes, qdisc_message
+from .netns import cannot_enter, in_netns, netns_of_thread, visit
+from .refusals import check, failure, parse_reply, refusal
+
+__all__ = ["LinkInfo", "QdiscInfo", "RouteSocket", "qdisc_info"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from typing import Callable, TypeVar
+
+    from .libnl import CData
+    from .netns import Netns
+
+    T = TypeVar("T")
+
+
+_ANSWER = 2048  # bytes of a socket's buffer that an error may take, with its sentence and the kernel's bookkeeping
+
+_generation = 0
+
+
+def _count_fork() -> None:
+    global _generation
+    _generation += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
+class QdiscInfo(Record):
+    """What the kernel shows of a qdisc: ``qlen`` packets and ``backlog`` bytes wait in it, ``packets`` and ``bytes``
+    have left it, ``drops`` packets were refused or thrown away."""
+
+    __slots__ = ("ifindex", "kind", "handle", "parent", "qlen", "backlog", "drops", "packets", "bytes")
+    ifindex: int
+    kind: str
+    handle: int
+    parent: int
+    qlen: int
+    backlog: int
+    drops: int
+    packets: int
+    bytes: int
+
+
+class LinkInfo(Record):
+    """What the kernel shows of a link."""
+
+    __slots__ = ("ifindex", "name", "mtu", "txqueuelen")
+    ifindex: int
+    name: str
+    mtu: int
+    txqueuelen: int
+
+
+def qdisc_info(message: bytes) -> QdiscInfo | None:
+    """What the kernel's message shows; None where it is not about a qdisc."""
+    read = ffi.new("struct libnlplug_qdisc *")
+    if not lib.libnlplug_read_qdisc(message, len(message), read):
+        return None
+    kind = ffi.string(read.kind).decode("utf-8", "replace")
+    counters = (read.qlen, read.backlog, read.drops, read.packets, read.bytes)
+    return QdiscInfo(read.ifindex, kind, read.handle, read.parent, *counters)
+
+
+class RouteSocket:
+    """A connected NETLINK_ROUTE socket. ``netns`` is the namespace it is opened in; None is the calling thread's.
+
+    A socket stays in the namespace it was opened in, and keeps a deleted one alive until it is closed.
+    """
+
+    def __init__(self, netns: Netns = None) -> None:
+        self._generation = _generation
+        self._netns: tuple[int, int] | None = None
+        self._sk: CData | None = in_netns(netns, self._connect)
+        self._fd = int(lib.nl_socket_get_fd(self._sk))
+        line = lib.libnlplug_line_new(self._fd)
+        if line == ffi.NULL:
+            raise MemoryError("no memory for a socket")
+        self._line = ffi.gc(line, lib.libnlplug_line_free)
+
+    def _connect(self) -> CData:
+        self._netns = netns_of_thread()
+        sk = lib.nl_socket_alloc()
+        if sk == ffi.NULL:
+            raise MemoryError("libnl has no memory for a socket")
+        sk = ffi.gc(sk, lib.nl_socket_free)
+        if lib.nl_connect(sk, lib.NETLINK_ROUTE) < 0:
+            raise refusal(ffi.errno, "open a netlink socket", None)
+        one = ffi.new("int *", 1)
+        for option in (lib.NETLINK_EXT_ACK, lib.NETLINK_CAP_ACK):
+            # A kernel older than 4.12 refuses: then the messages are without the kernel's sentence.
+            lib.setsockopt(lib.nl_socket_get_fd(sk), lib.SOL_NETLINK, option, one, ffi.sizeof("int"))
+        return sk
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        self._check()
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._sk is None
+
+    def close(self) -> None:
+        """Close the socket; calling it again does nothing. The kernel's qdiscs are not touched."""
+        sk, self._sk = self._sk, None
+        if sk is not None:
+            if not self.forked:  # the line's lock may be another thread's, which the child does not have
+                lib.libnlplug_line_close(self._line)
+            ffi.release(sk)
+
+    def in_netns(self, call: Callable[[], T]) -> T:
+        """The result of ``call`` in the socket's namespace, wherever the calling thread is."""
+        self._check()
+        if self._netns is not None and self._netns == netns_of_thread():
+            return call()
+        fd = lib.libnlplug_netns_of(self.fileno())
+        if fd < 0:
+            raise cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
+        return visit(fd, "of the socket", call)
+
+    def netns_id(self) -> tuple[int, int]:
+        """What tells the socket's namespace from others."""
+        fd = lib.libnlplug_netns_of(self.fileno())
+        if fd < 0:
+            raise cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
+        found = os.fstat(fd)
+        os.close(fd)
+        return found.st_dev, found.st_ino
+
+    def make_room(self, answers: int) -> tuple[int, int]:
+        """Room for that many answers, or what the system grants: the bytes that one send takes (netlink_sendmsg keeps
+        32 of its buffer), and how many answers can wait (of which each counts with its bookkeeping)."""
+        value, size = ffi.new("int *"), ffi.new("unsigned int *", ffi.sizeof("int"))
+        lib.getsockopt(self.fileno(), lib.SOL_SOCKET, lib.SO_SNDBUF, value, size)
+        send = value[0] - 32
+        lib.getsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, size)
+        if value[0] < answers * _ANSWER:
+            value[0] = answers * _ANSWER // 2  # which the kernel doubles
+            if lib.setsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUFFORCE, value, ffi.sizeof("int")) < 0:
+                lib.setsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, ffi.sizeof("int"))
+            lib.getsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, size)
+        return send, max(1, value[0] // _ANSWER)
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that the object belongs to."""
+        return self._generation != _generation
+
+    def _check(self) -> None:
+        if self._generation != _generation:
+            raise ForkedError("this object belongs to the parent process: make a new one in the forked child")
+        if self._sk is None:
+            raise ClosedError("this object is closed")
+
+    def request(self, message: bytes, operation: str, device: str | None) -> None:
+        """Send one message, as message_bytes() makes it, and take the ACK: one sendmsg, one recvmsg."""
+        if self._generation != _generation or self._sk is None:
+            self._check()
+        answer = lib.libnlplug_exchange(self._line, message, len(message), 1)
+        if answer:
+            raise self._failure(*_taken(answer), operation, device)
+
+    def change(self, qdisc: CData, flags: int, operation: str, device: str | None) -> None:
+        """Send ``qdisc`` as RTM_NEWQDISC and take the ACK."""
+        self.request(message_bytes(built(lib.rtnl_qdisc_build_add_request, qdisc, flags)), operation, device)
+
+    def send_one(self, msg: CData, operation: str, device: str | None) -> None:
+        """Send a message of the caller's own making and take the ACK."""
+        self.request(message_bytes(msg), operation, device)
+
+    def send_all(self, messages: list[CData]) -> list[tuple[int, bytes | None]]:
+        """Send the messages in one send; libnl's code and the kernel's reply for each, (0, None) for what is done."""
+        refused = self.batch(b"".join(message_bytes(msg, number) for number, msg in enumerate(messages)), len(messages))
+        return [refused.get(number, (0, None)) for number in range(len(messages))]
+
+    def batch(self, messages: bytes, count: int) -> dict[int, tuple[int, bytes | None]]:
+        """Send messages with the numbers 0 to ``count`` - 1, of which the last must ask for an ACK, in one send.
+
+        What failed, by number: libnl's code and the kernel's reply. The others are done, whatever comes before them.
+        """
+        self._check()
+        error, answers = _taken(lib.libnlplug_exchange(self._line, messages, len(messages), count - 1))
+        if error < 0:  # nothing was sent: as if the kernel had said so of each
+            if self.closed:
+                raise ClosedError("this object was closed in the middle of a request")
+            number = -error
+            return dict.fromkeys(range(count), (_code_of(number), _reply_of(number)))
+        refused: dict[int, tuple[int, bytes | None]] = {}
+        for one in answers:
+            if one.kind == lib.NLMSG_ERROR:
+                refused[one.number] = (_code(one.message), one.message)
+        known = max(refused, default=-1) if error else count
+        for number in range(known + 1, count):  # whose answer did not come: it may be done or not
+            refused[number] = (_code_of(error), None)
+        return refused
+
+    def ask_and_request(self, messages: bytes, operation: str, device: str | None) -> CData:
+        """Send a question about a qdisc and a request, joined(), in one send, and take both answers: the counters as
+        they were before the request, which are ``known`` where the question was answered."""
+        if self._generation != _generation or self._sk is None:
+            self._check()
+        counters = ffi.new("struct libnlplug_counters *")
+        answer = lib.libnlplug_exchange_counting(self._line, messages, len(messages), counters)
+        if answer:
+            error, answers = _taken(answer)
+            raise self._failure(error, [one for one in answers if one.number == 1], operation, device)
+        return counters
+
+    def get(self, msg: CData, operation: str, device: str | None) -> bytes | None:
+        """Send a request for one object; the message that shows it, or None where the kernel has nothing to show.
+
+        The kernel sends the object first and the ACK after it (rtnetlink_rcv_msg), each in a datagram of its own.
+        """
+        for answer in self._asked(msg, operation, device):
+            return answer.message
+        return None
+
+    def dump(self, msg: CData, operation: str, device: str | None) -> list[bytes]:
+        """Send a request with NLM_F_DUMP; the payload of each message that comes back, as bytes."""
+        return [message[lib.NLMSG_HDRLEN :] for message in self._listed(msg, operation, device)]
+
+    def _listed(self, msg: CData, operation: str, device: str | None) -> list[bytes]:
+        for _ in range(10):  # a dump that something changed in the meantime is asked for again
+            answers = self._asked(msg, operation, device)
+            if not any(answer.flags & lib.NLM_F_DUMP_INTR for answer in answers):
+                return [answer.message for answer in answers if answer.kind >= lib.NLMSG_MIN_TYPE]
+        raise NetlinkError(None, f"cannot {operation}: it changes faster than it can be read", operation, device)
+
+    def _asked(self, msg: CData, operation: str, device: str | None) -> list[Answer]:
+        """Send a question; what came back, none of it an error."""
+        self._check()
+        message = message_bytes(msg)
+        error, answers = _taken(lib.libnlplug_exchange(self._line, message, len(message), 1))
+        if error or any(answer.kind == lib.NLMSG_ERROR for answer in answers):
+            raise self._failure(error, answers, operation, device)
+        for answer in answers:
+            if answer.kind == lib.NLMSG_DONE:  # of a dump, with its result
+                result = answer.message[lib.NLMSG_HDRLEN : lib.NLMSG_HDRLEN + 4]
+                if (number := -int.from_bytes(result, sys.byteorder, signed=True)) > 0:
+                    raise refusal(number, operation, device)
+        return answers
+
+    def link(self, device: str) -> int:
+        """The interface index of ``device`` in the socket's namespace; DeviceNotFound where there is none."""
+        return self.link_info(device).ifindex
+
+    def link_info(self, device: str) -> LinkInfo:
+        """The same with what more the kernel shows of it."""
+        if not isinstance(device, str):
+            raise TypeError(f"a device is named by a str, as 'eth0', not by {device!r}")
+        name = encoded(device)
+        if name is None or not 0 < len(name) < lib.IFNAMSIZ:
+            raise DeviceNotFound(
+                None,
+                f"cannot find {device!r}: a device's name has 1 to {lib.IFNAMSIZ - 1} bytes",
+                "find",
+                device,
+            )
+        msg = link_message(lib.RTM_GETLINK, 0, 0)
+        check(lib.nla_put_string(msg, lib.IFLA_IFNAME, name), "build a request")
+        return self._link(msg, device)
+
+    def link_name(self, ifindex: int) -> str:
+        """The name of the device with this interface index; DeviceNotFound where there is none."""
+        return self._link(link_message(lib.RTM_GETLINK, 0, ifindex), f"device {ifindex}").name
+
+    def _link(self, msg: CData, device: str) -> LinkInfo:
+        message = self.get(msg, "find", device) or b""
+        read = ffi.new("struct libnlplug_link *")
+        if not lib.libnlplug_read_link(message, len(message), read) or read.ifindex <= 0:
+            raise NetlinkError(None, f"cannot find {device}: the kernel answered with no link", "find", device)
+        return LinkInfo(read.ifindex, os.fsdecode(ffi.string(read.name)), read.mtu, read.txqueuelen)
+
+    def qdisc(
+        self, ifindex: int, parent: int, device: str, handle: int = 0, kind: bytes | None = None
+    ) -> QdiscInfo | None:
+        """The qdisc at ``parent``, with its counters; None where the kernel has none to show (noqueue, noop).
+
+        One question about one qdisc, however many links there are: RTM_GETQDISC without NLM_F_DUMP answers to the
+        asker only with NLM_F_ECHO. With ``handle`` or ``kind``, a qdisc that differs is QdiscNotFound.
+        """
+        msg = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, ifindex, parent, handle, kind)
+        message = self.get(msg, "read the qdisc of", device)
+        found = None if message is None else qdisc_info(message)
+        if message is not None and found is None:
+            why = f"cannot read the qdisc of {device}: the kernel answered with something else"
+            raise NetlinkError(None, why, "read the qdisc of", device)
+        return found
+
+    def qdiscs(self, wanted: Container[tuple[int, int]] | None = None) -> list[QdiscInfo]:
+        """Every qdisc of the namespace, or those at the ``wanted`` places (ifindex and parent), by one dump."""
+        msg = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_DUMP, 0, 0, 0, None)
+        found = []
+        for message in self._listed(msg, "list the qdiscs", None):
+            info = qdisc_info(message)
+            if info is not None and (wanted is None or (info.ifindex, info.parent) in wanted):
+                found.append(info)
+        return found
+
+    def _failure(self, error: int, answers: list[Answer], operation: str, device: str | None) -> Exception:
+        if self.closed:
+            return ClosedError("this object was closed in the middle of a request")
+        if error < 0:
+            return refusal(-error, operation, device)
+        for answer in answers:
+            if answer.kind == lib.NLMSG_ERROR:
+                return failure(_code(answer.message), operation, device, answer.message)
+        return failure(_code_of(error), operation, device)
+
+
+class Answer(Record):
+    """One message of the kernel's: ``kind`` and ``flags`` are netlink's, ``number`` is that of the message it answers,
+    ``message`` all of its bytes."""
+
+    __slots__ = ("kind", "flags", "number", "message")
+    kind: int
+    flags: int
+    number: int
+    message: bytes
+
+
+def _taken(answer: CData) -> tuple[int, list[Answer]]:
+    """What libnlplug_exchange() returned: its error, and the messages."""
+    if not answer:
+        return 0, []
+    answer = ffi.gc(answer, lib.libnlplug_answer_free)
+    messages, at = [], 0
+    while at + lib.NLMSG_HDRLEN <= answer.length:
+        header = ffi.cast("struct nlmsghdr *", answer.messages + at)
+        if not lib.NLMSG_HDRLEN <= header.nlmsg_len <= answer.length - at:
+            break
+        message = ffi.buffer(header, header.nlmsg_len)[:]
+        messages.append(Answer(header.nlmsg_type, header.nlmsg_flags, header.nlmsg_seq, message))
+        at += aligned(header.nlmsg_len)
+    return answer.error, messages
+
+
+def _code(message: bytes) -> int:
+    """libnl's code for the error in an NLMSG_ERROR message: the errno that it would have made of it."""
+    reply = parse_reply(message)
+    return _code_of(reply[0] if reply and 0 <= reply[0] < 4096 else errno.EBADMSG)
+
+
+def _code_of(number: int) -> int:
+    return -int(lib.nl_syserr2nlerr(number))
+
+
+def _reply_of(number: int) -> bytes:
+    """The bytes of the kernel's reply to a request that it refuses with this errno."""
+    return bytes(lib.NLMSG_HDRLEN) + (-number).to_bytes(4, sys.byteorder, signed=True) + bytes(lib.NLMSG_HDRLEN)

@@ -1,0 +1,546 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""PlugQdisc: one plug on one device, which holds the packets that leave through it and lets them go again.
+
+    buffer()               release_one()                     release_indefinite()
+    |-- epoch 2 --|-- epoch 1 --|                            everything goes, and new packets
+     still waiting               goes: the packets of         pass at once until the next buffer()
+                                 the last complete epoch
+
+``buffer`` starts to hold, and starts a new epoch where the plug holds already. ``release_one`` lets the epoch before
+the latest ``buffer`` go and holds on. ``release_indefinite`` lets everything go. Two ``buffer`` calls with no
+``release_one`` between them lose the count of the first epoch: ``release_one`` then lets go, from the head of the
+queue, as many packets as the latest complete epoch had, and the rest waits for ``release_indefinite``
+(net/sched/sch_plug.c counts one complete epoch, not a list of them). A release only starts: a ``buffer`` right after
+it may hold what has not left yet.
+
+Whether a plug holds cannot be read back from any kernel (sch_plug has no dump), nor can its limit: nothing here claims
+to know. ``last_action`` is what this object sent last.
+
+Threads: one object may be used by several threads; it locks. Fork: use in a child raises ForkedError. Signals: a signal
+handler may call it too.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from _thread import RLock
+
+from .errors import (
+    ClosedError,
+    DeviceNotFound,
+    ForkedError,
+    HandleInUse,
+    InvalidHandle,
+    NetlinkError,
+    NotDrained,
+    QdiscExists,
+    QdiscNotFound,
+)
+from .netlink.libnl import ffi, lib
+from .netlink.messages import built, handle_text, joined, message_bytes, parse_handle, qdisc_message
+from .netlink.refusals import check, failure
+from .netlink.route_socket import RouteSocket
+from .record import Record
+
+__all__ = ["PlugQdisc", "PlugStats", "attach"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Callable
+
+    from .guard.client import Guard, Holder
+    from .hold import Hold
+    from .netlink.libnl import CData
+    from .netlink.netns import Netns
+    from .netlink.route_socket import LinkInfo, QdiscInfo
+
+LIMIT_MAX = (1 << 31) - 1
+DRAIN_TIMEOUT = 2.0
+DEFAULT_TXQUEUELEN = 1000  # the kernel's own (DEFAULT_TX_QUEUE_LEN)
+LINK_HEADER = 14
+
+_ROOT_HANDLE = 0x504C_0000  # "PL"
+_CLASS_HANDLES = 0x5000_0000
+
+
+class PlugStats(Record):
+    """The plug's counters, all of them the kernel's: ``qlen`` packets and ``backlog`` bytes are in the queue now,
+    ``drops`` packets found it full, ``packets`` and ``bytes`` have left it. Bytes include the link header."""
+
+    __slots__ = ("qlen", "backlog", "drops", "packets", "bytes")
+    qlen: int
+    backlog: int
+    drops: int
+    packets: int
+    bytes: int
+
+
+class PlugQdisc:
+    """One plug on one device. Made by attach() and PlugQdisc.open(), not by calling the class.
+
+    As a context manager it tidies up: what attach() created is released, emptied and removed, what it adopted stays,
+    released if this object's last word to it left it holding. Without ``with``, the plug outlives the process.
+    """
+
+    def __init__(self, route: RouteSocket, device: str, ifindex: int, parent: int, handle: int) -> None:
+        self._lock = RLock()  # close() in a signal handler may come while the guard is being started
+        self._route = route
+        self._device = device
+        self._ifindex = ifindex
+        self._parent = parent
+        self._handle = handle
+        self._buffer = message_bytes(self._built(lib.rtnl_qdisc_plug_buffer))
+        self._release_one = message_bytes(self._built(lib.rtnl_qdisc_plug_release_one))
+        self._release_indefinite = message_bytes(self._built(lib.rtnl_qdisc_plug_release_indefinite))
+        self._with_question: dict[str, bytes] = {}
+        self._guard: Guard | None = None
+        self._limit: int | None = None
+        self._last_action: str | None = None
+        self._created = False
+        self._detached = False
+
+    @classmethod
+    def open(cls, device: str, *, parent: str = "root", netns: Netns = None) -> PlugQdisc:
+        """The plug that is there; QdiscNotFound where there is none. Never creates, and sends the plug nothing."""
+        parent_number = _parent_number(parent)
+        return open_by(RouteSocket(netns), device, parent_number)
+
+    @property
+    def device(self) -> str:
+        """The device's name when the plug was attached or opened; a renamed device is still the same one."""
+        return self._device
+
+    @property
+    def handle(self) -> str:
+        """The plug's handle, as '504c:'."""
+        return handle_text(self._handle)
+
+    @property
+    def parent(self) -> str:
+        """Where the plug stands: 'root' or a classid, as '1:4'."""
+        return handle_text(self._parent)
+
+    @property
+    def limit(self) -> int | None:
+        """The limit in bytes where this object set it, else None: no kernel tells it."""
+        return self._limit
+
+    @property
+    def last_action(self) -> str | None:
+        """What this object sent last: 'buffer', 'release_one', 'release_indefinite', or None. Not what the plug does:
+        that cannot be read, and another process may have toggled it since."""
+        return self._last_action
+
+    @property
+    def created(self) -> bool:
+        """Whether this object made the plug (and so removes it on leaving ``with``), or adopted it."""
+        return self._created
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._route.closed
+
+    def buffer(self) -> None:
+        """Hold what comes from now on; where the plug holds already, begin a new epoch.
+
+        ``tc qdisc change dev DEV handle H: plug block``. Raises QdiscNotFound if the plug is gone, DeviceNotFound if
+        the device is, NotPermitted without CAP_NET_ADMIN. Beyond the limit the kernel drops, and counts it in
+        ``stats().drops``. Nothing releases by itself what this holds: hold() does.
+        """
+        self._hold_on("buffer", self._buffer, "buffer on")
+
+    def release_one(self) -> None:
+        """Let go the packets that came before the latest buffer(), and go on holding those that came after it.
+
+        ``tc qdisc change dev DEV handle H: plug release``. Raises as buffer() does.
+        """
+        self._hold_on("release_one", self._release_one, "release one epoch on")
+
+    def release_indefinite(self) -> None:
+        """Let everything go, and hold nothing until the next buffer().
+
+        ``tc qdisc change dev DEV handle H: plug release_indefinite``. Raises as buffer() does. The kernel only starts
+        the release: right after it, stats() may still show packets.
+        """
+        self._change(self._release_indefinite, "release")
+        self._last_action = "release_indefinite"
+
+    def set_limit(self, limit: int) -> None:
+        """Change how many bytes the plug may hold, link headers included, 1 to 2^31-1; allowed while it holds.
+
+        ``tc qdisc change dev DEV handle H: plug limit BYTES``. Packets above a smaller limit stay; only new ones are
+        refused. Raises ValueError for any other limit (0 would drop every packet for ever), else as buffer() does.
+        """
+        checked = checked_limit(limit)
+        message = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, checked))
+        self._change(message_bytes(message), "set the limit of the plug on")
+        self._limit = checked
+
+    def stats(self) -> PlugStats:
+        """The plug's counters now: one question to the kernel, however many links there are. Needs no privilege.
+
+        ``tc -s qdisc show dev DEV``. Raises QdiscNotFound if the plug is gone or another qdisc took its place.
+        """
+        found = self._route.qdisc(self._ifindex, self._parent, self._device, self._handle, b"plug")
+        if found is None:
+            raise self._gone("read the plug of")
+        return _plug_stats(found)
+
+    @property
+    def _forked(self) -> bool:
+        return self._route.forked
+
+    _counters = stats  # of what a Hold holds: a group's are the sums of its plugs'
+    _has_one_limit = True
+
+    def hold(self, timeout: float | None = None, on_death: str = "release") -> Hold:
+        """A context manager: buffer on entry, release_indefinite on exit, whatever happens in between.
+
+            with plug.hold(timeout=5.0) as held:
+                restart()
+            print(held.packets, held.bytes, held.dropped, held.seconds)
+
+        A guard, a tiny process of its own, releases if this process dies (SIGKILL included) or if the block takes
+        longer than ``timeout`` seconds; leaving the block then raises HoldExpired. With ``on_death="drop"`` the guard
+        deletes the plug with what it holds instead, in both cases; a block that ends with an exception releases all the
+        same, and the kernel resends a dead process's TCP data once the plug is gone, unless its sockets have SO_LINGER
+        with a time of 0. None is no timeout. The guard is started by the
+        first hold of the object and ends with close(); its limits are in libnlplug.guard.client.
+
+        Entering raises PlugBusy (with the ``pid``) while somebody holds the plug, this object included, and
+        GuardUnavailable where the guard cannot be started; nothing is held then. Leaving tries a failed release again
+        and raises what the kernel says. Packets that found the plug full are in the report and a PacketsDropped
+        warning.
+        """
+        from .hold import Hold
+
+        return Hold(self, timeout, on_death)
+
+    def holder(self) -> Holder | None:
+        """Who holds this plug by a hold(), here or in another process; None where nobody does.
+
+        A plain buffer() leaves no mark, so None does not mean that nothing is held.
+        """
+        from .guard.client import holder_of, mark_name
+
+        return holder_of(self._route, mark_name(self._ifindex, self._parent))
+
+    def hold_detached(self, timeout: float) -> None:
+        """Hold for ``timeout`` seconds whatever becomes of this process: the guard goes on alone and releases then.
+
+        ``libnlplug release`` ends it earlier; release_indefinite() lets the packets go, but the plug counts as held
+        until the guard's time is up. Raises as entering hold() does.
+        """
+        from .hold import hold_detached
+
+        hold_detached(self, timeout)
+
+    def _refuse_while_held(self, operation: str) -> None:
+        holder = self.holder()
+        if holder is not None:
+            from .guard.client import busy
+
+            raise busy(self._device, holder, operation)
+
+    def _guarded(self) -> Guard:
+        """This object's guard, started where there is none yet or the last one has gone."""
+        from .hold import start_guard
+
+        self._route.fileno()  # a closed object, or the parent's in a forked child, cannot hold
+        guard = self._guard
+        if guard is not None and guard.ready:
+            return guard
+        with self._lock:
+            if self._guard is None or not self._guard.alive:
+                self._guard = start_guard(self._route, self._device, [self])
+            return self._guard
+
+    def _act_and_read(self, action: str) -> CData:
+        """buffer() or release_indefinite(), and qlen, backlog and drops as they were right before it, asked for in the
+        same send; ``known`` is 0 where they cannot be read."""
+        operation = "buffer on" if action == "buffer" else "release"
+        messages = self._with_question.get(action)
+        if messages is None:
+            question = qdisc_message(
+                lib.RTM_GETQDISC, lib.NLM_F_ECHO, self._ifindex, self._parent, self._handle, b"plug"
+            )
+            messages = joined([message_bytes(question), getattr(self, f"_{action}")])
+            self._with_question[action] = messages
+        try:
+            counters = self._route.ask_and_request(messages, operation, self._device)
+        except (QdiscExists, HandleInUse):
+            raise self._gone(operation) from None
+        self._last_action = action
+        return counters
+
+    def detach(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
+        """Release, wait until the queue is empty, and delete the plug; the device gets its default qdisc back.
+
+        ``tc qdisc del dev DEV PARENT handle H:``, which alone would drop what is held. Waits ``timeout`` seconds at
+        most: then NotDrained says how many packets could not leave, and the plug stays, released. PlugBusy (with the
+        ``pid``) while a hold() is on, also one that began in the meantime.
+        """
+        deadline = time.monotonic() + timeout
+        self._refuse_while_held("detach the plug of")
+        self.release_indefinite()
+        while waiting := self.stats().qlen:
+            if not time.monotonic() < deadline:
+                message = (
+                    f"cannot detach the plug of {self._device}: {waiting} released packets have not left within "
+                    f"{timeout:g} s; the plug stays, released, so that they are not lost"
+                )
+                raise NotDrained(None, message, "detach the plug of", self._device)
+            time.sleep(0.001)
+        self._refuse_while_held("detach the plug of")
+        self._delete()
+
+    def _delete(self) -> None:
+        self._route.send_one(self._deletion(), "detach the plug of", self._device)
+        self._detached = True
+
+    def close(self) -> None:
+        """Close the socket and end the guard; calling it again does nothing. The plug stays in the kernel as it is,
+        but a hold() that is on ends, released."""
+        if self._route.forked:  # the lock may be another thread's, which the child does not have
+            guard, self._guard = self._guard, None
+            self._route.close()
+            if guard is not None:
+                guard.forget()
+            return
+        with self._lock:
+            guard, self._guard = self._guard, None
+            self._route.close()  # first: what another thread may still begin to hold would come after the guard's end
+        if guard is not None:
+            guard.end()
+
+    def __enter__(self) -> PlugQdisc:
+        self._route.fileno()  # a closed object cannot be entered
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        holding = self._last_action in ("buffer", "release_one")
+        try:
+            if self.closed or self._detached or self._route.forked:
+                return
+            if self._created:
+                self.detach()
+            elif holding:
+                self.release_indefinite()
+        except (QdiscNotFound, DeviceNotFound):
+            if holding:  # what was held went with the plug: that is not passed over in silence
+                raise
+        finally:
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"last_action={self._last_action}"
+        return f"<PlugQdisc {self._device} parent {self.parent} handle {self.handle} {state}>"
+
+    def _hold_on(self, action: str, message: bytes, operation: str) -> None:
+        """Send an action after which the plug holds. An interrupt may come when it is sent: so it is noted before, and
+        taken back only where it certainly was not done."""
+        before, self._last_action = self._last_action, action
+        try:
+            self._change(message, operation)
+        except NetlinkError as error:
+            if error.errno is not None:
+                self._last_action = before
+            raise
+        except (ClosedError, ForkedError):
+            self._last_action = before
+            raise
+
+    def _change(self, message: bytes, operation: str) -> None:
+        """Send the plug one action. Where another qdisc has taken its place, the kernel says EEXIST, and EINVAL where
+        one with its handle stands elsewhere (sch_api.c)."""
+        try:
+            self._route.request(message, operation, self._device)
+        except (QdiscExists, HandleInUse):
+            raise self._gone(operation) from None
+
+    def _gone(self, operation: str) -> QdiscNotFound:
+        message = f"cannot {operation} {self._device}: the plug {self.handle} is gone; attach one"
+        return QdiscNotFound(errno.ENOENT, message, operation, self._device)
+
+    def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> CData:
+        """The message that names this plug and carries one action, as libnl makes it."""
+        qdisc = lib.rtnl_qdisc_alloc()
+        if qdisc == ffi.NULL:
+            raise MemoryError("libnl has no memory for a qdisc")
+        qdisc = ffi.gc(qdisc, lib.rtnl_qdisc_put)
+        tc = ffi.cast("struct rtnl_tc *", qdisc)
+        lib.rtnl_tc_set_ifindex(tc, self._ifindex)
+        lib.rtnl_tc_set_parent(tc, self._parent)
+        lib.rtnl_tc_set_handle(tc, self._handle)
+        check(lib.rtnl_tc_set_kind(tc, b"plug"), "build a request")
+        check(set_action(qdisc), "build a request")
+        return built(lib.rtnl_qdisc_build_add_request, qdisc, flags)
+
+    def _deletion(self) -> CData:
+        return qdisc_message(lib.RTM_DELQDISC, 0, self._ifindex, self._parent, self._handle, b"plug")
+
+    def _create(self, limit: int | None) -> None:
+        """Create the plug and release it, both in one send, so that it holds for the shortest time there is.
+
+        A new plug holds until it is released. CREATE with EXCL and an explicit handle is the kernel's atomic refusal
+        to displace a configured qdisc. Without a limit TCA_OPTIONS is left out: only then does the kernel use its own.
+
+        The kernel runs the release also where it refused the creation. So attach() looks first; what remains is a plug
+        with this very handle that another process makes, and begins to hold, between that look and this send.
+        """
+        flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
+        if limit is None:
+            create = qdisc_message(lib.RTM_NEWQDISC, flags, self._ifindex, self._parent, self._handle, b"plug")
+        else:
+            create = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, limit), flags)
+        release = self._built(lib.rtnl_qdisc_plug_release_indefinite)
+        created, released = self._route.send_all([create, release])
+        check(created[0], "attach a plug to", self._device, created[1])
+        if released[0] < 0:
+            self._delete()
+            raise failure(released[0], "release the new plug of", self._device, released[1])
+        self._created = True
+        self._limit = limit
+        self._last_action = "release_indefinite"
+
+
+def _plug_stats(info: QdiscInfo) -> PlugStats:
+    return PlugStats(info.qlen, info.backlog, info.drops, info.packets, info.bytes)
+
+
+def attach(
+    device: str, *, parent: str = "root", handle: str | None = None, limit: int | None = None, netns: Netns = None
+) -> PlugQdisc:
+    """The plug of ``device`` at ``parent``: a new one, released, or the one that is there.
+
+    ``tc qdisc add dev DEV root handle 504c: plug limit BYTES`` and ``... plug release_indefinite``, in one send.
+
+    ``parent`` is 'root' or the class of a classful qdisc, as '1:4'. ``handle``, as '40:', is 504c: at the root and
+    5000: plus the class's minor number elsewhere, where it is not given. ``limit`` is in bytes, link headers included,
+    1 to 2^31-1; None is the kernel's default: the device's txqueuelen times its MTU with link header, or that for a
+    txqueuelen of 1000 where it is 0, which would drop every packet for ever. ``netns`` is the network namespace: a name
+    of ``ip netns``, a path, a pid (int) or an object with a fileno(); None is the caller's.
+
+    A plug that is there is adopted: it is sent nothing but a given ``limit``, and a given ``handle`` that differs is
+    QdiscExists. A configured qdisc of another kind is never displaced: QdiscExists.
+
+    Raises ValueError (InvalidHandle for a handle) for what is no parent, handle or limit, DeviceNotFound,
+    ParentNotFound, ClassNotFound, ParentNotClassful, HandleInUse, PlugUnavailable where the kernel has no sch_plug, and
+    NotPermitted without CAP_NET_ADMIN.
+    """
+    parent_number = _parent_number(parent)
+    handle_number = None if handle is None else _handle_number(handle)
+    checked = None if limit is None else checked_limit(limit)
+    return attach_by(RouteSocket(netns), device, parent_number, handle_number, checked)
+
+
+def open_by(route: RouteSocket, device: str, parent: int) -> PlugQdisc:
+    """PlugQdisc.open() over a socket that is there."""
+    ifindex = route.link(device)
+    found = _found(route, ifindex, parent, device)
+    if found is None or found.kind != "plug":
+        there = f"a qdisc of kind {found.kind}" if found and found.handle else "no configured qdisc"
+        message = f"cannot open the plug of {device}: at {handle_text(parent)} is {there}; attach one first"
+        raise QdiscNotFound(None, message, "open the plug of", device)
+    return PlugQdisc(route, device, ifindex, parent, found.handle)
+
+
+def attach_by(
+    route: RouteSocket, device: str, parent_number: int, handle_number: int | None, checked: int | None
+) -> PlugQdisc:
+    """attach() over a socket that is there, with arguments that were checked."""
+    link = route.link_info(device)
+    ifindex = link.ifindex
+    found = _found(route, ifindex, parent_number, device)
+    if found is None or found.handle == 0:
+        number = handle_number or _default_handle(parent_number)
+        if parent_number != lib.TC_H_ROOT:
+            _refuse_elsewhere(route, ifindex, number, device)
+        plug = PlugQdisc(route, device, ifindex, parent_number, number)
+        try:
+            plug._create(_own_default(link) if checked is None and link.txqueuelen == 0 else checked)
+            return plug
+        except QdiscExists:
+            found = _found(route, ifindex, parent_number, device)
+            if found is None or found.kind != "plug":
+                raise
+    return _adopt(route, device, found, handle_number, checked)
+
+
+def _own_default(link: LinkInfo) -> int:
+    """The limit where the kernel's own, txqueuelen times a packet, would be 0: that of the usual txqueuelen."""
+    return min(DEFAULT_TXQUEUELEN * (link.mtu + LINK_HEADER), LIMIT_MAX)
+
+
+def _refuse_elsewhere(route: RouteSocket, ifindex: int, handle: int, device: str) -> None:
+    """HandleInUse where a qdisc has this handle: Linux 5.10 lets a change put it at a second parent."""
+    try:
+        there = route.qdisc(ifindex, lib.TC_H_UNSPEC, device, handle)
+    except FileNotFoundError:
+        return
+    if there is not None:
+        hint = "give it another one (handle=, --handle)"
+        message = f"cannot attach a plug to {device}: {there.kind} {handle_text(handle)} has a different parent; {hint}"
+        raise HandleInUse(errno.EINVAL, message, "attach a plug to", device, hint=hint)
+
+
+def _adopt(route: RouteSocket, device: str, found: QdiscInfo, handle: int | None, limit: int | None) -> PlugQdisc:
+    there = f"{found.kind} {handle_text(found.handle)}"
+    if found.kind != "plug":
+        hint = "delete it first, or hold at a class of it"
+        message = f"cannot attach a plug to {device}: {there} stands there and is never displaced; {hint}"
+        raise QdiscExists(None, message, "attach a plug to", device, hint=hint)
+    if handle not in (None, found.handle):
+        hint = f"leave the handle out, or give {handle_text(found.handle)}"
+        message = f"cannot attach a plug to {device} as {handle_text(handle or 0)}: {there} stands there; {hint}"
+        raise QdiscExists(None, message, "attach a plug to", device, hint=hint)
+    plug = PlugQdisc(route, device, found.ifindex, found.parent, found.handle)
+    if limit is not None:
+        plug.set_limit(limit)
+    return plug
+
+
+def _found(route: RouteSocket, ifindex: int, parent: int, device: str) -> QdiscInfo | None:
+    """The qdisc at ``parent``, or None: whether the parent itself is missing is told by the attempt to attach."""
+    try:
+        return route.qdisc(ifindex, parent, device)
+    except NetlinkError as error:
+        if isinstance(error, DeviceNotFound) or not isinstance(error, FileNotFoundError):
+            raise
+        return None
+
+
+def _default_handle(parent: int) -> int:
+    if parent == lib.TC_H_ROOT:
+        return _ROOT_HANDLE
+    return _CLASS_HANDLES | (parent & 0xFFF) << 16
+
+
+def _parent_number(parent: str) -> int:
+    number = parse_handle(parent) if isinstance(parent, str) else None
+    if number is None or number == lib.TC_H_UNSPEC or (number != lib.TC_H_ROOT and number >> 16 == 0xFFFF):
+        raise ValueError(f"parent is {parent!r}: it must be 'root' or a class of a classful qdisc, as '1:4'")
+    return number
+
+
+def _handle_number(handle: str) -> int:
+    number = parse_handle(handle) if isinstance(handle, str) else None
+    if number is None or number & 0xFFFF or not 0 < number >> 16 < 0xFFFF:
+        message = f"handle is {handle!r}: it must be a major number and a colon, as '40:', 1: to fffe:"
+        raise InvalidHandle(None, message, "read the handle")
+    return number
+
+
+def checked_limit(limit: int) -> int:
+    """The limit, or ValueError."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
+        why = " (0 would drop every packet for ever)" if limit == 0 else ""
+        raise ValueError(
+            f"limit is {limit!r}: it must be 1 to {LIMIT_MAX} bytes{why}, or None for the kernel's default"
+        )
+    return limit
