@@ -24,24 +24,18 @@ from _thread import RLock, allocate_lock
 from pathlib import Path
 from typing import Callable
 
-from libnlplug import (
-    InvalidHandle,
-    NetlinkError,
-    PlugQdisc,
-    attributes,
-    cli,
-    errors,
-    guard,
-    hook,
-    ifb,
-    lanes,
-    qdisc,
-    redirect,
-)
+from libnlplug import InvalidHandle, NetlinkError, PlugQdisc
+from libnlplug import plug as qdisc
 from libnlplug import plug_qdisc as port
 from libnlplug.command import show as shows
+from libnlplug.command import verbs as cli
 from libnlplug.command.units import format_size, parse_size, parse_time
+from libnlplug.guard import client as guard
+from libnlplug.lane import filters as redirect
+from libnlplug.lane import hook, ifb
+from libnlplug.lane import inventory as lanes
 from libnlplug.lane.match import Match
+from libnlplug.netlink import attributes, messages, netns, refusals
 from libnlplug.netlink import route_socket as routes
 from libnlplug.netlink.libnl import ffi, lib
 from tests.fuzz.source import DELQDISC, ERROR, NEWQDISC, Source
@@ -140,10 +134,10 @@ def matches(source: Source) -> None:
 def handles(source: Source) -> None:
     """A handle or parent is 32 bits, and what is printed of it is read as the same; else None or a ValueError."""
     text = source.text(HANDLES, 8)
-    number = routes.parse_handle(text)
+    number = messages.parse_handle(text)
     if number is not None:
         assert 0 <= number <= 0xFFFF_FFFF
-        assert routes.parse_handle(routes.handle_text(number)) == number
+        assert messages.parse_handle(messages.handle_text(number)) == number
     for check in (qdisc._parent_number, qdisc._handle_number):
         value = text if source.below(8) else anything(source, HANDLES)
         with contextlib.suppress(ValueError, InvalidHandle):
@@ -188,7 +182,7 @@ def netns_names(source: Source) -> None:
         ]
     )
     try:
-        fd = routes._open_netns(given)  # type: ignore[arg-type]
+        fd = netns._open_netns(given)  # type: ignore[arg-type]
     except (NetlinkError, ValueError, TypeError) as error:
         says(error)
         return
@@ -232,10 +226,10 @@ def replies(source: Source) -> None:
     reply = source.error() if source.sometimes(4) else source.datagram()
     head = struct.pack("=IHHII", 16 + len(reply), ERROR, source.one_of((0x300, 0x200, 0, 0x100)), 1, 0)
     reply = head + reply if source.below(4) else reply
-    parsed = errors.parse_reply(reply)
+    parsed = refusals.parse_reply(reply)
     assert (parsed is None) == (len(reply) < 36)
     code = -source.below(36)
-    error = errors.failure(code, "attach a plug to", source.one_of(["lo", None]), reply if source.below(8) else None)
+    error = refusals.failure(code, "attach a plug to", source.one_of(["lo", None]), reply if source.below(8) else None)
     assert isinstance(error, NetlinkError)
     assert str(error).startswith("cannot attach a plug to")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 from libnlplug import doctor
-from libnlplug.doctor import child, probe
+from libnlplug.doctor import child
 from tests.support.netlab import Netns, unable
+
+probe = sys.modules["libnlplug.doctor.probe"]
 
 EXAMINE = "from libnlplug import doctor; print(doctor.as_json(doctor.examine()))"
 # The interpreter may be where another user cannot go, so the change of user comes when all is loaded.

@@ -85,7 +85,8 @@ def test_check_passes_every_success() -> None:
         check(-1, "x")
 
 
-FAMILY = [kind for kind in vars(libnlplug).values() if isinstance(kind, type) and issubclass(kind, NetlinkError)]
+PUBLIC = [getattr(libnlplug, name) for name in libnlplug.__all__]
+FAMILY = [kind for kind in PUBLIC if isinstance(kind, type) and issubclass(kind, NetlinkError)]
 
 
 @pytest.mark.parametrize("kind", FAMILY)

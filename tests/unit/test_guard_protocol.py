@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libnlplug import ForkedError, GuardUnavailable, PlugBusy, guard
+from libnlplug import ForkedError, GuardUnavailable, PlugBusy
+from libnlplug.guard import client as guard
 from libnlplug.guard.client import Guard, holder_of
 from libnlplug.netlink.libnl import ffi, lib
 from libnlplug.netlink.messages import qdisc_message

@@ -14,6 +14,7 @@ import libnlplug
 from libnlplug import InvalidHandle, PlugQdisc
 from libnlplug.netlink.libnl import lib
 from libnlplug.netlink.messages import handle_text, parse_handle
+from libnlplug.plug import _default_handle
 from tests.support.netlab import unable
 
 LIMIT_MAX = 2**31 - 1
@@ -139,9 +140,9 @@ def test_any_text_is_a_handle_or_none(text: str) -> None:
 
 def test_the_default_handles() -> None:
     """504c: at the root, 5000: plus the minor number at a class: each class up to fff has its own."""
-    assert handle_text(plug._default_handle(lib.TC_H_ROOT)) == "504c:"
-    assert handle_text(plug._default_handle(0x1_0003)) == "5003:"
-    assert len({plug._default_handle(0x1_0000 | minor) for minor in range(1, 0x1000)}) == 0xFFF
+    assert handle_text(_default_handle(lib.TC_H_ROOT)) == "504c:"
+    assert handle_text(_default_handle(0x1_0003)) == "5003:"
+    assert len({_default_handle(0x1_0000 | minor) for minor in range(1, 0x1000)}) == 0xFFF
 
 
 REFUSED = """
