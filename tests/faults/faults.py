@@ -24,7 +24,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from libnlplug import GuardUnavailable, PlugBusy, PlugQdisc, guard
+from libnlplug import GuardUnavailable, PlugBusy, PlugQdisc
+from libnlplug.guard import client as guard
 from tests.faults.flow import Flow, Holder, Page, now, opened, process_gone
 from tests.support.hold import NOBODY, Cgroup, become_nobody
 from tests.support.netlab import Wire, in_guest, random_name, setns, up

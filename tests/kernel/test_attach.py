@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 import libnlplug
-from libnlplug import PlugQdisc, QdiscExists, qdisc
+from libnlplug import PlugQdisc, QdiscExists
+from libnlplug import plug as plugs
 from tests.support.netlab import FRAME, Wire
 
 BAND_1, BAND_3 = 0x1_0001, 0x1_0003  # a packet's priority that is a class of qdisc 1: goes there
@@ -146,7 +147,7 @@ def test_a_configured_qdisc_of_a_class_is_never_displaced(prio: Wire) -> None:
 def blind_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """attach()'s first look sees nothing, as if what is there came right after it. True when that has happened."""
     happened: list[bool] = []
-    look = qdisc._found
+    look = plugs._found
 
     def blind(*asked: object) -> object:
         if happened:
@@ -154,7 +155,7 @@ def blind_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         happened.append(True)
         return None
 
-    monkeypatch.setattr(qdisc, "_found", blind)
+    monkeypatch.setattr(plugs, "_found", blind)
     return happened
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from libnlplug import GuardUnavailable, NotPermitted, PlugQdisc, guard
+from libnlplug import GuardUnavailable, NotPermitted, PlugQdisc
+from libnlplug.guard import client as guard
 from tests.support.hold import (
     NOBODY,
     Cgroup,

@@ -10,7 +10,8 @@ import warnings
 import pytest
 
 import libnlplug
-from libnlplug import LaneShadowed, Match, PlugLane, neighbours
+from libnlplug import LaneShadowed, Match, PlugLane
+from libnlplug.lane import neighbours
 from libnlplug.lane.filters import FIRST_PRIO
 from libnlplug.lane.hook import hook_number
 from libnlplug.netlink.attributes import attribute

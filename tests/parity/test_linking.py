@@ -40,7 +40,7 @@ def bindings(command: list[str], directory: Path, **environment: str) -> dict[st
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """The files that the compiled module's symbols were found in."""
-    found = bindings([sys.executable, "-c", "import libnlplug"], tmp_path_factory.mktemp("module"))
+    found = bindings([sys.executable, "-c", "import libnlplug.plug"], tmp_path_factory.mktemp("module"))
     return found[os.path.realpath(MODULE)]
 
 
