@@ -62,23 +62,31 @@ int libnlplug_add_without_options(struct nl_sock *sk, struct rtnl_qdisc *qdisc, 
 	return nl_send_sync(sk, msg);
 }
 
-/* Receive the answer to the request in progress. Older answers, which nobody has read, are dropped. */
+/*
+ * Receive the answer to the request in progress. Older answers, which nobody has read, are dropped; so that they do not
+ * fill the socket, also where this one is lost.
+ */
 static int receive(struct nl_sock *sk, struct sockaddr_nl *from, unsigned char **answer, struct ucred **credentials)
 {
 	const int has_sentence = NLM_F_CAPPED | NLM_F_ACK_TLVS;
 	struct nlattr *sentence = NULL;
 	struct nlmsghdr *header;
-	int size;
+	int size, error = 0;
 
-	while ((size = nl_recv(sk, from, answer, credentials)) > 0) {
+	for (;;) {
+		size = nl_recv(sk, from, answer, credentials);
+		if (size <= 0 && error)
+			return error;
+		if (size <= 0) {
+			error = size;
+			continue;
+		}
 		header = (struct nlmsghdr *)*answer;
 		if (nlmsg_ok(header, size) && header->nlmsg_seq == awaited)
 			break;
 		free(*answer);
 		*answer = NULL;
 	}
-	if (size <= 0)
-		return size;
 	if (header->nlmsg_type == NLMSG_ERROR && (header->nlmsg_flags & has_sentence) == has_sentence)
 		sentence = nlmsg_find_attr(header, sizeof(struct nlmsgerr), NLMSGERR_ATTR_MSG);
 	if (sentence && said)
