@@ -8,42 +8,39 @@
     plug_qdisc_release_indefinite_buffer()           # 0: they go, and new ones pass
 
 As in the C, one socket and one qdisc serve the whole module: the last attach says which plug the other functions mean.
-It differs where the C ends the process or worse: what libnl-cli would call exit() for returns -1 and sends nothing; the
-two toggles return -1 before any attach; ``limit`` 0 leaves the limit to the kernel, where the C makes a plug that drops
-every packet for ever; one link is looked up, not all; an unknown id is refused, where libnl-cli adds it to libnl's
-classid file; a release that fails after the attach is a failure. New programs are better served by libnlplug.attach().
+The functions call those of libnl that the C calls, in the same order with the same arguments. The differences:
+
+- Where libnl-cli would end the process, and in a toggle before any attach, they return -1 and send nothing.
+- ``limit`` 0 leaves the limit to the kernel. The C makes a plug that drops every packet for ever.
+- A release that fails after the attach is a failure. The C ignores it, and the plug goes on holding.
+- An unknown id is refused. libnl-cli adds it to libnl's classid file. And one link is looked up, not all.
 
 Threads: requests take turns. Fork: in a child every function returns -1 until qdisc_init() is called there.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
 from .netlink.libnl import ffi, lib
 
-__all__ = [
-    "plug_qdisc_attach",
-    "plug_qdisc_plug_buffer",
-    "plug_qdisc_release_indefinite_buffer",
-    "qdisc_init",
-]
+__all__ = ["plug_qdisc_attach", "plug_qdisc_plug_buffer", "plug_qdisc_release_indefinite_buffer", "qdisc_init"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .netlink.libnl import CData
 
-_statics: tuple[CData, CData] | None = None  # the C's nl_sock and qdisc; never changed, only replaced
+    Statics = tuple[CData, CData]
+
+_statics: Statics | None = None  # the C's nl_sock and qdisc; never changed, only replaced
 _forked = False  # whether they are the parent's
 
 
 def qdisc_init() -> int:
     """Open the module's socket and make its qdisc object; 0, or -1 with a line on stderr.
 
-    plug_qdisc_attach() calls it when it is first needed. Calling it again forgets the qdisc of the last attach, which
-    stays in the kernel as it is.
+    plug_qdisc_attach() calls it when it is first needed. Called again, it forgets the last attach, whose plug stays.
     """
     global _statics, _forked
     nl_sock = ffi.gc(lib.nl_socket_alloc(), lib.nl_socket_free)
@@ -52,7 +49,7 @@ def qdisc_init() -> int:
         return _failed("cannot start: libnl has no memory")
     error = lib.nl_connect(nl_sock, lib.NETLINK_ROUTE)
     if error < 0:
-        return _failed(f"cannot open a netlink socket: {ffi.string(lib.nl_geterror(error)).decode()}")
+        return _failed("cannot open a netlink socket", error)
     lib.nl_socket_disable_msg_peek(nl_sock)
     lib.nl_socket_set_nonblocking(nl_sock)  # the kernel has answered when the request is sent: there is no waiting
     lib.libnlplug_match_answers(nl_sock)
@@ -95,22 +92,14 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --release-indefinite
     """
     global _statics
-    if not isinstance(limit, int):
-        raise TypeError(f"limit is a number of bytes, not {limit!r}")
-    if not 0 <= limit < 1 << 32:
-        return _failed(f"limit is {limit}: it must be 0 to {(1 << 32) - 1} bytes")
+    if not isinstance(limit, int) or not 0 <= limit < 1 << 32:
+        return _failed(f"limit is {limit!r}: it must be a number of bytes, 0 to {(1 << 32) - 1}")
     if _statics is None and qdisc_init() == -1:
         return -1
     if _forked or _statics is None:
         return _failed("the socket belongs to the parent process: call qdisc_init() in the child")
-    nl_sock, qdisc = _statics
-    # A copy: a toggle of another thread means the last attach's plug or this one's, and never a mixture.
-    qdisc = ffi.cast("struct rtnl_qdisc *", lib.nl_object_clone(ffi.cast("struct nl_object *", qdisc)))
-    if not qdisc:
-        return _failed("cannot attach: libnl has no memory")
-    qdisc = ffi.gc(qdisc, lib.rtnl_qdisc_put)
-    tc = ffi.cast("struct rtnl_tc *", qdisc)
-    number = ffi.new("uint32_t *")
+    nl_sock, qdisc = _statics[0], _copy(_statics[1])  # a copy: other threads toggle the last attach's plug meanwhile
+    tc, number = ffi.cast("struct rtnl_tc *", qdisc), ffi.new("uint32_t *")
 
     ifindex = lib.libnlplug_ifindex(nl_sock, _encoded(device))
     if ifindex < 0:
@@ -128,29 +117,26 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
         lib.rtnl_tc_set_handle(tc, number[0])
 
     lib.rtnl_tc_set_kind(tc, b"plug")
-    add = lib.libnlplug_add_without_options
     if limit:
         lib.rtnl_qdisc_plug_set_limit(qdisc, ffi.cast("int", limit))
-        add = lib.rtnl_qdisc_add
+    add = lib.rtnl_qdisc_add if limit else lib.libnlplug_add_without_options
 
     _statics = ours = nl_sock, qdisc
     said = ffi.new("char[200]")  # the kernel's sentence
     try:
         error = _in_turn(ours, ffi.NULL, add, lib.NLM_F_CREATE, said)
         if error < 0:
-            return _failed(f"cannot attach a plug to {device}: {_reason(error, said)}")
+            return _failed(f"cannot attach a plug to {device}", error, said)
         error = _in_turn(ours, lib.rtnl_qdisc_plug_release_indefinite, lib.rtnl_qdisc_add, 0, said)
     except BaseException:  # an interrupt: a new plug holds until it is released
         _in_turn(ours, lib.rtnl_qdisc_plug_release_indefinite, lib.rtnl_qdisc_add, 0)
         raise
     if error < 0:
-        return _failed(f"{device} has the plug, which still holds, as it cannot be released: {_reason(error, said)}")
+        return _failed(f"cannot release the new plug of {device}, which goes on holding", error, said)
     return 0
 
 
-def _in_turn(
-    statics: tuple[CData, CData] | None, set_action: object, add: object, flags: int, said: CData = ffi.NULL
-) -> int:
+def _in_turn(statics: Statics | None, set_action: object, add: object, flags: int, said: CData = ffi.NULL) -> int:
     """``set_action(qdisc)``, then ``add(nl_sock, qdisc, flags)``, while no other thread does; what add() returns."""
     if statics is None or _forked:
         return -1
@@ -166,6 +152,13 @@ def _leave_to_the_parent() -> None:
 os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
+def _copy(qdisc: CData) -> CData:
+    copy = ffi.cast("struct rtnl_qdisc *", lib.nl_object_clone(ffi.cast("struct nl_object *", qdisc)))
+    if not copy:
+        raise MemoryError("libnl has no memory for a qdisc")
+    return ffi.gc(copy, lib.rtnl_qdisc_put)
+
+
 def _encoded(text: str) -> bytes:
     """The text as C takes it; empty, which names nothing, where C cannot."""
     try:
@@ -175,18 +168,14 @@ def _encoded(text: str) -> bytes:
     return b"" if b"\0" in encoded else encoded
 
 
-def _reason(error: int, said: CData) -> str:
-    """Why the kernel refused, in its own words or libnl's, and what to do."""
-    why = (ffi.string(said) or ffi.string(lib.nl_geterror(error))).decode(errors="replace")
-    if error == -lib.nl_syserr2nlerr(errno.EPERM):
-        return f"{why}: run it as root or with CAP_NET_ADMIN"
-    if error == -lib.nl_syserr2nlerr(errno.ENOENT):
-        return f"{why}: try 'modprobe sch_plug', or correct the parent ('tc qdisc show' lists the qdiscs)"
-    return f"{why}: 'tc qdisc show' lists the qdiscs that are there"
+def _failed(sentence: str, error: int = 0, said: CData = ffi.NULL) -> int:
+    """-1, and on stderr what failed, why (in the kernel's words or libnl's) and what to do.
 
-
-def _failed(sentence: str) -> int:
-    """-1, and the sentence on stderr; as in the C, a stderr that cannot be written to changes nothing."""
+    As in the C, a stderr that cannot be written to changes nothing.
+    """
+    if error:
+        why = (said and ffi.string(said) or ffi.string(lib.nl_geterror(error))).decode(errors="replace")
+        sentence += f": {why}: 'tc qdisc show' lists the qdiscs, 'libnlplug doctor' says what is missing"
     try:
         if sys.stderr is not None:
             print(f"plug_qdisc: {sentence}", file=sys.stderr)
