@@ -124,8 +124,8 @@ ffi.cdef(
     """
 )
 ffi.cdef((HEADERS / "libnl_functions.h").read_text())
-OURS = ("netlink/exchange.h", "guard/protocol.h", "guard/page.h")
-SOURCES = ("netlink/exchange.c", "guard/page.c", "guard/spawn.c", "lane/hook.c")
+OURS = ("netlink/exchange.h", "netlink/turn.h", "guard/protocol.h", "guard/page.h")
+SOURCES = ("netlink/exchange.c", "netlink/turn.c", "guard/page.c", "guard/spawn.c", "lane/hook.c")
 for ours in OURS:
     ffi.cdef((HERE / "libnlplug" / ours).read_text())
 
@@ -152,6 +152,7 @@ ffi.set_source(
     #include <linux/tc_act/tc_mirred.h>
     #include "libnl_functions.h"
     #include "netlink/exchange.h"
+    #include "netlink/turn.h"
     #include "guard/protocol.h"
     #include "guard/page.h"
 
