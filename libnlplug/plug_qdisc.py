@@ -23,7 +23,7 @@ import sys
 
 from .errors import ForkedError, NetlinkError
 from .netlink.libnl import ffi, lib
-from .netlink.messages import built, message_bytes, parse_handle, qdisc_message
+from .netlink.messages import built, parse_handle, qdisc_message
 from .netlink.route_socket import RouteSocket
 
 __all__ = [
@@ -116,13 +116,15 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
     try:
         if limit:
             lib.rtnl_qdisc_plug_set_limit(_qdisc, _as_int(limit))
-            _socket.change(_qdisc, lib.NLM_F_CREATE, "attach a plug to", device)
+            _socket.execute(
+                built(lib.rtnl_qdisc_build_add_request, _qdisc, lib.NLM_F_CREATE), "attach a plug to", device
+            )
         else:
             handle = lib.rtnl_tc_get_handle(tc)
             message = qdisc_message(lib.RTM_NEWQDISC, lib.NLM_F_CREATE, ifindex, parent_number, handle, b"plug")
-            _socket.send_one(message, "attach a plug to", device)
+            _socket.execute(message, "attach a plug to", device)
         lib.rtnl_qdisc_plug_release_indefinite(_qdisc)
-        _socket.change(_qdisc, 0, "release the plug of", device)
+        _socket.execute(built(lib.rtnl_qdisc_build_add_request, _qdisc, 0), "release the plug of", device)
     except NetlinkError as error:
         return _refused(str(error))
     return 0
@@ -159,8 +161,8 @@ def _toggle(set_action: Callable[[CData | None], int]) -> int:
         message = _messages.get(set_action)
         if message is None:
             set_action(_qdisc)
-            message = _messages[set_action] = message_bytes(built(lib.rtnl_qdisc_build_add_request, _qdisc, 0))
-        _socket.request(message, "toggle the plug", None)
+            message = _messages[set_action] = built(lib.rtnl_qdisc_build_add_request, _qdisc, 0)
+        _socket.execute(message, "toggle the plug", None)
     except ForkedError:
         return -1
     except NetlinkError as error:

@@ -30,11 +30,8 @@ struct nl_msg *nlmsg_alloc_simple(int nlmsgtype, int flags);
 void nlmsg_free(struct nl_msg *msg);
 int nlmsg_append(struct nl_msg *msg, void *data, size_t len, int pad);
 struct nlmsghdr *nlmsg_hdr(struct nl_msg *msg);
-int nla_put(struct nl_msg *msg, int attrtype, int datalen, const void *data);
-int nla_put_string(struct nl_msg *msg, int attrtype, const char *str);
 
 /* netlink/route/link.h */
-int rtnl_link_build_add_request(struct rtnl_link *link, int flags, struct nl_msg **result);
 int rtnl_link_build_change_request(struct rtnl_link *orig, struct rtnl_link *changes, int flags,
 				   struct nl_msg **result);
 int rtnl_link_build_delete_request(const struct rtnl_link *link, struct nl_msg **result);

@@ -225,8 +225,11 @@ def replies(source: Source) -> None:
     reply = head + reply if source.below(4) else reply
     parsed = refusals.parse_reply(reply)
     assert (parsed is None) == (len(reply) < 36)
-    code = -source.below(36)
-    error = refusals.failure(code, "attach a plug to", source.one_of(["lo", None]), reply if source.below(8) else None)
+    device = source.one_of(["lo", None])
+    if source.below(8):
+        error = refusals.refusal_in(reply, "attach a plug to", device)
+    else:
+        error = refusals.unanswered(source.below(200), "attach a plug to", device)
     assert isinstance(error, NetlinkError)
     assert str(error).startswith("cannot attach a plug to")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
