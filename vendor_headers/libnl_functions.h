@@ -47,11 +47,8 @@ struct nlmsghdr *nlmsg_hdr(struct nl_msg *msg);
 int nlmsg_ok(const struct nlmsghdr *nlh, int remaining);
 struct nlattr *nlmsg_find_attr(struct nlmsghdr *nlh, int hdrlen, int attrtype);
 size_t nla_strlcpy(char *dst, const struct nlattr *nla, size_t dstsize);
-int nla_put(struct nl_msg *msg, int attrtype, int datalen, const void *data);
-int nla_put_string(struct nl_msg *msg, int attrtype, const char *str);
 
 /* netlink/route/link.h */
-int rtnl_link_build_add_request(struct rtnl_link *link, int flags, struct nl_msg **result);
 int rtnl_link_build_change_request(struct rtnl_link *orig, struct rtnl_link *changes, int flags,
 				   struct nl_msg **result);
 int rtnl_link_build_delete_request(const struct rtnl_link *link, struct nl_msg **result);

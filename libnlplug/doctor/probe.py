@@ -23,8 +23,7 @@ from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists
 from ..lane.ifb import load_module
 from ..netlink.attributes import attribute
 from ..netlink.libnl import ffi, lib
-from ..netlink.messages import qdisc_message
-from ..netlink.refusals import check
+from ..netlink.messages import message, qdisc_message
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, attach
 from ..record import Record
@@ -36,7 +35,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..netlink.libnl import CData
 
 # What each module gives, and its build option.
 _MODULES = {
@@ -151,7 +149,7 @@ def _probe_inside(flags: int, out: int) -> Iterator[Check]:
     _enter_new(flags)
     route = RouteSocket()
     lo = route.link("lo")
-    _send(_message(lib.RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, lo, lib.IFF_UP, lib.IFF_UP)))
+    _send(message(lib.RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, lo, lib.IFF_UP, lib.IFF_UP)))
     try:
         plug = attach("lo")
     except NetlinkError as error:
@@ -169,10 +167,10 @@ def _probe_outside(refusal: str) -> Iterator[Check]:
     why = f"no network namespace can be made to try it in ({refusal})"
     route = RouteSocket()
     lo = route.link("lo")
-    msg = qdisc_message(lib.RTM_NEWQDISC, _CREATE, lo, lib.TC_H_ROOT, 1 << 16, b"plug")
-    check(lib.nla_put_string(msg, lib.TCA_OPTIONS, b""), "build a request")  # one byte: too short to be a plug's
+    plug = ffi.new("struct tcmsg *", {"tcm_ifindex": lo, "tcm_parent": lib.TC_H_ROOT, "tcm_handle": 1 << 16})
+    bad_options = attribute(lib.TCA_KIND, b"plug\0") + attribute(lib.TCA_OPTIONS, b"\0")  # too short to be a plug's
     try:
-        _send(msg)
+        _send(message(lib.RTM_NEWQDISC, _CREATE, ffi.buffer(plug)[:] + bad_options))
     except NetlinkError as error:
         if error.errno == errno.EINVAL:
             yield result("sch_plug", "ok", "the kernel has the plug qdisc")
@@ -274,7 +272,7 @@ def _ifb(safe: bool) -> Check:
         why = "its module is not loaded, and loading it from here would make the links ifb0 and ifb1"
         return unknown("ifb", why, "lanes need it: as root on the host, modprobe ifb numifbs=0")
     linkinfo = attribute(lib.IFLA_LINKINFO, attribute(lib.IFLA_INFO_KIND, b"ifb\0"))
-    return _made("ifb", _message(lib.RTM_NEWLINK, _CREATE, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + linkinfo))
+    return _made("ifb", message(lib.RTM_NEWLINK, _CREATE, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + linkinfo))
 
 
 def _ifb_is_safe() -> bool:
@@ -302,7 +300,7 @@ def _redirect(lo: int) -> Iterator[Check]:
         return
     u32 = struct.pack("=BxHiIII", 0, 0, lo, 0, major | lib.TC_H_MIN_EGRESS, htons(lib.ETH_P_IP))
     u32 += attribute(lib.TCA_KIND, b"u32\0")
-    empty = _made("cls_u32", _message(lib.RTM_NEWTFILTER, _CREATE, u32))
+    empty = _made("cls_u32", message(lib.RTM_NEWTFILTER, _CREATE, u32))
     yield empty
     if empty.state != "ok":
         yield unknown("act_mirred", "it cannot be tried without cls_u32", "see there")
@@ -312,10 +310,10 @@ def _redirect(lo: int) -> Iterator[Check]:
     action = attribute(1, attribute(lib.TCA_ACT_KIND, b"mirred\0") + parameters)
     everything = attribute(lib.TCA_U32_SEL, bytes(16))  # struct tc_u32_sel, with no keys
     options = attribute(lib.TCA_OPTIONS, everything + attribute(lib.TCA_U32_ACT, action))
-    yield _made("act_mirred", _message(lib.RTM_NEWTFILTER, _CREATE, u32 + options))
+    yield _made("act_mirred", message(lib.RTM_NEWTFILTER, _CREATE, u32 + options))
 
 
-def _made(name: str, msg: CData) -> Check:
+def _made(name: str, msg: bytes) -> Check:
     """Whether the kernel makes it."""
     try:
         _send(msg)
@@ -339,18 +337,9 @@ def _missing(name: str, error: NetlinkError) -> Check:
     return result(name, "failed", detail, advice + other)
 
 
-def _send(msg: CData) -> None:
+def _send(msg: bytes) -> None:
     route = RouteSocket()
     try:
-        route.send_one(msg, "ask the kernel", None)
+        route.execute(msg, "ask the kernel", None)
     finally:
         route.close()
-
-
-def _message(kind: int, flags: int, body: bytes) -> CData:
-    msg = lib.nlmsg_alloc_simple(kind, flags)
-    if msg == ffi.NULL:
-        raise MemoryError("libnl has no memory for a message")
-    msg = ffi.gc(msg, lib.nlmsg_free)
-    check(lib.nlmsg_append(msg, ffi.new("char[]", body), len(body), lib.NLMSG_ALIGNTO), "build a request")
-    return msg

@@ -16,7 +16,7 @@ import socket
 
 from ..errors import NetlinkError
 from ..netlink.libnl import ffi, lib
-from ..netlink.messages import built
+from ..netlink.messages import built, joined
 from ..netlink.refusals import check
 from ..netlink.route_socket import RouteSocket
 from .hook import Filter, hook_number
@@ -72,11 +72,9 @@ def add_filters(
             one = _filter(ifindex, hook, slot, family, keys)
             _redirect(one, target)
             messages.append(built(lib.rtnl_cls_build_add_request, one, flags))
-    for code, reply in route.send_all(messages):
-        try:
-            check(code, "add a filter to", device, reply)
-        except NetlinkError as error:
-            raise _explained(error, device) from None
+    failures = route.execute_all(joined(messages), [device] * len(messages), "add a filter to")
+    for error in failures.values():
+        raise _explained(error, device)
     return len(messages)
 
 
@@ -107,7 +105,7 @@ def delete_filters(route: RouteSocket, ifindex: int, device: str, ingress: bool,
         request = _filter(ifindex, hook_number(ingress), slot, family, None)
         try:
             message = built(lib.rtnl_cls_build_delete_request, request, 0)
-            route.send_one(message, "delete the filters of", device)
+            route.execute(message, "delete the filters of", device)
         except NetlinkError as error:
             if error.errno not in (errno.ENOENT, errno.EINVAL):  # EINVAL: the hook itself is gone
                 raise

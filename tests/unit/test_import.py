@@ -32,6 +32,7 @@ MAY_BE_LOADED = {
     "libnlplug.errors",
     "libnlplug.plug",
     "libnlplug.netlink",
+    "libnlplug.netlink.attributes",
     "libnlplug.netlink.libnl",
     "libnlplug.netlink.messages",
     "libnlplug.netlink.netns",
