@@ -148,18 +148,6 @@ def test_what_waits_on_the_device_is_not_thrown_away(slow: Road, ingress: bool) 
 
 
 @HOOKS
-def test_a_clsact_qdisc_that_cannot_go_without_loss_stays(slow: Road, ingress: bool) -> None:
-    """close() leaves the clsact qdisc there, empty, where packets wait on the device; the next lane uses it."""
-    lane = PlugLane(slow.device, Match(ip_proto=254), ingress=ingress, netns=slow.near)
-    numbers = slow.leaving.send(40)
-    lane.close()
-    assert slow.near.kinds(slow.device) == ["tbf", "clsact"]
-    PlugLane(slow.device, Match(ip_proto=254), ingress=ingress, netns=slow.near).close()
-    slow.leaving.expect(numbers)
-    assert tc_filters(slow.near, slow.device) == {"egress": [], "ingress": []}
-
-
-@HOOKS
 def test_both_hooks_and_several_matches_at_once(road: Road, ingress: bool) -> None:
     """Lanes for other packets, or for the other hook, of the same device hold each their own."""
     other = Flow(*((road.far, road.near, "192.0.2.1") if ingress else (road.near, road.far, FAR)), port=7010)
