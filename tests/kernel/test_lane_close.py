@@ -191,7 +191,7 @@ def test_a_device_that_was_renamed(wire: Wire) -> None:
         assert lane.plug.stats().qlen == 3
     wire.expect(numbers)
     lane.close()
-    assert "clsact" not in wire.near.kinds(name)
+    assert tc_filters(wire.near, name) == {"egress": [], "ingress": []}
     assert ifbs(wire.near) == []
 
 
