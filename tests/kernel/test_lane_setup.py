@@ -29,7 +29,6 @@ from tests.support.lane import (
     marks,
     roots,
     set_sysctl,
-    tc_filters,
     use_ipv6,
     veth,
 )
