@@ -68,7 +68,7 @@ def lane_up(route: RouteSocket, wanted: Wanted) -> Made:
     refuse_overlap(device, every, wanted.ingress, wanted.match)
     refuse_to_drop(route, device, ifindex)
     taken = {lane.slot for lane in every} | {slot_of(one) for at in there.values() for one in at}
-    for slot in set(range(SLOTS)) - taken:
+    for slot in (slot for slot in range(SLOTS) if slot not in taken):
         mark = lane_mark(ifb_name(ifindex, slot))
         try:
             made = _make(route, wanted, slot, mark)

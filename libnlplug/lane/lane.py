@@ -211,8 +211,8 @@ class PlugLane:
         """Raise where the lane does not take what it matches, or does not hold it."""
         ifb = self.ifb
         if lane is None:
-            why = f"its ifb {ifb} is gone"
-        elif not in_place(there[self._ingress], lane.slot, lane.ifb.ifindex, lane.filters):
+            raise self.gone()
+        if not in_place(there[self._ingress], lane.slot, lane.ifb.ifindex, lane.filters):
             why = "its filters are gone, or the clsact qdisc with them"
         elif not lane.ifb.up:
             why = f"its ifb {ifb} is down, which drops what the lane takes"
@@ -220,7 +220,7 @@ class PlugLane:
             why = f"the plug of its ifb {ifb} is gone"
         else:
             return
-        raise self.gone(f"{why}; close it and make it again")
+        raise self.gone(f"it is gone or broken: {why}; close it and make it again")
 
     def broken_since(self, shadowed: list[str]) -> NetlinkError | None:
         """What has kept the lane from holding since ready() returned ``shadowed``."""
@@ -245,8 +245,10 @@ class PlugLane:
                 self._mark = mark
                 lane.rewrite(self._route, pid=os.getpid())
 
-    def gone(self, why: str = "it is gone: whoever made it has closed it; make it again") -> QdiscNotFound:
-        message = f"cannot hold the lane of {self._device}: {why}"
+    def gone(self, why: str | None = None) -> QdiscNotFound:
+        """The error for a lane that holds nothing."""
+        deleted = f"it is gone: its maker has closed it, or somebody has deleted its ifb {self.ifb}; make it again"
+        message = f"cannot hold the lane of {self._device}: {why or deleted}"
         return QdiscNotFound(errno.ENOENT, message, "hold the lane of", self._device)
 
     def close(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
@@ -435,7 +437,7 @@ class LaneHold(Hold):
             import warnings
 
             self._report.backlog_needed = held
-            warnings.warn(backlog_sentence(held, min(rooms)), BacklogTooSmall, stacklevel=5)
+            warnings.warn(backlog_sentence(held, min(rooms)), BacklogTooSmall, stacklevel=4)
 
 
 def backlog_sentence(held: int, backlog: int) -> str:

@@ -120,7 +120,7 @@ def test_an_expired_drop_leaves_a_lane_without_a_plug(wire: Wire) -> None:
             hold.__exit__(None, None, None)
         with pytest.raises(QdiscNotFound, match="it is gone"), lane.hold():
             pytest.fail("it held")
-    assert wire.near.kinds(wire.device) == ["noqueue"]
+    assert wire.near.kinds(wire.device) == ["noqueue", "clsact"]
 
 
 def test_one_hold_at_a_time(wire: Wire) -> None:
