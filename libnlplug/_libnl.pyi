@@ -56,11 +56,20 @@ class _Lib:
     TC_H_MIN_EGRESS: int
     IFLA_LINKINFO: int
     IFLA_INFO_KIND: int
+    IFLA_INFO_DATA: int
+    IFLA_MASTER: int
+    IFLA_LINK: int
+    IFLA_LINK_NETNSID: int
+    IFLA_MTU: int
+    IFLA_GSO_MAX_SIZE: int
+    IFLA_IPVLAN_MODE: int
+    IPVLAN_MODE_L3S: int
+    ARPHRD_ETHER: int
+    ARPHRD_LOOPBACK: int
     IFF_UP: int
     ETH_P_IP: int
     NLM_F_DUMP: int
     RTM_GETLINK: int
-    RTM_GETCHAIN: int
     RTM_GETTFILTER: int
     TC_H_MIN_INGRESS: int
     TCA_CHAIN: int
@@ -68,6 +77,32 @@ class _Lib:
     TCA_U32_ACT: int
     TCA_U32_LINK: int
     TCA_FLOWER_ACT: int
+    TCA_FLOWER_FLAGS: int
+    TCA_FLOWER_KEY_ETH_TYPE: int
+    TCA_FLOWER_KEY_IP_PROTO: int
+    TCA_FLOWER_KEY_IPV4_SRC: int
+    TCA_FLOWER_KEY_IPV4_SRC_MASK: int
+    TCA_FLOWER_KEY_IPV4_DST: int
+    TCA_FLOWER_KEY_IPV4_DST_MASK: int
+    TCA_FLOWER_KEY_IPV6_SRC: int
+    TCA_FLOWER_KEY_IPV6_SRC_MASK: int
+    TCA_FLOWER_KEY_IPV6_DST: int
+    TCA_FLOWER_KEY_IPV6_DST_MASK: int
+    TCA_FLOWER_KEY_TCP_SRC: int
+    TCA_FLOWER_KEY_TCP_DST: int
+    TCA_FLOWER_KEY_UDP_SRC: int
+    TCA_FLOWER_KEY_UDP_DST: int
+    TCA_FLOWER_KEY_SCTP_SRC: int
+    TCA_FLOWER_KEY_SCTP_DST: int
+    TCA_FLOWER_KEY_TCP_FLAGS: int
+    TCA_FLOWER_KEY_TCP_FLAGS_MASK: int
+    TCA_FLOWER_KEY_VLAN_ID: int
+    TCA_FLOWER_KEY_VLAN_ETH_TYPE: int
+    TCA_FLOWER_KEY_PORT_SRC_MIN: int
+    TCA_FLOWER_KEY_PORT_SRC_MAX: int
+    TCA_FLOWER_KEY_PORT_DST_MIN: int
+    TCA_FLOWER_KEY_PORT_DST_MAX: int
+    TCA_CLS_FLAGS_SKIP_HW: int
     TCA_MATCHALL_ACT: int
     TCA_BASIC_ACT: int
     TCA_FW_ACT: int
@@ -90,6 +125,8 @@ class _Lib:
     IN6_ADDR_GEN_MODE_NONE: int
     ETH_P_IPV6: int
     ETH_P_ALL: int
+    ETH_P_8021Q: int
+    RTM_DELTFILTER: int
     CLONE_NEWNET: int
     CLONE_NEWUSER: int
     IFNAMSIZ: int
@@ -164,7 +201,6 @@ class _Lib:
     def rtnl_tc_set_parent(self, tc: CData, parent: int) -> None: ...
     def rtnl_tc_set_handle(self, tc: CData, handle: int) -> None: ...
     def rtnl_tc_get_ifindex(self, tc: CData) -> int: ...
-    def rtnl_tc_get_handle(self, tc: CData) -> int: ...
     def rtnl_tc_set_kind(self, tc: CData, kind: bytes) -> int: ...
     def rtnl_tc_str2handle(self, str: bytes, res: CData) -> int: ...
     def rtnl_qdisc_alloc(self) -> CData: ...
@@ -182,20 +218,6 @@ class _Lib:
     def rtnl_link_set_ifindex(self, link: CData, ifindex: int) -> None: ...
     def rtnl_link_set_ifalias(self, link: CData, alias: bytes) -> None: ...
     def rtnl_link_set_flags(self, link: CData, flags: int) -> None: ...
-    def rtnl_cls_alloc(self) -> CData: ...
-    def rtnl_cls_put(self, cls: CData) -> None: ...
-    def rtnl_cls_set_prio(self, cls: CData, prio: int) -> None: ...
-    def rtnl_cls_set_protocol(self, cls: CData, protocol: int) -> None: ...
-    def rtnl_cls_build_add_request(self, cls: CData, flags: int, result: CData) -> int: ...
-    def rtnl_cls_build_delete_request(self, cls: CData, flags: int, result: CData) -> int: ...
-    def rtnl_u32_set_cls_terminal(self, cls: CData) -> int: ...
-    def rtnl_u32_add_key(self, cls: CData, val: int, mask: int, off: int, offmask: int) -> int: ...
-    def rtnl_u32_add_action(self, cls: CData, act: CData) -> int: ...
-    def rtnl_act_alloc(self) -> CData: ...
-    def rtnl_act_put(self, act: CData) -> None: ...
-    def rtnl_mirred_set_action(self, act: CData, action: int) -> int: ...
-    def rtnl_mirred_set_ifindex(self, act: CData, ifindex: int) -> int: ...
-    def rtnl_mirred_set_policy(self, act: CData, policy: int) -> int: ...
 
 ffi: _FFI
 lib: _Lib

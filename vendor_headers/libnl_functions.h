@@ -12,8 +12,6 @@ struct nlattr;
 struct rtnl_link;
 struct rtnl_tc;
 struct rtnl_qdisc;
-struct rtnl_cls;
-struct rtnl_act;
 
 /* netlink/version.h: the version of the library that is loaded */
 extern const int nl_ver_maj;
@@ -63,25 +61,8 @@ void rtnl_tc_set_ifindex(struct rtnl_tc *tc, int ifindex);
 void rtnl_tc_set_parent(struct rtnl_tc *tc, uint32_t parent);
 void rtnl_tc_set_handle(struct rtnl_tc *tc, uint32_t handle);
 int rtnl_tc_get_ifindex(struct rtnl_tc *tc);
-uint32_t rtnl_tc_get_handle(struct rtnl_tc *tc);
 int rtnl_tc_set_kind(struct rtnl_tc *tc, const char *kind);
 int rtnl_tc_str2handle(const char *str, uint32_t *res);
-
-/* netlink/route/classifier.h, netlink/route/cls/u32.h, netlink/route/action.h, netlink/route/act/mirred.h */
-struct rtnl_cls *rtnl_cls_alloc(void);
-void rtnl_cls_put(struct rtnl_cls *cls);
-void rtnl_cls_set_prio(struct rtnl_cls *cls, uint16_t prio);
-void rtnl_cls_set_protocol(struct rtnl_cls *cls, uint16_t protocol);
-int rtnl_cls_build_add_request(struct rtnl_cls *cls, int flags, struct nl_msg **result);
-int rtnl_cls_build_delete_request(struct rtnl_cls *cls, int flags, struct nl_msg **result);
-int rtnl_u32_set_cls_terminal(struct rtnl_cls *cls);
-int rtnl_u32_add_key(struct rtnl_cls *cls, uint32_t val, uint32_t mask, int off, int offmask);
-int rtnl_u32_add_action(struct rtnl_cls *cls, struct rtnl_act *act);
-struct rtnl_act *rtnl_act_alloc(void);
-void rtnl_act_put(struct rtnl_act *act);
-int rtnl_mirred_set_action(struct rtnl_act *act, int action);
-int rtnl_mirred_set_ifindex(struct rtnl_act *act, uint32_t ifindex);
-int rtnl_mirred_set_policy(struct rtnl_act *act, int policy);
 
 /* netlink/route/qdisc.h, netlink/route/qdisc/plug.h */
 struct rtnl_qdisc *rtnl_qdisc_alloc(void);

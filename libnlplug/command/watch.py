@@ -16,7 +16,7 @@ import sys
 import time
 
 from .output import table
-from .show import NO_PLUG, holder_name
+from .plugs import NO_PLUG, holder_name
 from .units import format_size
 
 __all__ = ["Rates", "lines", "watch"]
