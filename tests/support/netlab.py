@@ -149,8 +149,11 @@ class Netns:
             if link["ifname"] != "lo":
                 with suppress(RuntimeError):  # the other end of a pair has gone with the first
                     self.ip(f"link del {link['ifname']}")
-        if any(shown["handle"] != "0:" for shown in self.qdiscs("lo")):
-            self.tc("qdisc del dev lo root")
+        for shown in self.qdiscs("lo"):
+            if shown["kind"] == "clsact":  # which a lane leaves there
+                self.tc("qdisc del dev lo clsact")
+            elif shown["handle"] != "0:" and shown.get("root"):
+                self.tc("qdisc del dev lo root")
         self.ip("link set lo down")
         self._idle.append(self)
 
