@@ -106,8 +106,8 @@ PACKETS = (
     Option("--ip-proto", value="PROTO", help="only this protocol: tcp, udp, sctp, icmp, icmpv6 or a number"),
     Option("--src-ip", value="IP", help="only from this address or prefix"),
     Option("--dst-ip", value="IP", help="only to this address or prefix"),
-    Option("--src-port", value="PORT", read=units.port, help="only from this port"),
-    Option("--dst-port", value="PORT", read=units.port, help="only to this port"),
+    Option("--src-port", value="PORT", read=units.ports, help="only from this port: a number, a range, a service, or several with commas"),
+    Option("--dst-port", value="PORT", read=units.ports, help="only to this port: as 443, https, 8000-8010 or 80,443"),
     Option("--tcp-syn", help="only what opens a TCP connection: SYN without ACK"),
 )
 INGRESS = Option("--ingress", help="arriving packets, not leaving ones")
