@@ -58,7 +58,7 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
         _errno.ENOENT,
         "classifier not found",
         PlugUnavailable,
-        "the kernel has no u32 filters: try 'modprobe cls_u32', or install a kernel that has them (CONFIG_NET_CLS_U32)",
+        "the kernel has no flower filters: try 'modprobe cls_flower', or install a kernel with CONFIG_NET_CLS_FLOWER",
     ),
     (
         _errno.ENOENT,
