@@ -24,7 +24,7 @@ os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: its own /proc files are its own
 {EXAMINE}
 """
-LANE = ("ifb", "sch_ingress", "cls_u32", "act_mirred")
+LANE = ("ifb", "sch_ingress", "cls_flower", "act_mirred")
 MODPROBE = Path("/proc/sys/kernel/modprobe")
 USER_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
 
