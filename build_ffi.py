@@ -34,6 +34,8 @@ ffi.cdef(
     #define SO_RCVBUF ...
     #define SO_RCVBUFFORCE ...
     #define SO_SNDBUFFORCE ...
+    #define RTEXT_FILTER_SKIP_STATS ...
+    #define IFLA_EXT_MASK ...
     #define NETLINK_EXT_ACK ...
     #define NETLINK_CAP_ACK ...
     #define NLM_F_REQUEST ...
@@ -107,7 +109,8 @@ ffi.cdef(
     #define SI_KERNEL ...
 
     /* guard/spawn.c */
-    int libnlplug_spawn(const char *path, char *const argv[], int commands);
+    int libnlplug_spawn(const char *path, char *const argv[], int commands, const char **step);
+    long libnlplug_ask(int fd, const void *question, size_t size, void *answer, size_t room);
 
     /* lane/hook.c */
     int libnlplug_tcx_programs(int ifindex, int ingress);
@@ -126,8 +129,8 @@ ffi.cdef(
     """
 )
 ffi.cdef((HEADERS / "libnl_functions.h").read_text())
-OURS = ("netlink/exchange.h", "guard/protocol.h", "guard/page.h")
-SOURCES = ("netlink/exchange.c", "guard/page.c", "guard/spawn.c", "lane/hook.c")
+OURS = ("netlink/exchange.h", "guard/protocol.h")
+SOURCES = ("netlink/exchange.c", "guard/spawn.c", "lane/hook.c")
 for ours in OURS:
     ffi.cdef((HERE / "libnlplug" / ours).read_text())
 
@@ -155,9 +158,9 @@ ffi.set_source(
     #include "libnl_functions.h"
     #include "netlink/exchange.h"
     #include "guard/protocol.h"
-    #include "guard/page.h"
 
-    int libnlplug_spawn(const char *path, char *const argv[], int commands);
+    int libnlplug_spawn(const char *path, char *const argv[], int commands, const char **step);
+    long libnlplug_ask(int fd, const void *question, size_t size, void *answer, size_t room);
     int libnlplug_tcx_programs(int ifindex, int ingress);
     int libnlplug_ingress_chain(const char *device, char *name, size_t size);
     int libnlplug_wait_for_readers(void);

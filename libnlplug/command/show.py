@@ -15,7 +15,7 @@ import time
 from functools import partial
 
 from ..errors import DeviceNotFound, QdiscNotFound
-from ..guard.client import holder_of, mark_name
+from ..guard.holders import holder_of, mark_name
 from ..netlink.messages import handle_text
 from ..netlink.route_socket import RouteSocket
 from .units import format_size

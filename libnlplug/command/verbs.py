@@ -55,7 +55,7 @@ def _buffer(args: argparse.Namespace) -> int:
     if args.timeout:
         plug.hold_detached(args.timeout)
     else:
-        plug._refuse_while_held("buffer on")
+        plug.refuse_while_held("buffer on")
         plug.buffer()
     return DONE
 
@@ -70,16 +70,12 @@ def _release(args: argparse.Namespace) -> int:
     if holder is None:
         return DONE
     if not holder.detached:
-        from ..guard.client import called
+        from ..guard.holders import called
 
         what = "sits on its mark and perhaps holds it" if holder.foreign else "is holding it and does not know of this"
         _say(f"released {args.dev}, although {called(holder)} {what}")
         return DONE
-    from ..hold import end_detached
-
-    if end_detached(plug, holder):
-        plug.release_indefinite()
-    else:
+    if not plug.end_detached():
         who = f"process {holder.pid}" if holder.pid else "in another pid namespace"
         _say(f"released {args.dev}; its guard, {who}, cannot be ended from here and keeps others from holding")
     return DONE
@@ -161,7 +157,7 @@ def _what_to_hold(args: argparse.Namespace) -> PlugQdisc | PlugLane:
 
 def _refuse_if_held(args: argparse.Namespace) -> None:
     try:
-        _open(args)._refuse_while_held("hold")
+        _open(args).refuse_while_held("hold")
     except QdiscNotFound:
         pass
 
@@ -175,7 +171,7 @@ def _refuse_if_lane_held(args: argparse.Namespace, match: Match | None) -> None:
     for lane in lanes(RouteSocket(args.netns), args.dev):
         if (lane.hook, lane.match) == wanted:
             try:
-                PlugQdisc.open(lane.ifb, netns=args.netns)._refuse_while_held("hold")
+                PlugQdisc.open(lane.ifb, netns=args.netns).refuse_while_held("hold")
             except (DeviceNotFound, QdiscNotFound):
                 pass
 

@@ -195,7 +195,7 @@ def _guard(plug: PlugQdisc, out: int) -> Iterator[Check]:
         with plug.hold(timeout=PATIENCE) as held:
             packets.send(b"1")
         packets.recv(1)
-        yield memory(plug._guard.pid if plug._guard else 0)
+        yield memory(plug.guard().pid)
         _kill_a_holder(packets, out)
         packets.recv(1)
     except NetlinkError as error:
@@ -240,10 +240,8 @@ def _kill_a_holder(packets: Socket, out: int) -> None:
 
 def _guard_alone(route: RouteSocket, lo: int, why: str) -> Iterator[Check]:
     """Start a guard and end it, holding nothing."""
-    from ..hold import start_guard
-
     try:
-        guard = start_guard(route, "lo", [PlugQdisc(route, "lo", lo, lib.TC_H_ROOT, 1 << 16)])
+        guard = PlugQdisc(route, "lo", lo, lib.TC_H_ROOT, 1 << 16).guard()
     except NetlinkError as error:
         yield result("guard", "failed", str(error), "nothing can be held without one")
         return

@@ -36,6 +36,7 @@ __all__ = ["LIMIT", "LaneShadowed", "PlugLane"]
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Literal
 
     from ..hold import HoldReport
     from ..netlink.netns import Netns
@@ -156,7 +157,7 @@ class PlugLane:
         """Whether close() was called."""
         return self._closed
 
-    def hold(self, timeout: float | None = None, on_death: str = "release") -> Hold:
+    def hold(self, timeout: float | None = None, on_death: Literal["release", "drop"] = "release") -> Hold:
         """Hold the lane's packets for a block, guarded: as PlugQdisc.hold().
 
         Entering raises QdiscNotFound where the lane is gone, or can hold no longer, and NetlinkError where it would
@@ -269,7 +270,7 @@ class PlugLane:
 class _LaneHold(Hold):
     """A hold of a lane: begun only where the lane is whole."""
 
-    def __init__(self, lane: PlugLane, timeout: float | None, on_death: str) -> None:
+    def __init__(self, lane: PlugLane, timeout: float | None, on_death: Literal["release", "drop"]) -> None:
         super().__init__(lane.plug, timeout, on_death)
         self._lane = lane
 

@@ -13,7 +13,7 @@ import time
 from _socket import SOCK_SEQPACKET
 
 from ..errors import DeviceNotFound, NotDrained, PlugBusy, QdiscNotFound
-from ..guard.client import holder_of, mark_name
+from ..guard.holders import holder_of, mark_name
 from ..netlink.libnl import lib
 from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .filters import delete_filters, slot_of
@@ -52,7 +52,7 @@ def delete_lanes(route: RouteSocket, device: str, match: Match | None, ingress: 
                 raise PlugBusy.by(device, one.pid or 0, why, "delete the lanes of")
             plug = plug_of(route, there[one.ifindex]) if one.ifindex in there else None
             if plug is not None:
-                plug._refuse_while_held("delete the lane on")
+                plug.refuse_while_held("delete the lane on")
         for one in chosen:
             if one.ifindex in there:
                 tear_down(route, device, there[one.ifindex])
@@ -112,7 +112,7 @@ def tear_down(route: RouteSocket, device: str, lane: Lane, timeout: float = DRAI
     try:
         while not hold.take(route):
             if plug is not None:
-                plug._refuse_while_held("close the lane on")
+                plug.refuse_while_held("close the lane on")
             if time.monotonic() > deadline:
                 raise PlugBusy.by(lane.ifb.name, 0, "its hold does not end", "close the lane on")
             time.sleep(0.001)
