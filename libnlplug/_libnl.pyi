@@ -25,80 +25,6 @@ class _Lib:
     SO_RCVBUF: int
     SO_RCVBUFFORCE: int
     SO_SNDBUFFORCE: int
-    NETLINK_EXT_ACK: int
-    NETLINK_CAP_ACK: int
-    NLM_F_REQUEST: int
-    NLM_F_ACK: int
-    NLM_F_CREATE: int
-    NLM_F_EXCL: int
-    NLM_F_ECHO: int
-    NLM_F_CAPPED: int
-    NLM_F_ACK_TLVS: int
-    NLM_F_DUMP_INTR: int
-    NLMSG_DONE: int
-    NLMSG_ERROR: int
-    NLMSG_MIN_TYPE: int
-    NLMSG_HDRLEN: int
-    NLMSG_ALIGNTO: int
-    NLA_TYPE_MASK: int
-    NLMSGERR_ATTR_MSG: int
-    RTM_NEWQDISC: int
-    RTM_DELQDISC: int
-    RTM_GETQDISC: int
-    RTM_NEWLINK: int
-    RTM_NEWTFILTER: int
-    TCA_KIND: int
-    TCA_OPTIONS: int
-    TCA_ACT_KIND: int
-    TC_H_ROOT: int
-    TC_H_INGRESS: int
-    TC_H_UNSPEC: int
-    TC_H_MAJ_MASK: int
-    TC_H_CLSACT: int
-    TC_H_MIN_EGRESS: int
-    IFLA_LINKINFO: int
-    IFLA_INFO_KIND: int
-    IFF_UP: int
-    ETH_P_IP: int
-    NLM_F_DUMP: int
-    RTM_GETLINK: int
-    RTM_GETCHAIN: int
-    RTM_GETTFILTER: int
-    TC_H_MIN_INGRESS: int
-    TCA_CHAIN: int
-    TCA_U32_SEL: int
-    TCA_U32_ACT: int
-    TCA_U32_LINK: int
-    TCA_FLOWER_ACT: int
-    TCA_MATCHALL_ACT: int
-    TCA_BASIC_ACT: int
-    TCA_FW_ACT: int
-    TCA_BPF_ACT: int
-    TCA_ACT_OPTIONS: int
-    TCA_GACT_PARMS: int
-    TCA_GACT_PROB: int
-    TCA_MIRRED_PARMS: int
-    TCA_EGRESS_REDIR: int
-    TC_ACT_STOLEN: int
-    TC_ACT_PIPE: int
-    TC_ACT_UNSPEC: int
-    IFLA_ADDRESS: int
-    IFLA_IFNAME: int
-    IFLA_IFALIAS: int
-    IFLA_STATS64: int
-    IFLA_AF_SPEC: int
-    IFLA_INET6_ADDR_GEN_MODE: int
-    AF_INET6: int
-    IN6_ADDR_GEN_MODE_NONE: int
-    ETH_P_IPV6: int
-    ETH_P_ALL: int
-    CLONE_NEWNET: int
-    CLONE_NEWUSER: int
-    IFNAMSIZ: int
-    SI_KERNEL: int
-    nl_ver_maj: int
-    nl_ver_min: int
-    nl_ver_mic: int
     GUARD_VERSION: int
     GUARD_HOLD: int
     GUARD_RELEASE: int
@@ -125,6 +51,115 @@ class _Lib:
     GUARD_UNSEEN: int
     IFLA_EXT_MASK: int
     RTEXT_FILTER_SKIP_STATS: int
+    NETLINK_EXT_ACK: int
+    NETLINK_CAP_ACK: int
+    NLM_F_REQUEST: int
+    NLM_F_ACK: int
+    NLM_F_CREATE: int
+    NLM_F_EXCL: int
+    NLM_F_ECHO: int
+    NLM_F_CAPPED: int
+    NLM_F_ACK_TLVS: int
+    NLM_F_DUMP_INTR: int
+    NLMSG_DONE: int
+    NLMSG_ERROR: int
+    NLMSG_MIN_TYPE: int
+    NLMSG_HDRLEN: int
+    NLMSG_ALIGNTO: int
+    NLA_TYPE_MASK: int
+    NLMSGERR_ATTR_MSG: int
+    RTM_NEWQDISC: int
+    RTM_DELQDISC: int
+    RTM_GETQDISC: int
+    RTM_NEWLINK: int
+    RTM_NEWTFILTER: int
+    TCA_KIND: int
+    TCA_OPTIONS: int
+    TCA_ACT_KIND: int
+    TC_H_ROOT: int
+    TC_H_UNSPEC: int
+    TC_H_CLSACT: int
+    TC_H_MIN_EGRESS: int
+    IFLA_LINKINFO: int
+    IFLA_INFO_KIND: int
+    IFLA_INFO_DATA: int
+    IFLA_MASTER: int
+    IFLA_LINK: int
+    IFLA_LINK_NETNSID: int
+    IFLA_MTU: int
+    IFLA_GSO_MAX_SIZE: int
+    IFLA_IPVLAN_MODE: int
+    IPVLAN_MODE_L3S: int
+    ARPHRD_ETHER: int
+    ARPHRD_LOOPBACK: int
+    IFF_UP: int
+    ETH_P_IP: int
+    NLM_F_DUMP: int
+    RTM_GETLINK: int
+    RTM_GETTFILTER: int
+    TC_H_MIN_INGRESS: int
+    TCA_CHAIN: int
+    TCA_U32_SEL: int
+    TCA_U32_ACT: int
+    TCA_U32_LINK: int
+    TCA_FLOWER_ACT: int
+    TCA_FLOWER_FLAGS: int
+    TCA_FLOWER_KEY_ETH_TYPE: int
+    TCA_FLOWER_KEY_IP_PROTO: int
+    TCA_FLOWER_KEY_IPV4_SRC: int
+    TCA_FLOWER_KEY_IPV4_SRC_MASK: int
+    TCA_FLOWER_KEY_IPV4_DST: int
+    TCA_FLOWER_KEY_IPV4_DST_MASK: int
+    TCA_FLOWER_KEY_IPV6_SRC: int
+    TCA_FLOWER_KEY_IPV6_SRC_MASK: int
+    TCA_FLOWER_KEY_IPV6_DST: int
+    TCA_FLOWER_KEY_IPV6_DST_MASK: int
+    TCA_FLOWER_KEY_TCP_SRC: int
+    TCA_FLOWER_KEY_TCP_DST: int
+    TCA_FLOWER_KEY_UDP_SRC: int
+    TCA_FLOWER_KEY_UDP_DST: int
+    TCA_FLOWER_KEY_SCTP_SRC: int
+    TCA_FLOWER_KEY_SCTP_DST: int
+    TCA_FLOWER_KEY_TCP_FLAGS: int
+    TCA_FLOWER_KEY_TCP_FLAGS_MASK: int
+    TCA_FLOWER_KEY_VLAN_ID: int
+    TCA_FLOWER_KEY_VLAN_ETH_TYPE: int
+    TCA_FLOWER_KEY_PORT_SRC_MIN: int
+    TCA_FLOWER_KEY_PORT_SRC_MAX: int
+    TCA_FLOWER_KEY_PORT_DST_MIN: int
+    TCA_FLOWER_KEY_PORT_DST_MAX: int
+    TCA_CLS_FLAGS_SKIP_HW: int
+    TCA_MATCHALL_ACT: int
+    TCA_BASIC_ACT: int
+    TCA_FW_ACT: int
+    TCA_BPF_ACT: int
+    TCA_ACT_OPTIONS: int
+    TCA_GACT_PARMS: int
+    TCA_GACT_PROB: int
+    TCA_MIRRED_PARMS: int
+    TCA_EGRESS_REDIR: int
+    TC_ACT_STOLEN: int
+    TC_ACT_PIPE: int
+    TC_ACT_UNSPEC: int
+    IFLA_ADDRESS: int
+    IFLA_IFNAME: int
+    IFLA_IFALIAS: int
+    IFLA_STATS64: int
+    IFLA_AF_SPEC: int
+    IFLA_INET6_ADDR_GEN_MODE: int
+    AF_INET6: int
+    IN6_ADDR_GEN_MODE_NONE: int
+    ETH_P_IPV6: int
+    ETH_P_ALL: int
+    ETH_P_8021Q: int
+    RTM_DELTFILTER: int
+    CLONE_NEWNET: int
+    CLONE_NEWUSER: int
+    IFNAMSIZ: int
+    SI_KERNEL: int
+    nl_ver_maj: int
+    nl_ver_min: int
+    nl_ver_mic: int
     def libnlplug_line_new(self, fd: int) -> CData: ...
     def libnlplug_line_close(self, line: CData) -> None: ...
     def libnlplug_line_free(self, line: CData) -> None: ...
@@ -133,6 +168,13 @@ class _Lib:
     def libnlplug_answer_free(self, answer: CData) -> None: ...
     def libnlplug_read_qdisc(self, message: bytes, length: int, qdisc: CData) -> int: ...
     def libnlplug_read_link(self, message: bytes, length: int, link: CData) -> int: ...
+    def libnlplug_in_turn(
+        self, set: object, add: object, sk: CData, qdisc: CData, flags: int, sentence: CData
+    ) -> int: ...
+    def libnlplug_add_without_options(self, sk: CData, qdisc: CData, flags: int) -> int: ...
+    def libnlplug_match_answers(self, sk: CData) -> None: ...
+    def libnlplug_new_turn(self) -> None: ...
+    def libnlplug_ifindex(self, sk: CData, device: bytes) -> int: ...
     def libnlplug_spawn(self, path: bytes, argv: CData, commands: int, step: CData) -> int: ...
     def libnlplug_ask(self, fd: int, question: CData, size: int, answer: CData, room: int) -> int: ...
     def libnlplug_tcx_programs(self, ifindex: int, ingress: int) -> int: ...
@@ -149,26 +191,37 @@ class _Lib:
     def nl_socket_free(self, sk: CData) -> None: ...
     def nl_connect(self, sk: CData, protocol: int) -> int: ...
     def nl_socket_get_fd(self, sk: CData) -> int: ...
+    def nl_socket_set_nonblocking(self, sk: CData) -> int: ...
+    def nl_socket_disable_msg_peek(self, sk: CData) -> None: ...
+    def nl_socket_disable_seq_check(self, sk: CData) -> None: ...
+    def nl_socket_use_seq(self, sk: CData) -> int: ...
+    def nl_socket_get_cb(self, sk: CData) -> CData: ...
+    def nl_cb_put(self, cb: CData) -> None: ...
+    def nl_cb_overwrite_recv(self, cb: CData, func: CData) -> None: ...
+    def nl_recv(self, sk: CData, nla: CData, buf: CData, creds: CData) -> int: ...
+    def nl_send_sync(self, sk: CData, msg: CData) -> int: ...
+    def nl_object_clone(self, obj: CData) -> CData: ...
     def nlmsg_alloc_simple(self, nlmsgtype: int, flags: int) -> CData: ...
     def nlmsg_free(self, msg: CData) -> None: ...
     def nlmsg_append(self, msg: CData, data: CData, len: int, pad: int) -> int: ...
     def nlmsg_hdr(self, msg: CData) -> CData: ...
-    def nla_put_string(self, msg: CData, attrtype: int, str: bytes) -> int: ...
+    def nlmsg_ok(self, nlh: CData, remaining: int) -> int: ...
+    def nlmsg_find_attr(self, nlh: CData, hdrlen: int, attrtype: int) -> CData: ...
+    def nla_strlcpy(self, dst: CData, nla: CData, dstsize: int) -> int: ...
     def rtnl_tc_set_ifindex(self, tc: CData, ifindex: int) -> None: ...
     def rtnl_tc_set_parent(self, tc: CData, parent: int) -> None: ...
     def rtnl_tc_set_handle(self, tc: CData, handle: int) -> None: ...
-    def rtnl_tc_get_handle(self, tc: CData) -> int: ...
+    def rtnl_tc_get_ifindex(self, tc: CData) -> int: ...
     def rtnl_tc_set_kind(self, tc: CData, kind: bytes) -> int: ...
     def rtnl_tc_str2handle(self, str: bytes, res: CData) -> int: ...
     def rtnl_qdisc_alloc(self) -> CData: ...
     def rtnl_qdisc_put(self, qdisc: CData) -> None: ...
     def rtnl_qdisc_build_add_request(self, qdisc: CData, flags: int, result: CData) -> int: ...
+    def rtnl_qdisc_add(self, sk: CData, qdisc: CData, flags: int) -> int: ...
     def rtnl_qdisc_plug_buffer(self, qdisc: CData) -> int: ...
     def rtnl_qdisc_plug_release_one(self, qdisc: CData) -> int: ...
     def rtnl_qdisc_plug_release_indefinite(self, qdisc: CData) -> int: ...
     def rtnl_qdisc_plug_set_limit(self, qdisc: CData, limit: int) -> int: ...
-    def nla_put(self, msg: CData, attrtype: int, datalen: int, data: CData) -> int: ...
-    def rtnl_link_build_add_request(self, link: CData, flags: int, result: CData) -> int: ...
     def rtnl_link_build_change_request(self, orig: CData, changes: CData, flags: int, result: CData) -> int: ...
     def rtnl_link_build_delete_request(self, link: CData, result: CData) -> int: ...
     def rtnl_link_alloc(self) -> CData: ...
@@ -176,20 +229,6 @@ class _Lib:
     def rtnl_link_set_ifindex(self, link: CData, ifindex: int) -> None: ...
     def rtnl_link_set_ifalias(self, link: CData, alias: bytes) -> None: ...
     def rtnl_link_set_flags(self, link: CData, flags: int) -> None: ...
-    def rtnl_cls_alloc(self) -> CData: ...
-    def rtnl_cls_put(self, cls: CData) -> None: ...
-    def rtnl_cls_set_prio(self, cls: CData, prio: int) -> None: ...
-    def rtnl_cls_set_protocol(self, cls: CData, protocol: int) -> None: ...
-    def rtnl_cls_build_add_request(self, cls: CData, flags: int, result: CData) -> int: ...
-    def rtnl_cls_build_delete_request(self, cls: CData, flags: int, result: CData) -> int: ...
-    def rtnl_u32_set_cls_terminal(self, cls: CData) -> int: ...
-    def rtnl_u32_add_key(self, cls: CData, val: int, mask: int, off: int, offmask: int) -> int: ...
-    def rtnl_u32_add_action(self, cls: CData, act: CData) -> int: ...
-    def rtnl_act_alloc(self) -> CData: ...
-    def rtnl_act_put(self, act: CData) -> None: ...
-    def rtnl_mirred_set_action(self, act: CData, action: int) -> int: ...
-    def rtnl_mirred_set_ifindex(self, act: CData, ifindex: int) -> int: ...
-    def rtnl_mirred_set_policy(self, act: CData, policy: int) -> int: ...
 
 ffi: _FFI
 lib: _Lib

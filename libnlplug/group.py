@@ -16,7 +16,6 @@ from .errors import ClosedError, ForkedError, HandleInUse, NetlinkError, PlugBus
 from .guard.holders import Taken, holder_of
 from .hold import Holdable
 from .netlink.messages import joined
-from .netlink.refusals import failure
 from .plug import PlugQdisc, PlugStats
 
 __all__ = ["GroupError", "PlugGroup"]
@@ -172,25 +171,27 @@ class PlugGroup(Holdable):
             for plug in plugs:
                 plug.note(action)
         try:
-            refused = self._batch(messages, len(plugs))
+            refused = self._batch(messages, [plug.device for plug in plugs], _OPERATIONS[action])
         except (ClosedError, ForkedError):
             for plug, last in zip(plugs, before):
                 plug.note(last)
             raise
         if not holds:
-            done = [plug for number, plug in enumerate(plugs) if number not in refused] if refused else plugs
+            done = [plug for seq, plug in enumerate(plugs) if seq not in refused] if refused else plugs
             for plug in done:
                 plug.note(action)
-        for number, (code, reply) in refused.items():
-            error = failures[plugs[number]] = _refusal(plugs[number], _OPERATIONS[action], code, reply)
+        for seq, error in refused.items():
+            plug = plugs[seq]
+            gone = isinstance(error, (QdiscExists, HandleInUse))
+            failures[plug] = plug.refusal(_OPERATIONS[action], errno.EEXIST) if gone else error
             if error.errno is not None:
-                plugs[number].note(before[number])
+                plug.note(before[seq])
 
-    def _batch(self, messages: bytes, count: int) -> dict[int, tuple[int, bytes | None]]:
-        """RouteSocket.batch() over a socket that is open; the next plug's, where one was closed in the meantime."""
+    def _batch(self, messages: bytes, devices: list[str], operation: str) -> dict[int, NetlinkError]:
+        """RouteSocket.execute_all() over a socket that is open; the next plug's, where one was closed meanwhile."""
         while True:
             try:
-                return self._open().batch(messages, count)
+                return self._open().execute_all(messages, devices, operation)
             except ClosedError:  # before anything was sent
                 if self.closed:
                     raise
@@ -303,8 +304,3 @@ def _asked_for(plug: PlugQdisc, route: RouteSocket) -> QdiscInfo | None:
         return route.qdisc(place.ifindex, place.parent, place.device, place.handle, b"plug")
     except FileNotFoundError:
         return None
-
-
-def _refusal(plug: PlugQdisc, operation: str, code: int, reply: bytes | None) -> NetlinkError:
-    error = failure(code, operation, plug.device, reply)
-    return plug.refusal(operation, errno.EEXIST) if isinstance(error, (QdiscExists, HandleInUse)) else error

@@ -18,8 +18,6 @@ import time
 from _thread import RLock
 
 from .errors import GuardUnavailable, HoldExpired, NetlinkError, PlugBusy
-from .guard.client import Guard, PlugsRefused
-from .guard.holders import end_detached_guard
 
 __all__ = ["Hold", "HoldReport", "Holdable", "PacketsDropped", "PacketsUncounted"]
 
@@ -29,10 +27,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal
 
-    from .guard.client import Answer
+    from .guard.client import Answer, Guard
     from .guard.holders import Place
     from .netlink.route_socket import RouteSocket
-    from .plug import PlugQdisc
 
     OnDeath = Literal["release", "drop"]
 
@@ -174,6 +171,8 @@ class Holdable:
         guard = self._guard
         if guard is not None and guard.alive:
             return guard
+        from .guard.client import Guard
+
         with self._lock:
             if self._guard is None or not self._guard.alive:
                 self.route()
@@ -228,10 +227,11 @@ class Hold:
             self._held.note("buffer")
             return self._report
         except BaseException as error:
-            self._take_back(not isinstance(error, (PlugsRefused, PlugBusy)))
+            failures = getattr(error, "refused_plugs", None)  # of guard.client.PlugsRefused
+            self._take_back(failures is None and not isinstance(error, PlugBusy))
             self._guard = None
-            if isinstance(error, PlugsRefused):
-                raise self._held.refused("buffer on", error.failures) from None
+            if failures is not None:
+                raise self._held.refused("buffer on", failures) from None
             raise
 
     def _take_back(self, held: bool) -> None:
@@ -360,8 +360,10 @@ def _is_gone(failure: NetlinkError) -> bool:
     return all(isinstance(one, FileNotFoundError) for one in failures)
 
 
-def hold_detached(plug: PlugQdisc, timeout: float) -> None:
+def hold_detached(plug: Holdable, timeout: float) -> None:
     """Begin a hold that its guard alone ends, at the deadline; see PlugQdisc.hold_detached()."""
+    from .guard.client import Guard, PlugsRefused
+
     checked = checked_timeout(timeout)
     guard = Guard(plug.route(), plug.device, plug.places(), plug.messages())
     try:
@@ -372,13 +374,15 @@ def hold_detached(plug: PlugQdisc, timeout: float) -> None:
         if gone:
             plug.release_without(guard.pid)
         if isinstance(error, PlugsRefused):
-            raise plug.refused("buffer on", error.failures) from None
+            raise plug.refused("buffer on", error.refused_plugs) from None
         raise
     guard.go_on()
 
 
-def end_detached(plug: PlugQdisc) -> bool:
+def end_detached(plug: Holdable) -> bool:
     """Have the guard of a detached hold release and end; whether the plug's mark is free."""
+    from .guard.holders import end_detached_guard
+
     return end_detached_guard(plug.route(), plug.places()[0].mark)
 
 

@@ -23,6 +23,7 @@ handler may call it too.
 from __future__ import annotations
 
 import errno
+import sys
 import time
 
 from .errors import (
@@ -37,11 +38,11 @@ from .errors import (
     QdiscExists,
     QdiscNotFound,
 )
-from .guard.holders import Holder, Place, Taken, busy, holder_of
 from .hold import RELEASE_TRIES, Holdable, end_detached, hold_detached
+from .netlink.attributes import attribute
 from .netlink.libnl import ffi, lib
-from .netlink.messages import built, handle_text, link_message, message_bytes, parse_handle, qdisc_message
-from .netlink.refusals import check, failure, refusal
+from .netlink.messages import built, handle_text, link_message, parse_handle, qdisc_message, without_ack
+from .netlink.refusals import check, refusal
 from .netlink.route_socket import RouteSocket
 from .record import Record
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Callable
 
+    from .guard.holders import Holder, Place
     from .netlink.libnl import CData
     from .netlink.netns import Netns
     from .netlink.route_socket import LinkInfo, QdiscInfo
@@ -91,9 +93,9 @@ class PlugQdisc(Holdable):
         self._ifindex = ifindex
         self._parent = parent
         self._handle = handle
-        self._buffer = message_bytes(self._built(lib.rtnl_qdisc_plug_buffer))
-        self._release_one = message_bytes(self._built(lib.rtnl_qdisc_plug_release_one))
-        self._release_indefinite = message_bytes(self._built(lib.rtnl_qdisc_plug_release_indefinite))
+        self._buffer = self._built(lib.rtnl_qdisc_plug_buffer)
+        self._release_one = self._built(lib.rtnl_qdisc_plug_release_one)
+        self._release_indefinite = self._built(lib.rtnl_qdisc_plug_release_indefinite)
         self._limit: int | None = None
         self._last_action: str | None = None
         self._created = False
@@ -174,7 +176,7 @@ class PlugQdisc(Holdable):
         """
         checked = checked_limit(limit)
         message = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, checked))
-        self._change(message_bytes(message), "set the limit of the plug on")
+        self._change(message, "set the limit of the plug on")
         self._limit = checked
 
     def stats(self) -> PlugStats:
@@ -207,6 +209,8 @@ class PlugQdisc(Holdable):
     @property
     def place(self) -> Place:
         """Where the plug stands."""
+        from .guard.holders import Place
+
         return Place(self._device, self._ifindex, self._handle, self._parent)
 
     def places(self) -> list[Place]:
@@ -216,12 +220,10 @@ class PlugQdisc(Holdable):
     def messages(self) -> tuple[bytes, ...]:
         """The messages to the plug: buffer, release_indefinite, delete, show the qdisc, show the link."""
         question = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, self._ifindex, self._parent, self._handle, None)
-        link = link_message(lib.RTM_GETLINK, 0, self._ifindex)
-        without = ffi.new("uint32_t *", lib.RTEXT_FILTER_SKIP_STATS)
-        check(lib.nla_put(link, lib.IFLA_EXT_MASK, 4, without), "build a request")
-        others = [message_bytes(message, ack=False) for message in (self._deletion(), question, link)]
-        toggles = (lib.rtnl_qdisc_plug_buffer, lib.rtnl_qdisc_plug_release_indefinite)
-        return (*(message_bytes(self._built(toggle), ack=False) for toggle in toggles), *others)
+        brief = attribute(lib.IFLA_EXT_MASK, lib.RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
+        link = link_message(lib.RTM_GETLINK, 0, self._ifindex, brief)
+        every = (self._buffer, self._release_indefinite, self._deletion(), question, link)
+        return tuple(without_ack(message) for message in every)
 
     def message(self, action: str) -> bytes:
         """The message that is sent for 'buffer', 'release_one' or 'release_indefinite'."""
@@ -249,6 +251,8 @@ class PlugQdisc(Holdable):
 
     def release_without(self, guard: int) -> None:
         """Release, unless somebody else holds, without the guard of this pid: that is PlugBusy."""
+        from .guard.holders import Taken
+
         try:
             with Taken(self.route(), self.place, "release", guard):
                 self._release_again_and_again()
@@ -271,6 +275,8 @@ class PlugQdisc(Holdable):
 
         A plain buffer() leaves no mark, so None does not mean that nothing is held.
         """
+        from .guard.holders import holder_of
+
         return holder_of(self._route, self.place.mark)
 
     def hold_detached(self, timeout: float) -> None:
@@ -290,6 +296,8 @@ class PlugQdisc(Holdable):
         """PlugBusy, with the pid, where somebody holds the plug."""
         holder = self.holder()
         if holder is not None:
+            from .guard.holders import busy
+
             raise busy(self._device, holder, operation)
 
     def detach(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
@@ -299,6 +307,8 @@ class PlugQdisc(Holdable):
         most: then NotDrained says how many packets could not leave, and the plug stays, released. PlugBusy (with the
         ``pid``) while a hold() is on, also one that began in the meantime.
         """
+        from .guard.holders import Taken
+
         deadline = time.monotonic() + timeout
         operation = "detach the plug of"
         with Taken(self.route(), self.place, operation):
@@ -319,7 +329,7 @@ class PlugQdisc(Holdable):
             time.sleep(0.001)
 
     def _delete(self) -> None:
-        self._route.send_one(self._deletion(), "detach the plug of", self._device)
+        self._route.execute(self._deletion(), "detach the plug of", self._device)
         self._detached = True
 
     def close(self) -> None:
@@ -371,7 +381,7 @@ class PlugQdisc(Holdable):
         """Send the plug one action. Where another qdisc has taken its place, the kernel says EEXIST, and EINVAL where
         one with its handle stands elsewhere (sch_api.c)."""
         try:
-            self._route.request(message, operation, self._device)
+            self._route.execute(message, operation, self._device)
         except (QdiscExists, HandleInUse):
             raise self._gone(operation) from None
 
@@ -379,7 +389,7 @@ class PlugQdisc(Holdable):
         message = f"cannot {operation} {self._device}: the plug {self.handle} is gone; attach one"
         return QdiscNotFound(errno.ENOENT, message, operation, self._device)
 
-    def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> CData:
+    def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> bytes:
         """The message that names this plug and carries one action, as libnl makes it."""
         qdisc = lib.rtnl_qdisc_alloc()
         if qdisc == ffi.NULL:
@@ -393,17 +403,16 @@ class PlugQdisc(Holdable):
         check(set_action(qdisc), "build a request")
         return built(lib.rtnl_qdisc_build_add_request, qdisc, flags)
 
-    def _deletion(self) -> CData:
+    def _deletion(self) -> bytes:
         return qdisc_message(lib.RTM_DELQDISC, 0, self._ifindex, self._parent, self._handle, b"plug")
 
     def _create(self, limit: int | None) -> None:
-        """Create the plug and release it, both in one send, so that it holds for the shortest time there is.
+        """Create the plug and release it at once: a new plug holds until it is released.
 
-        A new plug holds until it is released. CREATE with EXCL and an explicit handle is the kernel's atomic refusal
-        to displace a configured qdisc. Without a limit TCA_OPTIONS is left out: only then does the kernel use its own.
-
-        The kernel runs the release also where it refused the creation, and would void what another process holds there.
-        So this is called with the plug's mark taken, and after a look: in between no other process attaches or holds.
+        CREATE with EXCL and an explicit handle is the kernel's atomic refusal to displace a configured qdisc. The
+        release is a send of its own: in one send the kernel would run it also after a refused creation, on somebody
+        else's plug. In between the plug's mark keeps others from holding it, so that the release ends nobody's hold.
+        Without a limit TCA_OPTIONS is left out: only then does the kernel use its own.
         """
         flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
         if limit is None:
@@ -411,11 +420,12 @@ class PlugQdisc(Holdable):
         else:
             create = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, limit), flags)
         release = self._built(lib.rtnl_qdisc_plug_release_indefinite)
-        created, released = self._route.send_all([create, release])
-        check(created[0], "attach a plug to", self._device, created[1])
-        if released[0] < 0:
+        self._route.execute(create, "attach a plug to", self._device)
+        try:
+            self._route.execute(release, "release the new plug of", self._device)
+        except NetlinkError:
             self._delete()
-            raise failure(released[0], "release the new plug of", self._device, released[1])
+            raise
         self._created = True
         self._limit = limit
         self._last_action = "release_indefinite"
@@ -430,7 +440,7 @@ def attach(
 ) -> PlugQdisc:
     """The plug of ``device`` at ``parent``: a new one, released, or the one that is there.
 
-    ``tc qdisc add dev DEV root handle 504c: plug limit BYTES`` and ``... plug release_indefinite``, in one send.
+    ``tc qdisc add dev DEV root handle 504c: plug limit BYTES``, then ``tc qdisc change ... plug release_indefinite``.
 
     ``parent`` is 'root' or the class of a classful qdisc, as '1:4'. ``handle``, as '40:', is 504c: at the root and
     5000: plus the class's minor number elsewhere, where it is not given. ``limit`` is in bytes, link headers included,
@@ -473,6 +483,8 @@ def attach_by(
         number = handle_number or _default_handle(parent_number)
         if parent_number != lib.TC_H_ROOT:
             _refuse_elsewhere(route, ifindex, number, device)
+        from .guard.holders import Taken
+
         plug = PlugQdisc(route, device, ifindex, parent_number, number)
         try:
             with Taken(route, plug.place, "attach a plug to"):

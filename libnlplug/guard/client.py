@@ -86,9 +86,9 @@ class Answer(Record):
 class PlugsRefused(Exception):
     """The kernel refused to hold these plugs: errno by number. Nothing is held."""
 
-    def __init__(self, failures: dict[int, int]) -> None:
-        super().__init__(failures)
-        self.failures = failures
+    def __init__(self, refused_plugs: dict[int, int]) -> None:
+        super().__init__(refused_plugs)
+        self.refused_plugs = refused_plugs
 
 
 class Guard:

@@ -16,10 +16,10 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -92,23 +92,23 @@ static int middle(void *arg)
  */
 static int use_own_pid_namespace(int *other)
 {
-	struct stat own, children = { 0 };
-	int fd;
+	static const char own_name[] = "/proc/thread-self/ns/pid", name[] = "/proc/thread-self/ns/pid_for_children";
+	char own[64] = "", children[64] = "";
+	int fd, done;
 
 	*other = -1;
-	if (stat("/proc/thread-self/ns/pid", &own) ||
-	    (stat("/proc/thread-self/ns/pid_for_children", &children) && errno != ENOENT) || own.st_ino == children.st_ino)
+	if (readlink(own_name, own, sizeof own - 1) <= 0 ||
+	    (readlink(name, children, sizeof children - 1) < 0 && errno != ENOENT) || !strcmp(own, children))
 		return 0;
-	*other = children.st_ino ? open("/proc/thread-self/ns/pid_for_children", O_RDONLY | O_CLOEXEC) : -2;
-	fd = *other == -1 ? -1 : open("/proc/thread-self/ns/pid", O_RDONLY | O_CLOEXEC);
-	if (fd >= 0 && !setns(fd, CLONE_NEWPID))
-		return close(fd);
+	*other = *children ? open(name, O_RDONLY | O_CLOEXEC) : -2;
+	fd = *other == -1 ? -1 : open(own_name, O_RDONLY | O_CLOEXEC);
+	done = fd < 0 ? errno : setns(fd, CLONE_NEWPID) ? errno : 0;
 	if (fd >= 0)
 		close(fd);
-	if (*other >= 0)
+	if (done && *other >= 0)
 		close(*other);
-	*other = -1;
-	return errno;
+	*other = done ? -1 : *other;
+	return done;
 }
 
 static void undo_own_pid_namespace(int other)

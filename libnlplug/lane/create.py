@@ -16,133 +16,138 @@ from ..errors import NetlinkError, PlugBusy
 from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, attach_by
+from ..record import Record
 from .filters import SLOTS, add_filters, slot_of
 from .hook import clsact_kind, filters, make_clsact
 from .ifb import Ifb, alias_of, create_ifb
 from .inventory import Hooks, Lane, all_lanes, hooks, ifb_name, is_whole, lane_mark, plug_of
 from .marks import Mark
 from .match import Match
-from .neighbours import refuse_to_bypass, refuse_to_drop, rivals
+from .neighbours import refuse_device, refuse_overlap, refuse_to_bypass, refuse_to_drop
 from .remove import sweep, tear_down
 
-__all__ = ["LIMIT", "LaneMaker"]
+__all__ = ["LIMIT", "Made", "Wanted", "lane_up", "undo"]
 
 LIMIT = 4 << 20  # an ifb's own default, about 48 KB, is full after some 650 SYNs
 
 
-class LaneMaker:
-    """What is known on the way to a lane; all of it once up() has returned.
+class Wanted(Record):
+    """The lane that is asked for: of which device, for which packets of it, and whether it stays without a process."""
 
-    ``lane`` and its ``plug``, whether it was ``created`` or adopted, and the ``mark`` that this process keeps for it,
-    None where the lane is kept for good or another process's. Under the device's lock.
-    """
+    __slots__ = ("device", "ifindex", "match", "ingress", "limit", "kept")
+    device: str
+    ifindex: int
+    match: Match
+    ingress: bool
+    limit: int | None
+    kept: bool
 
-    def __init__(self, route: RouteSocket, device: str, ifindex: int, match: Match, ingress: bool) -> None:
-        self._route = route
-        self._device = device
-        self._ifindex = ifindex
-        self._match = match
-        self._ingress = ingress
-        self.lane: Lane
-        self.plug: PlugQdisc
-        self.mark: Mark | None = None
-        self.created = False
 
-    def up(self, limit: int | None, *, kept: bool) -> None:
-        """Adopt the lane for the same hook and match, or make one; where that fails nothing is left of it."""
-        sweep(self._route, self._device, self._ifindex)
-        there = hooks(self._route, self._ifindex, self._device)
-        every = [lane for lane in all_lanes(self._route) if lane.ifindex == self._ifindex]
-        for lane in every:
-            if lane.is_for(self._ingress, str(self._match)):
-                self._adopt(lane, there, limit, kept)
-                return
-        refuse_to_drop(self._route, self._device, self._ifindex)
-        taken = {lane.slot for lane in every} | {slot_of(one) for at in there.values() for one in at}
+class Made(Record):
+    """The lane and its plug; whether it was ``created`` or adopted; and the ``mark`` that this process keeps for it,
+    None where the lane is kept for good or another process's."""
+
+    __slots__ = ("lane", "plug", "mark", "created")
+    lane: Lane
+    plug: PlugQdisc
+    mark: Mark | None
+    created: bool
+
+
+def lane_up(route: RouteSocket, wanted: Wanted) -> Made:
+    """Adopt the lane for the same hook and match, or make one; where that fails nothing is left of it. Under the
+    device's lock."""
+    device, ifindex = wanted.device, wanted.ifindex
+    sweep(route, device, ifindex)
+    there = hooks(route, ifindex, device)
+    every = [lane for lane in all_lanes(route) if lane.ifindex == ifindex]
+    for lane in every:
+        if lane.is_for(wanted.ingress, str(wanted.match)):
+            return _adopt(route, wanted, lane, there)
+    refuse_device(route, device, ifindex)
+    refuse_overlap(device, every, wanted.ingress, wanted.match)
+    refuse_to_drop(route, device, ifindex)
+    taken = {lane.slot for lane in every} | {slot_of(one) for at in there.values() for one in at}
+    for slot in (slot for slot in range(SLOTS) if slot not in taken):
+        mark = lane_mark(ifb_name(ifindex, slot))
         try:
-            self._make(taken, LIMIT if limit is None else limit, kept)
+            made = _make(route, wanted, slot, mark)
         except BaseException:
-            self.undo()
+            undo(route, device, ifindex, slot, mark)
             raise
+        if made is not None:
+            return made
+        mark.close()
+    message = f"cannot make a lane on {device}: it has {SLOTS}, and no place for more"
+    raise NetlinkError(errno.EUSERS, message, "make a lane on", device)
 
-    def undo(self) -> None:
-        """Undo as much as there is: an interrupt may have come between what was done and what is known of it."""
-        try:
-            for lane in all_lanes(self._route):
-                if self.mark is not None and (lane.ifindex, lane.slot) == (self._ifindex, self.lane.slot):
-                    tear_down(self._route, self._device, lane)
-        finally:
-            self._let_go_of_mark()
 
-    def _adopt(self, lane: Lane, there: Hooks, limit: int | None, kept: bool) -> None:
-        plug = plug_of(self._route, lane)
-        if plug is None or not is_whole(self._route, lane, there):
-            why = f"process {lane.pid} has one for the same packets that can hold no longer, and must close it"
-            raise PlugBusy.by(self._device, lane.pid or 0, why, "make a lane on")
-        self.lane, self.plug = lane, plug
-        if limit is not None:
-            plug.set_limit(limit)
-        if kept and not lane.kept:
-            lane.rewrite(self._route, kept=1)
+def undo(route: RouteSocket, device: str, ifindex: int, slot: int, mark: Mark) -> None:
+    """Undo as much as there is of a lane whose mark this process has: an interrupt may have come between what was done
+    and what is known of it."""
+    try:
+        if mark.taken:
+            tear_down(
+                route, device, [lane for lane in all_lanes(route) if (lane.ifindex, lane.slot) == (ifindex, slot)]
+            )
+    finally:
+        mark.close()
 
-    def _make(self, taken: set[int | None], limit: int, kept: bool) -> None:
-        route, device, ifindex, ingress = self._route, self._device, self._ifindex, self._ingress
-        self._make_ifb(taken, kept)
-        ifb, slot = self.lane.ifb, self.lane.slot
-        self.plug = attach_by(route, ifb.name, lib.TC_H_ROOT, None, limit)
-        self._make_clsact()
-        at_hook = filters(route, ifindex, device, ingress)
-        refuse_to_bypass(route, device, ifindex, ingress, slot, at_hook, "make a lane on")
-        count = add_filters(route, ifindex, device, ingress, slot, self._match, ifb.ifindex)
-        self.lane = self.lane.rewrite(route, filters=count)
-        self.created = True
-        if kept:
-            self._let_go_of_mark()
 
-    def _make_ifb(self, taken: set[int | None], kept: bool) -> None:
-        """The ifb in the first slot that is not ``taken``, and whose name and mark nobody has; if there is one, behind
-        the lanes that have some of the same packets, which would else not see them any more."""
-        words = {
-            "hook": "ingress" if self._ingress else "egress",
-            "kept": str(int(kept)),
-            "pid": str(os.getpid()),
-            "clsact": str(int(clsact_kind(self._route, self._ifindex, self._device) is None)),
-            "filters": "0",
-            "match": str(self._match),
-        }
-        theirs = [lane.slot for lane in rivals(self._route, self._ifindex, self._ingress, self._match)]
-        behind = max(theirs, default=-1) + 1
-        for slot in (*range(behind, SLOTS), *range(behind)):
-            if slot in taken:
-                continue
-            name = ifb_name(self._ifindex, slot)
-            self.lane = Lane(Ifb(0, name, "", b"", False, 0, 0), self._ifindex, slot, words)
-            self.mark = lane_mark(name)
-            if self.mark.take(self._route):
-                try:
-                    index = create_ifb(self._route, name, alias_of(words))
-                except FileExistsError:  # somebody's device has the name
-                    self._let_go_of_mark()
-                else:
-                    self.lane = Lane(Ifb(index, name, "", b"", True, 0, 0), self._ifindex, slot, words)
-                    return
-        self._let_go_of_mark()
-        message = f"cannot make a lane on {self._device}: it has {SLOTS}, and no place for more"
-        raise NetlinkError(errno.EUSERS, message, "make a lane on", self._device)
+def _adopt(route: RouteSocket, wanted: Wanted, lane: Lane, there: Hooks) -> Made:
+    plug = plug_of(route, lane)
+    if plug is None or not is_whole(route, lane, there):
+        why = f"process {lane.pid} has a lane for the same packets that can no longer hold, and must close it"
+        raise PlugBusy.by(wanted.device, lane.pid or 0, why, "make a lane on")
+    if wanted.limit is not None:
+        plug.set_limit(wanted.limit)
+    if wanted.kept and not lane.kept:
+        lane.rewrite(route, kept=1)
+    return Made(lane, plug, None, False)
 
-    def _make_clsact(self) -> None:
-        """Make sure that the hook is there."""
-        if make_clsact(self._route, self._ifindex, self._device):
-            return
-        kind = clsact_kind(self._route, self._ifindex, self._device)
-        if kind != "clsact" and not (kind == "ingress" and self._ingress):
-            hint = "replace it by clsact, which has both hooks: 'tc qdisc replace' keeps no filters, so add them again"
-            message = f"cannot make a lane at the egress of {self._device}: its {kind} qdisc excludes clsact; {hint}"
-            raise NetlinkError(errno.EEXIST, message, "make a lane on", self._device, hint=hint)
-        if self.lane.words["clsact"] == "1":  # it came a moment ago
-            self.lane = self.lane.rewrite(self._route, clsact=0)
 
-    def _let_go_of_mark(self) -> None:
-        mark, self.mark = self.mark, None
-        if mark is not None:
-            mark.close()
+def _make(route: RouteSocket, wanted: Wanted, slot: int, mark: Mark) -> Made | None:
+    """The lane in this slot; None where somebody has the slot's mark, or a device with the name of its ifb."""
+    device, ifindex, ingress = wanted.device, wanted.ifindex, wanted.ingress
+    if not mark.take(route):
+        return None
+    lane = _make_ifb(route, wanted, slot)
+    if lane is None:
+        return None
+    plug = attach_by(route, lane.ifb.name, lib.TC_H_ROOT, None, LIMIT if wanted.limit is None else wanted.limit)
+    _make_clsact(route, wanted)
+    refuse_to_bypass(route, device, ifindex, ingress, filters(route, ifindex, device, ingress), "make a lane on")
+    count = add_filters(route, ifindex, device, ingress, slot, wanted.match, lane.ifb.ifindex)
+    lane = lane.rewrite(route, filters=count)
+    if not wanted.kept:
+        return Made(lane, plug, mark, True)
+    mark.close()
+    return Made(lane, plug, None, True)
+
+
+def _make_ifb(route: RouteSocket, wanted: Wanted, slot: int) -> Lane | None:
+    words = {
+        "hook": "ingress" if wanted.ingress else "egress",
+        "kept": str(int(wanted.kept)),
+        "pid": str(os.getpid()),
+        "filters": "0",
+        "match": str(wanted.match),
+    }
+    name = ifb_name(wanted.ifindex, slot)
+    try:
+        index = create_ifb(route, name, alias_of(words))
+    except FileExistsError:
+        return None
+    return Lane(Ifb(index, name, "", b"", True, 0, 0), wanted.ifindex, slot, words)
+
+
+def _make_clsact(route: RouteSocket, wanted: Wanted) -> None:
+    """Make sure that the hook is there."""
+    device = wanted.device
+    if make_clsact(route, wanted.ifindex, device):
+        return
+    kind = clsact_kind(route, wanted.ifindex, device)
+    if kind != "clsact" and not (kind == "ingress" and wanted.ingress):
+        hint = "replace it by clsact, which has both hooks: 'tc qdisc replace' keeps no filters, so add them again"
+        message = f"cannot make a lane at the egress of {device}: its {kind} qdisc excludes clsact; {hint}"
+        raise NetlinkError(errno.EEXIST, message, "make a lane on", device, hint=hint)

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The filters of a lane: at a device's clsact hook, u32 filters that redirect what a Match means to an ifb.
+"""The filters of a lane: at a device's clsact hook, flower filters that redirect what a Match means to an ifb.
 
-    packet --> hook --> other people's filters --> prio P: IPv4, P+1: IPv6 --> mirred redirect to the ifb
+    packet --> hook --> other people's filters --> 65280: IPv4, 65281: IPv6, 65282: VLAN 0 --> redirect to the ifb
 
-A lane's filters come after all others, so that none is bypassed. Their preferences are its own, so that deleting them
-by preference deletes nothing else. Where the ports are looked at, IPv4 takes a filter for each length of the IP header,
-20 to 60 bytes. (One filter could find the transport header by that length, but only through a u32 table, and the kernel
-does not delete a table with its preference while anybody has another u32 filter at either hook: cls_u32.c.)
+All lanes of a hook share these three preferences, behind everybody else's filters, so that none of those is bypassed.
+The number (handle) of a filter tells the lane's slot. The kernel compares a packet with all filters that look at the
+same fields by one look-up (net/sched/cls_flower.c): a hundred lanes for a hundred ports cost what one does.
 """
 
 from __future__ import annotations
@@ -14,103 +13,39 @@ from __future__ import annotations
 import errno
 import socket
 
-from ..errors import NetlinkError
+from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
+from ..netlink.attributes import attribute
 from ..netlink.libnl import ffi, lib
-from ..netlink.messages import built
-from ..netlink.refusals import check
+from ..netlink.messages import joined, message
 from ..netlink.route_socket import RouteSocket
-from .hook import Filter, hook_number
-from .match import Keys, Match
+from .hook import Filter, filters, hook_number
+from .match import Match
 
-__all__ = [
-    "FIRST_PRIO",
-    "SLOTS",
-    "add_filters",
-    "delete_filters",
-    "ender",
-    "in_place",
-    "is_lanes",
-    "prio_of",
-    "slot_of",
-]
+__all__ = ["FIRST_PRIO", "SLOTS", "add_filters", "delete_filters", "ender", "in_place", "is_lanes", "slot_of"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..netlink.libnl import CData
+    from collections.abc import Callable
+
+    from .match import Network, Range
 
 FIRST_PRIO = 0xFF00
 SLOTS = 100
-_PROTOCOLS = {4: lib.ETH_P_IP, 6: lib.ETH_P_IPV6}
-_TRANSPORT_IN_IPV6 = 40  # bytes: the length of the IPv6 header
-_LENGTHS = range(5, 16)  # of an IPv4 header, in words
-
-
-def prio_of(slot: int, family: int) -> int:
-    """The preference of a lane's filters."""
-    return FIRST_PRIO + 2 * slot + (family == 6)
+_PROTOCOLS = {FIRST_PRIO: lib.ETH_P_IP, FIRST_PRIO + 1: lib.ETH_P_IPV6, FIRST_PRIO + 2: lib.ETH_P_8021Q}
+_FAMILIES = {4: lib.ETH_P_IP, 6: lib.ETH_P_IPV6}
+_SYN, _SYN_RST_ACK_FIN = 0x02, 0x17
+_TCP, _UDP = 6, 17
 
 
 def slot_of(one: Filter) -> int | None:
-    """The slot whose preference the filter has, None for no slot's."""
-    slot = (one.prio - FIRST_PRIO) // 2
-    return slot if 0 <= slot < SLOTS and one.chain == 0 else None
+    """The slot of the lane that the filter is of, None where it is no lane's."""
+    slot = (one.handle >> 16) - 1
+    return slot if is_lanes(one) and 0 <= slot < SLOTS else None
 
 
 def is_lanes(one: Filter) -> bool:
-    """Whether the filter is one of a lane's, by its preference and by what it does."""
-    return slot_of(one) is not None and one.kind == "u32" and (one.redirects or not one.is_filter)
-
-
-def add_filters(
-    route: RouteSocket, ifindex: int, device: str, ingress: bool, slot: int, match: Match, target: int
-) -> int:
-    """Redirect what ``match`` means to the device ``target``; how many filters that takes."""
-    hook, flags = hook_number(ingress), lib.NLM_F_CREATE | lib.NLM_F_EXCL
-    messages = []
-    for family in match.families:
-        for keys in _keys(match, family):
-            one = _filter(ifindex, hook, slot, family, keys)
-            _redirect(one, target)
-            messages.append(built(lib.rtnl_cls_build_add_request, one, flags))
-    for code, reply in route.send_all(messages):
-        try:
-            check(code, "add a filter to", device, reply)
-        except NetlinkError as error:
-            raise _explained(error, device) from None
-    return len(messages)
-
-
-def _explained(error: NetlinkError, device: str) -> NetlinkError:
-    if error.errno == errno.EOPNOTSUPP and "shared" in (error.ext_ack or ""):
-        why = "its clsact qdisc shares a filter block with other devices, whose packets the lane would take too"
-        return NetlinkError(error.errno, f"cannot make a lane on {device}: {why}", error.operation, device)
-    return error
-
-
-def _keys(match: Match, family: int) -> list[Keys]:
-    """The keys of each filter that it takes."""
-    network, transport = match.network_keys(family), match.transport_keys()
-    if not transport:
-        return [network]
-    if family == 6:
-        return [network + _at(_TRANSPORT_IN_IPV6, transport)]
-    return [[(0, length << 24, 0x0F << 24), *network, *_at(4 * length, transport)] for length in _LENGTHS]
-
-
-def _at(start: int, keys: Keys) -> Keys:
-    return [(start + offset, value, mask) for offset, value, mask in keys]
-
-
-def delete_filters(route: RouteSocket, ifindex: int, device: str, ingress: bool, slot: int) -> None:
-    """Delete the lane's filters, all of a family at once; those that are gone already are passed over."""
-    for family in (4, 6):
-        request = _filter(ifindex, hook_number(ingress), slot, family, None)
-        try:
-            message = built(lib.rtnl_cls_build_delete_request, request, 0)
-            route.send_one(message, "delete the filters of", device)
-        except NetlinkError as error:
-            if error.errno not in (errno.ENOENT, errno.EINVAL):  # EINVAL: the hook itself is gone
-                raise
+    """Whether the filter is a lane's, by its place and by what it does. A dump shows the preference itself too."""
+    return one.prio in _PROTOCOLS and one.chain == 0 and one.kind == "flower" and (one.redirects or not one.is_filter)
 
 
 def in_place(there: list[Filter], slot: int, target: int, count: int) -> bool:
@@ -121,38 +56,119 @@ def in_place(there: list[Filter], slot: int, target: int, count: int) -> bool:
 
 def ender(one: Filter, match: Match) -> bool:
     """Whether the filter, standing before a lane's, may end the classification for packets of the match."""
-    about = {socket.htons(_PROTOCOLS[family]) for family in match.families} | {socket.htons(lib.ETH_P_ALL)}
-    return one.is_filter and one.chain == 0 and one.protocol in about and not one.goes_on
+    about = {_FAMILIES[family] for family in match.families} | {lib.ETH_P_ALL, lib.ETH_P_8021Q}
+    return one.is_filter and one.chain == 0 and socket.ntohs(one.protocol) in about and not one.goes_on
 
 
-def _filter(ifindex: int, hook: int, slot: int, family: int, keys: Keys | None) -> CData:
-    """A u32 filter; with ``keys`` None one that names all filters of its preference."""
-    cls = lib.rtnl_cls_alloc()
-    if cls == ffi.NULL:
-        raise MemoryError("libnl has no memory for a filter")
-    cls = ffi.gc(cls, lib.rtnl_cls_put)
-    tc = ffi.cast("struct rtnl_tc *", cls)
-    lib.rtnl_tc_set_ifindex(tc, ifindex)
-    lib.rtnl_tc_set_parent(tc, hook)
-    check(lib.rtnl_tc_set_kind(tc, b"u32"), "build a filter")
-    lib.rtnl_cls_set_prio(cls, prio_of(slot, family))
-    lib.rtnl_cls_set_protocol(cls, _PROTOCOLS[family])
-    if keys is not None:
-        # A selector is needed even where everything matches.
-        for offset, value, mask in keys or [(0, 0, 0)]:
-            code = lib.rtnl_u32_add_key(cls, socket.htonl(value), socket.htonl(mask), offset, 0)
-            check(code, "build a filter")
-    return cls
+def add_filters(
+    route: RouteSocket, ifindex: int, device: str, ingress: bool, slot: int, match: Match, target: int
+) -> int:
+    """Redirect what ``match`` means to the device ``target``; how many filters that takes."""
+    flags, messages = lib.NLM_F_CREATE | lib.NLM_F_EXCL, []
+    wanted = [keys for family in match.families for keys in _keys(match, family)]
+    for number, (prio, keys) in enumerate(wanted, 1):
+        body = _place(ifindex, ingress, (slot + 1) << 16 | number, prio)
+        messages.append(message(lib.RTM_NEWTFILTER, flags, body + attribute(lib.TCA_OPTIONS, _flower(keys, target))))
+    failures = route.execute_all(joined(messages), [device] * len(messages), "add a filter to")
+    for error in failures.values():
+        raise _explained(error, device)
+    _refuse_half(filters(route, ifindex, device, ingress), [set(keys) for _, keys in wanted], slot, device)
+    return len(messages)
 
 
-def _redirect(cls: CData, target: int) -> None:
-    act = lib.rtnl_act_alloc()
-    if act == ffi.NULL:
-        raise MemoryError("libnl has no memory for an action")
-    act = ffi.gc(act, lib.rtnl_act_put)
-    check(lib.rtnl_tc_set_kind(ffi.cast("struct rtnl_tc *", act), b"mirred"), "build a filter")
-    check(lib.rtnl_mirred_set_action(act, lib.TCA_EGRESS_REDIR), "build a filter")
-    check(lib.rtnl_mirred_set_ifindex(act, target), "build a filter")
-    check(lib.rtnl_mirred_set_policy(act, lib.TC_ACT_STOLEN), "build a filter")
-    check(lib.rtnl_u32_add_action(cls, act), "build a filter")
-    check(lib.rtnl_u32_set_cls_terminal(cls), "build a filter")
+def _refuse_half(there: list[Filter], wanted: list[set[int]], slot: int, device: str) -> None:
+    """Refuse where an old kernel has passed over a field that it does not know: it would take too many packets."""
+    for one in there:
+        number = one.handle & 0xFFFF
+        if slot_of(one) == slot and 0 < number <= len(wanted) and not wanted[number - 1] <= one.keys:
+            why = "this kernel's flower filters do not know all fields of the match"
+            hint = "ranges of ports need Linux 5.2: give single ports"
+            sentence = f"cannot make a lane on {device}: {why}; {hint}"
+            raise PlugUnavailable(errno.EOPNOTSUPP, sentence, "add a filter to", device, hint=hint)
+
+
+def _explained(error: NetlinkError, device: str) -> NetlinkError:
+    if error.errno == errno.EOPNOTSUPP and "shared" in (error.ext_ack or ""):
+        why = "its clsact qdisc shares a filter block with other devices, whose packets the lane would take too"
+        return NetlinkError(error.errno, f"cannot make a lane on {device}: {why}", error.operation, device)
+    return error
+
+
+def delete_filters(
+    route: RouteSocket, ifindex: int, device: str, ingress: bool, is_one: Callable[[Filter], bool]
+) -> None:
+    """Delete the filters of lanes at the hook of which ``is_one`` is true, one by one, by what the kernel shows of
+    them; those that are gone already are passed over."""
+    messages = []
+    for one in filters(route, ifindex, device, ingress):
+        if is_lanes(one) and one.is_filter and is_one(one):
+            messages.append(message(lib.RTM_DELTFILTER, 0, _place(ifindex, ingress, one.handle, one.prio)))
+    if not messages:
+        return
+    failures = route.execute_all(joined(messages), [device] * len(messages), "delete a filter of")
+    for error in failures.values():  # EINVAL: the hook itself is gone
+        if not isinstance(error, DeviceNotFound) and error.errno not in (errno.ENOENT, errno.EINVAL):
+            raise error
+
+
+def _place(ifindex: int, ingress: bool, handle: int, prio: int) -> bytes:
+    """Where a lane's filter stands, and its kind."""
+    place = {"tcm_ifindex": ifindex, "tcm_parent": hook_number(ingress), "tcm_handle": handle}
+    place["tcm_info"] = prio << 16 | socket.htons(_PROTOCOLS[prio])
+    return bytes(ffi.buffer(ffi.new("struct tcmsg *", place))) + attribute(lib.TCA_KIND, b"flower\0")
+
+
+def _keys(match: Match, family: int) -> list[tuple[int, dict[int, bytes]]]:
+    """The preference and the fields of each filter: for each combination one without a tag, and one for VLAN 0."""
+    protocol = _FAMILIES[family]
+    found = []
+    for source, destination, source_port, destination_port in match.choices(family):
+        keys: dict[int, bytes] = {}
+        if match.protocol is not None:
+            keys[lib.TCA_FLOWER_KEY_IP_PROTO] = bytes([match.protocol])
+        _put_address(keys, "SRC", source)
+        _put_address(keys, "DST", destination)
+        _put_port(keys, match.protocol, "SRC", source_port)
+        _put_port(keys, match.protocol, "DST", destination_port)
+        if match.tcp_syn:
+            keys[lib.TCA_FLOWER_KEY_TCP_FLAGS] = _SYN.to_bytes(2, "big")
+            keys[lib.TCA_FLOWER_KEY_TCP_FLAGS_MASK] = _SYN_RST_ACK_FIN.to_bytes(2, "big")
+        plain = {lib.TCA_FLOWER_KEY_ETH_TYPE: protocol.to_bytes(2, "big")}
+        tagged = {
+            lib.TCA_FLOWER_KEY_ETH_TYPE: int(lib.ETH_P_8021Q).to_bytes(2, "big"),
+            lib.TCA_FLOWER_KEY_VLAN_ID: bytes(2),
+            lib.TCA_FLOWER_KEY_VLAN_ETH_TYPE: protocol.to_bytes(2, "big"),
+        }
+        found += [(FIRST_PRIO + (family == 6), {**plain, **keys}), (FIRST_PRIO + 2, {**tagged, **keys})]
+    return found
+
+
+def _put_address(keys: dict[int, bytes], side: str, network: Network | None) -> None:
+    if network is not None and network.prefixlen:  # without bits to compare, the IP version says all
+        name = f"TCA_FLOWER_KEY_IPV{network.version}_{side}"
+        keys[getattr(lib, name)] = network.network_address.packed
+        keys[getattr(lib, f"{name}_MASK")] = network.netmask.packed
+
+
+def _put_port(keys: dict[int, bytes], protocol: int | None, side: str, ports: Range | None) -> None:
+    if ports is None:
+        return
+    first, last = (port.to_bytes(2, "big") for port in ports)
+    if first == last:
+        transport = {_TCP: "TCP", _UDP: "UDP"}.get(protocol or 0, "SCTP")
+        keys[getattr(lib, f"TCA_FLOWER_KEY_{transport}_{side}")] = first
+    else:
+        keys[getattr(lib, f"TCA_FLOWER_KEY_PORT_{side}_MIN")] = first
+        keys[getattr(lib, f"TCA_FLOWER_KEY_PORT_{side}_MAX")] = last
+
+
+def _flower(keys: dict[int, bytes], target: int) -> bytes:
+    """The options of a filter that redirects to the device ``target``. A network card is never asked to do it."""
+    mirred = ffi.new(
+        "struct tc_mirred *", {"action": lib.TC_ACT_STOLEN, "eaction": lib.TCA_EGRESS_REDIR, "ifindex": target}
+    )
+    parameters = attribute(lib.TCA_MIRRED_PARMS, bytes(ffi.buffer(mirred)))
+    action = attribute(lib.TCA_ACT_KIND, b"mirred\0") + attribute(lib.TCA_ACT_OPTIONS, parameters)
+    flags = ffi.buffer(ffi.new("uint32_t *", lib.TCA_CLS_FLAGS_SKIP_HW))[:]
+    options = b"".join(attribute(kind, value) for kind, value in keys.items())
+    return options + attribute(lib.TCA_FLOWER_ACT, attribute(1, action)) + attribute(lib.TCA_FLOWER_FLAGS, flags)

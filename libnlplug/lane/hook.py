@@ -9,7 +9,7 @@ A filter decides where the classification ends: its action's verdict is final un
 Adding filters and deleting them harms no packet. To add a clsact or ingress qdisc to a device that is up, and to delete
 one, the kernel takes all qdiscs of the device away for a moment (dev_deactivate() in net/sched/sch_api.c, Linux 6.18
 included; Linux 7.2 was seen to keep what waits): what waits in the root qdisc is thrown away, uncounted, and so is what
-is sent in that moment.
+is sent in that moment. So a lane adds a clsact qdisc where there is none, and nothing here deletes one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from ..record import Record
 __all__ = [
     "Filter",
     "clsact_kind",
-    "delete_clsact",
     "filters",
-    "has_chains",
     "hook_number",
     "ingress_chain",
     "is_quiet",
@@ -56,9 +54,9 @@ _ACTIONS = {
 class Filter(Record):
     """A filter as the kernel shows it. ``protocol`` is in network byte order; ``target`` the device it redirects to, 0
     for none or one that is gone; ``goes_on`` whether the classification continues with the next filter after it;
-    ``redirects`` whether it redirects, wherever to."""
+    ``redirects`` whether it redirects, wherever to; ``keys`` the types of the attributes in its options."""
 
-    __slots__ = ("prio", "protocol", "kind", "chain", "handle", "target", "goes_on", "redirects")
+    __slots__ = ("prio", "protocol", "kind", "chain", "handle", "target", "goes_on", "redirects", "keys")
     prio: int
     protocol: int
     kind: str
@@ -67,6 +65,7 @@ class Filter(Record):
     target: int
     goes_on: bool
     redirects: bool
+    keys: frozenset[int]
 
     @property
     def is_filter(self) -> bool:
@@ -110,45 +109,27 @@ def make_clsact(route: RouteSocket, ifindex: int, device: str) -> bool:
     flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
     message = qdisc_message(lib.RTM_NEWQDISC, flags, ifindex, lib.TC_H_CLSACT, _MAJOR, b"clsact")
     try:
-        route.send_one(message, "add a clsact qdisc to", device)
+        route.execute(message, "add a clsact qdisc to", device)
         return True
     except PlugUnavailable as error:
         hint = "the kernel has no clsact: try 'modprobe sch_ingress', or install a kernel with CONFIG_NET_SCH_INGRESS"
-        message = f"cannot add a clsact qdisc to {device}: {error.ext_ack}; {hint}"
-        raise PlugUnavailable(error.errno, message, "add a clsact qdisc to", device, hint=hint) from None
+        why = f"cannot add a clsact qdisc to {device}: {error.ext_ack}; {hint}"
+        raise PlugUnavailable(error.errno, why, "add a clsact qdisc to", device, hint=hint) from None
     except NetlinkError as error:
         if error.errno not in (errno.EEXIST, errno.EINVAL):
             raise
         return False
 
 
-def delete_clsact(route: RouteSocket, ifindex: int, device: str) -> None:
-    """Delete a device's clsact qdisc with all that stands at its hooks. First see that the device is_quiet()."""
-    message = qdisc_message(lib.RTM_DELQDISC, 0, ifindex, lib.TC_H_CLSACT, _MAJOR, b"clsact")
-    route.send_one(message, "delete the clsact qdisc of", device)
-
-
 def filters(route: RouteSocket, ifindex: int, device: str, ingress: bool) -> list[Filter]:
     """Every filter at the hook, in the order in which they are asked; none where there is no such hook."""
     message = qdisc_message(lib.RTM_GETTFILTER, lib.NLM_F_DUMP, ifindex, hook_number(ingress), 0, None)
-    found = [read for read in map(_read, route.dump(message, "list the filters of", device)) if read is not None]
+    found = [
+        read
+        for read in (_read(reply.payload) for reply in route.ask(message, "list the filters of", device))
+        if read is not None
+    ]
     return sorted(found, key=lambda one: one.prio)
-
-
-def has_chains(route: RouteSocket, ifindex: int, device: str) -> bool:
-    """Whether either hook has a chain but the first, be it empty."""
-    for ingress in (False, True):
-        message = qdisc_message(lib.RTM_GETCHAIN, lib.NLM_F_DUMP, ifindex, hook_number(ingress), 0, None)
-        try:
-            chains = route.dump(message, "list the chains of", device)
-        except NetlinkError as error:
-            if error.errno != errno.EOPNOTSUPP:  # before Linux 4.19 they could not be listed
-                raise
-            continue
-        head = ffi.sizeof("struct tcmsg")
-        if any(number(dict(attributes(chain[head:])).get(lib.TCA_CHAIN, b"")) for chain in chains):
-            return True
-    return False
 
 
 def tcx_programs(route: RouteSocket, ifindex: int, ingress: bool) -> int:
@@ -172,17 +153,29 @@ def _read(payload: bytes) -> Filter | None:
     parts = dict(attributes(payload[head:]))
     kind = text(parts.get(lib.TCA_KIND, b""))
     options = dict(attributes(parts.get(lib.TCA_OPTIONS, b"")))
-    target, goes_on, redirects = _outcome(options.get(_ACTIONS.get(kind, -1), b""))
+    outcome = _outcome(options.get(_ACTIONS.get(kind, -1), b""))
+    goes_on = outcome.goes_on
     if kind == "u32" and lib.TCA_U32_LINK in options and lib.TCA_U32_ACT not in options:
         goes_on = True  # it only leads to a table, whose filters are listed too
     chain = number(parts.get(lib.TCA_CHAIN, b""))
     prio, protocol = info.tcm_info >> 16, info.tcm_info & 0xFFFF
-    return Filter(prio, protocol, kind, chain, info.tcm_handle, target, goes_on, redirects)
+    target, redirects, keys = outcome.target, outcome.redirects, frozenset(options)
+    return Filter(prio, protocol, kind, chain, info.tcm_handle, target, goes_on, redirects, keys)
 
 
-def _outcome(actions: bytes) -> tuple[int, bool, bool]:
-    """The device that the actions redirect to, or 0; whether the classification goes on after them; and whether they
-    redirect. One action follows another as long as the verdict is 'pipe'; of other kinds than these that is assumed."""
+class _Outcome(Record):
+    """What the actions of a filter do: the device that they redirect to, or 0; whether the classification goes on after
+    them; and whether they redirect."""
+
+    __slots__ = ("target", "goes_on", "redirects")
+    target: int
+    goes_on: bool
+    redirects: bool
+
+
+def _outcome(actions: bytes) -> _Outcome:
+    """One action follows another as long as the verdict is 'pipe'; of kinds other than gact and mirred that is
+    assumed."""
     target, redirects = 0, False
     for _, action in attributes(actions):
         parts = dict(attributes(action))
@@ -197,9 +190,9 @@ def _outcome(actions: bytes) -> tuple[int, bool, bool]:
             if mirred.eaction == lib.TCA_EGRESS_REDIR:
                 target, redirects = mirred.ifindex, True
         if len(parameters) < ffi.sizeof("struct tc_gact") or lib.TCA_GACT_PROB in options and kind == "gact":
-            return target, False, redirects
+            return _Outcome(target, False, redirects)
         gact = ffi.new("struct tc_gact *")
         ffi.buffer(gact)[:] = parameters[: ffi.sizeof("struct tc_gact")]
         if gact.action != lib.TC_ACT_PIPE:
-            return target, gact.action == lib.TC_ACT_UNSPEC, redirects
-    return target, False, redirects
+            return _Outcome(target, gact.action == lib.TC_ACT_UNSPEC, redirects)
+    return _Outcome(target, False, redirects)

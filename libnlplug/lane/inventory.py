@@ -18,7 +18,7 @@ from ..record import Record
 from .filters import SLOTS, in_place, slot_of
 from .hook import Filter, filters
 from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
-from .marks import Lock, Mark, taken
+from .marks import Lock, Mark, taken_names
 
 __all__ = [
     "Hooks",
@@ -28,6 +28,7 @@ __all__ = [
     "dead_slots",
     "hooks",
     "ifb_name",
+    "is_dead",
     "is_whole",
     "lane_mark",
     "lanes",
@@ -45,9 +46,10 @@ else:
 
 
 class LaneInfo(Record):
-    """A lane as it is found in the kernel. ``state`` is 'kept', 'alive' (``pid`` is its process) or 'orphan'."""
+    """A lane as it is found in the kernel. ``state`` is 'kept', 'alive' (``pid`` is its process), 'orphan', or 'drops':
+    every packet that it matches is lost, and ``trouble`` says why and what to do."""
 
-    __slots__ = ("device", "hook", "match", "state", "pid", "ifb", "slot", "ifindex")
+    __slots__ = ("device", "hook", "match", "state", "pid", "ifb", "slot", "ifindex", "trouble")
     device: str
     hook: str
     match: str
@@ -56,13 +58,13 @@ class LaneInfo(Record):
     ifb: str
     slot: int
     ifindex: int
+    trouble: str | None
 
 
 class Lane(Record):
     """A lane's ifb, the device (its ``ifindex``) and slot that its name tells, and what its alias says.
 
-    In the alias: 'hook'; 'kept'; 'pid'; 'clsact', whether a lane made the clsact qdisc and this one has it
-    to delete; 'filters', how many there are, 0 until the lane is complete; 'match'.
+    In the alias: 'hook'; 'kept'; 'pid'; 'filters', how many there are, 0 until the lane is complete; 'match'.
     """
 
     __slots__ = ("ifb", "ifindex", "slot", "words")
@@ -169,7 +171,7 @@ def is_whole(route: RouteSocket, lane: Lane, there: Hooks) -> bool:
 def states(route: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
     """Of each lane of a device, by its ifb's name: 'alive', 'kept' or 'orphan'."""
     names = {_lane_mark_name(lane.ifb.name): lane.ifb.name for lane in found}
-    alive = {names[mark] for mark in taken(route, list(names))}
+    alive = {names[mark] for mark in taken_names(route, list(names))}
     return {
         lane.ifb.name: "alive"
         if lane.ifb.name in alive
@@ -183,9 +185,14 @@ def states(route: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str
 def dead_slots(there: Hooks) -> dict[bool, set[int]]:
     """The slots whose filters lead to an ifb that is gone. They throw away what they match."""
     return {
-        ingress: {slot for one in at if one.redirects and not one.target and (slot := slot_of(one)) is not None}
+        ingress: {slot for one in at if is_dead(one) and (slot := slot_of(one)) is not None}
         for ingress, at in there.items()
     }
+
+
+def is_dead(one: Filter) -> bool:
+    """Whether the filter redirects to a device that is gone."""
+    return one.redirects and not one.target
 
 
 def lanes(route: RouteSocket, device: str) -> list[LaneInfo]:
@@ -196,11 +203,17 @@ def lanes(route: RouteSocket, device: str) -> list[LaneInfo]:
     are_now = states(route, here, there)
     found = []
     for lane in here:
-        is_now = are_now[lane.ifb.name]
+        is_now, name = are_now[lane.ifb.name], lane.ifb.name
         hook, match = lane.words.get("hook", "?"), lane.words.get("match", "?")
         pid = lane.pid if is_now == "alive" else None
-        found.append(LaneInfo(device, hook, match, is_now, pid, lane.ifb.name, lane.slot, lane.ifb.ifindex))
+        trouble = None
+        if not lane.ifb.up and any(one.redirects and slot_of(one) == lane.slot for one in there[lane.ingress]):
+            is_now, trouble = "drops", f"{name} is down: 'ip link set dev {name} up'"
+        found.append(LaneInfo(device, hook, match, is_now, pid, name, lane.slot, lane.ifb.ifindex, trouble))
     for ingress, slots in dead_slots(there).items():
         hook = "ingress" if ingress else "egress"
-        found += [LaneInfo(device, hook, "?", "orphan", None, ifb_name(ifindex, slot), slot, 0) for slot in slots]
+        for slot in slots:
+            name = ifb_name(ifindex, slot)
+            trouble = f"{name} was deleted: 'libnlplug lane del {device}'"
+            found.append(LaneInfo(device, hook, "?", "drops", None, name, slot, 0, trouble))
     return sorted(found, key=lambda lane: lane.slot)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """PlugLane: hold only chosen packets, leaving or arriving, while everything else flows.
 
-    device --> clsact hook --> u32: does it match? --no--> on, as ever
+    device --> clsact hook --> flower: does it match? --no--> on, as ever
                                   |yes
                                   '--> ifb whose root is the plug --> back to where it was
 
 The device's own root qdisc is not touched. Setting up makes the ifb, then its plug, released, then the filters: no
-packet comes before the plug is open. Closing goes backwards: release, filters, and with them the clsact qdisc where a
-lane made it and nobody uses it, wait until plug and ifb are empty, ifb. lane_up.py sets up, lane_down.py undoes,
-lanes.py tells whose lane is whose, neighbours.py what else is at the hook.
+packet comes before the plug is open. Closing goes backwards: release, filters, wait until plug and ifb are empty, ifb.
+A clsact qdisc that a lane had to add stays, empty. create.py sets up, remove.py undoes, inventory.py tells whose lane
+is whose, neighbours.py what else is at the hook.
 
 What a lane gives back to the ingress of a device comes in behind the device's nftables ingress chains, which would
 never see it (net/core/dev.c): where there is one, an ingress lane is refused.
@@ -21,31 +21,39 @@ from __future__ import annotations
 import errno
 import os
 
-from ..errors import DeviceNotFound, NotDrained, PlugBusy, QdiscNotFound
-from ..hold import Hold
+from ..errors import DeviceNotFound, HoldExpired, NetlinkError, NotDrained, PlugBusy, QdiscNotFound
+from ..hold import Hold, HoldReport
 from ..netlink.route_socket import RouteSocket
 from ..plug import DRAIN_TIMEOUT, PlugQdisc, checked_limit
-from .create import LIMIT, LaneMaker
-from .inventory import hooks, is_whole, lane_mark, lock, now, states
+from .create import LIMIT, Wanted, lane_up, undo
+from .filters import in_place
+from .handover import Handover
+from .inventory import hooks, lane_mark, lock, now, plug_of, states
+from .listeners import sockets_of
 from .match import Match
 from .neighbours import refuse_to_bypass, shadows
 from .remove import tear_down
 
-__all__ = ["LIMIT", "LaneShadowed", "PlugLane"]
+__all__ = ["LIMIT", "BacklogTooSmall", "LaneHold", "LaneReport", "LaneShadowed", "PlugLane", "backlog_sentence"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal
 
-    from ..hold import HoldReport
     from ..netlink.netns import Netns
-    from .inventory import Lane
+    from .inventory import Hooks, Lane
     from .marks import Mark
+
+    OnDeath = Literal["release", "drop"]
 
 
 class LaneShadowed(UserWarning):
     """Something at the hook comes before the lane, and may take packets that the lane then does not see."""
+
+
+class BacklogTooSmall(RuntimeWarning):
+    """More connections were held than the listener's backlog has room for when they are released."""
 
 
 class PlugLane:
@@ -59,17 +67,15 @@ class PlugLane:
     same device, hook and match is adopted: it is sent nothing but a given ``limit``, and stays when this object is
     closed, unless the process that made it has died since: then the next hold() makes it this object's own. ``limit``
     is in bytes, 4 MiB where it is not given; ``netns`` as in attach(). What may keep packets from the lane, an earlier
-    filter, a tcx program, or a lane for some of the same packets that was there first, is in ``shadowed``, and a
-    LaneShadowed warning.
+    filter or a tcx program, is in ``shadowed``, and a LaneShadowed warning.
 
-    Where the device has no clsact qdisc, the lane adds one and close() deletes it, and each time the kernel drops what
-    leaves the device for a millisecond or two: measured, 9 of 4,982 SYNs while 200 lanes came and
-    went, and none of 7,813 where there was one. Where that matters keep() a lane, or have a clsact qdisc made once ('tc
-    qdisc add dev DEV clsact').
+    Where the device has no clsact qdisc, the lane adds one, which stays there, empty. Meanwhile the kernel drops
+    what leaves the device, for a millisecond or two: once for a device.
 
-    Raises what attach() raises, ValueError for a match or limit that cannot be, PlugUnavailable naming the module where
-    the kernel lacks ifb, clsact, u32 or mirred, PlugBusy where another process does not get done with the lanes of the
-    device, and NetlinkError where the lane would bypass somebody's filter.
+    Raises what attach() raises, ValueError for an invalid match or limit, PlugUnavailable naming the module where the
+    kernel lacks ifb, clsact, flower or mirred, PlugBusy where another process does not finish with the lanes of the
+    device, and NetlinkError where the lane would bypass somebody's filter, where another lane takes some of the same
+    packets, and for a device whose packets do not come by its hooks (a VRF, an ipvlan in l3s mode).
     """
 
     def __init__(
@@ -101,19 +107,22 @@ class PlugLane:
         try:
             self._ifindex = self._route.link(device)
             with lock(self._route, self._ifindex, device, "make a lane on"):
-                maker = LaneMaker(self._route, device, self._ifindex, match, self._ingress)
-                maker.up(checked, kept=kept)
+                made = lane_up(self._route, Wanted(device, self._ifindex, match, self._ingress, checked, kept))
                 try:
-                    self._lane: Lane = maker.lane
-                    self._plug, self._mark, self._created = maker.plug, maker.mark, maker.created
-                    self.shadowed = shadows(self._route, device, self._ifindex, self._ingress, maker.lane.slot, match)
+                    self._lane: Lane = made.lane
+                    self._plug, self._mark, self._created = made.plug, made.mark, made.created
+                    self.shadowed = self._shadows(hooks(self._route, self._ifindex, device))
                     self._warn()
                 except BaseException:
-                    maker.undo()
+                    if made.mark is not None:
+                        undo(self._route, device, self._ifindex, made.lane.slot, made.mark)
                     raise
         except BaseException:
             self._let_go()
             raise
+
+    def _shadows(self, there: Hooks) -> list[str]:
+        return shadows(self._route, self._ifindex, self._ingress, self._match, there[self._ingress])
 
     def _warn(self) -> None:
         if self.shadowed:
@@ -153,49 +162,98 @@ class PlugLane:
         return self._created
 
     @property
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that the object belongs to."""
+        return self._route.forked
+
+    def route(self) -> RouteSocket:
+        """The lane's socket; ClosedError where it is closed."""
+        self._route.fileno()
+        return self._route
+
+    @property
     def closed(self) -> bool:
         """Whether close() was called."""
         return self._closed
 
-    def hold(self, timeout: float | None = None, on_death: Literal["release", "drop"] = "release") -> Hold:
+    def hold(self, timeout: float | None = None, on_death: OnDeath = "release", *, handover: bool = False) -> LaneHold:
         """Hold the lane's packets for a block, guarded: as PlugQdisc.hold().
 
-        Entering raises QdiscNotFound where the lane is gone, or can hold no longer, and NetlinkError where it would
-        bypass a filter that has come since.
-        """
-        return _LaneHold(self, timeout, on_death)
+        The lane is checked when the hold begins and when it ends. NetlinkError (QdiscNotFound where something is gone)
+        says what is wrong with it, or would be bypassed by it, or has come before it meanwhile; the report's counts are
+        None then.
 
-    def _ready(self) -> None:
-        """Raise where the lane cannot hold what it should. A lane whose process has died is this object's then."""
+        With ``handover``, of a lane for a TCP dst_port, the block begins when the accept queues of the listeners on
+        that port in the lane's namespace are empty and no handshake with them is half done; and the hold ends when
+        those listeners have closed and another one is there. All within ``timeout``: else HoldExpired says what did not
+        happen. The report's ``handover`` is 'handed over', 'same socket' where the listener stayed (a server that keeps
+        its socket needs no hold), or 'nothing listened'.
+
+        The report's ``backlog_needed`` is how many connections the listener must have room for, where more were held
+        than its backlog; a BacklogTooSmall warning says so.
+        """
+        return LaneHold(self, timeout, on_death, handover)
+
+    def ready(self) -> list[str]:
+        """For a hold that begins: raise where the lane cannot hold what it should; else what shadows it. A lane whose
+        process has died is this object's then."""
         there = hooks(self._route, self._ifindex, self._device)
         lane = now(self._route, self._lane)
-        if lane is None or not is_whole(self._route, lane, there):
-            raise self._gone()
+        self._refuse_broken(lane, there)
+        assert lane is not None
         at_hook = there[self._ingress]
-        refuse_to_bypass(
-            self._route, self._device, self._ifindex, self._ingress, lane.slot, at_hook, "hold the lane of"
-        )
+        refuse_to_bypass(self._route, self._device, self._ifindex, self._ingress, at_hook, "hold the lane of")
         if self._mark is None and not lane.kept and states(self._route, [lane], there)[lane.ifb.name] == "orphan":
             self._inherit()
+        return self._shadows(there)
+
+    def _refuse_broken(self, lane: Lane | None, there: Hooks) -> None:
+        """Raise where the lane does not take what it matches, or does not hold it."""
+        ifb = self.ifb
+        if lane is None:
+            raise self.gone()
+        if not in_place(there[self._ingress], lane.slot, lane.ifb.ifindex, lane.filters):
+            why = "its filters are gone, or the clsact qdisc with them"
+        elif not lane.ifb.up:
+            why = f"its ifb {ifb} is down, which drops what the lane takes"
+        elif plug_of(self._route, lane) is None:
+            why = f"the plug of its ifb {ifb} is gone"
+        else:
+            return
+        raise self.gone(f"it is gone or broken: {why}; close it and make it again")
+
+    def broken_since(self, shadowed: list[str]) -> NetlinkError | None:
+        """What has kept the lane from holding since ready() returned ``shadowed``."""
+        try:
+            there = hooks(self._route, self._ifindex, self._device)
+            self._refuse_broken(now(self._route, self._lane), there)
+            new = [sentence for sentence in self._shadows(there) if sentence not in shadowed]
+        except NetlinkError as error:
+            return error
+        if not new:
+            return None
+        message = f"the hold of the lane of {self._device} may have missed packets: meanwhile {'; '.join(new)}"
+        return NetlinkError(errno.EEXIST, message, "hold the lane of", self._device)
 
     def _inherit(self) -> None:
         with lock(self._route, self._ifindex, self._device, "hold the lane of"):
             lane = now(self._route, self._lane)
             if lane is None:
-                raise self._gone()
+                raise self.gone()
             mark = lane_mark(self.ifb)
             if mark.take(self._route):
                 self._mark = mark
                 lane.rewrite(self._route, pid=os.getpid())
 
-    def _gone(self) -> QdiscNotFound:
-        why = "it is gone: whoever made it has closed it, or somebody has deleted its ifb, its plug or its filters"
-        message = f"cannot hold the lane of {self._device}: {why}; make it again"
+    def gone(self, why: str | None = None) -> QdiscNotFound:
+        """The error for a lane that holds nothing."""
+        deleted = f"it is gone: its maker has closed it, or somebody has deleted its ifb {self.ifb}; make it again"
+        message = f"cannot hold the lane of {self._device}: {why or deleted}"
         return QdiscNotFound(errno.ENOENT, message, "hold the lane of", self._device)
 
     def close(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
-        """Undo the lane: release, filters and clsact, wait ``timeout`` seconds at most until it is empty, ifb. Where
-        packets wait in the device's root qdisc, which would be thrown away, the clsact qdisc stays, empty.
+        """Undo the lane: release, filters, wait ``timeout`` seconds at most until it is empty, ifb. The clsact qdisc
+        stays.
 
         Calling it again does nothing. PlugBusy (with the ``pid``) while a hold() is on, and NotDrained with the number
         of packets that could not leave; the lane stays then, and close() can be called again. DeviceNotFound, after the
@@ -226,7 +284,7 @@ class PlugLane:
             self._leave()
             return
         undone, self._undone = self._undone, True  # an earlier close() may have been interrupted near its end
-        lost = tear_down(self._route, self._device, lane or self._lane, timeout)
+        lost = tear_down(self._route, self._device, [lane or self._lane], timeout)
         why = ""
         if lane is None and not undone:
             why = f"somebody has deleted its ifb {self.ifb}: what it held is lost, and what it should have held since"
@@ -267,16 +325,125 @@ class PlugLane:
         return f"<PlugLane {self._device} {'ingress' if self._ingress else 'egress'} {self._match} {where}>"
 
 
-class _LaneHold(Hold):
-    """A hold of a lane: begun only where the lane is whole."""
+class LaneReport(HoldReport):
+    """A HoldReport that says, in ``handover``, how the listeners were handed over, and in ``backlog_needed`` which
+    backlog would have had room for all held connections; None where that was not asked for, or is not known."""
 
-    def __init__(self, lane: PlugLane, timeout: float | None, on_death: Literal["release", "drop"]) -> None:
+    __slots__ = ("handover", "backlog", "backlog_needed")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handover: str | None = None
+        self.backlog: int | None = None
+        self.backlog_needed: int | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """The values by their names."""
+        return {name: getattr(self, name) for name in (*HoldReport.__slots__, *self.__slots__)}
+
+
+class LaneHold(Hold):
+    """A hold of a lane, which is checked when it begins and when it ends; made by PlugLane.hold()."""
+
+    def __init__(self, lane: PlugLane, timeout: float | None, on_death: OnDeath, handover: bool) -> None:
         super().__init__(lane.plug, timeout, on_death)
         self._lane = lane
+        self._report: LaneReport = LaneReport()
+        self._handover = Handover(lane.route(), lane.match, timeout) if handover else None
+        self._shadowed: list[str] = []
 
-    def __enter__(self) -> HoldReport:
-        self._lane._ready()
+    def __enter__(self) -> LaneReport:
+        self._shadowed = self._lane.ready()
         try:
-            return super().__enter__()
+            super().__enter__()
         except (DeviceNotFound, QdiscNotFound):  # closed at this moment
-            raise self._lane._gone() from None
+            raise self._lane.gone() from None
+        late = None
+        try:
+            if self._handover is not None:
+                late = self._handover.wait_until_quiet()
+        except BaseException as error:
+            super().__exit__(type(error), error, error.__traceback__)
+            raise
+        if late is not None:
+            self._end_late(f"{late}, so the block was not begun")
+        return self._report
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._lane.closed or self._lane.forked:
+            super().__exit__(kind, error, traceback)
+            return
+        try:
+            late = self._wait_until_closed() if error is None else None
+            broken = self._lane.broken_since(self._shadowed)
+        except BaseException as interrupt:
+            super().__exit__(type(interrupt), interrupt, interrupt.__traceback__)
+            raise
+        if late is not None:
+            self._end_late(late)
+        self._leave_checked(broken)
+
+    def _wait_until_closed(self) -> str | None:
+        if self._handover is None:
+            return None
+        late = self._handover.wait_until_closed()
+        self._report.handover = self._handover.outcome
+        return late
+
+    def _leave_checked(self, broken: NetlinkError | None) -> None:
+        """Release, and raise what was wrong: an expiry, or with the lane."""
+        try:
+            super().__exit__(None, None, None)
+        except HoldExpired:
+            raise
+        except NetlinkError:
+            if broken is None:
+                raise
+        report = self._report
+        if broken is not None:
+            report.packets = report.bytes = report.dropped = report.limit_needed = None
+            raise broken
+        if report.packets:
+            self._compare_backlog(report.packets)
+
+    def _end_late(self, what: str) -> None:
+        """Release at the end of the time, and raise HoldExpired with what did not happen."""
+        try:
+            super().__exit__(None, None, None)
+        except HoldExpired:
+            pass
+        self._report.expired = True
+        self._report.packets = self._report.bytes = self._report.dropped = None
+        device, seconds = self._lane.device, self._report.seconds or 0.0
+        message = f"the handover of {device} was not done within {seconds:.3f} s: {what}; it is released now"
+        raise HoldExpired(None, message, "hold", device)
+
+    def _compare_backlog(self, held: int) -> None:
+        """Say so where more connections come at once than the listeners have room for."""
+        match = self._lane.match
+        if not match.tcp_syn or match.dst_port is None:
+            return
+        try:
+            listeners = sockets_of(self._lane.route(), match, half_done=False).listeners
+        except NetlinkError:
+            return
+        rooms = [sum(one.backlog for one in listeners if one.port == port) for port in {one.port for one in listeners}]
+        if not rooms:
+            return
+        self._report.backlog = min(rooms)
+        if held > min(rooms):
+            import warnings
+
+            self._report.backlog_needed = held
+            warnings.warn(backlog_sentence(held, min(rooms)), BacklogTooSmall, stacklevel=4)
+
+
+def backlog_sentence(held: int, backlog: int) -> str:
+    """What it means that more connections were held than the listener has room for, and what to do."""
+    return (
+        f"{held} new connections were held, and the listener has room for {backlog} at once: the others come a second"
+        f" later, or are reset where net.ipv4.tcp_abort_on_overflow is 1; give it a backlog of {held}, and"
+        f" net.core.somaxconn too"
+    )

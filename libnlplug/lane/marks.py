@@ -18,7 +18,7 @@ from _socket import socket as Socket
 
 from ..errors import PlugBusy
 
-__all__ = ["Lock", "Mark", "taken"]
+__all__ = ["Lock", "Mark", "taken_names"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Mark:
                 return False
             raise
 
+    @property
+    def taken(self) -> bool:
+        """Whether this process has taken the name."""
+        return self._socket is not None
+
     def close(self) -> None:
         """Give the name back; calling it again does nothing."""
         _open.discard(self)
@@ -72,7 +77,7 @@ def _close_copies() -> None:
 os.register_at_fork(after_in_child=_close_copies)
 
 
-def taken(route: RouteSocket, names: list[str]) -> set[str]:
+def taken_names(route: RouteSocket, names: list[str]) -> set[str]:
     """Which of these names of Marks somebody has, this process included."""
     return route.in_netns(lambda: {name for name in names if _is_taken(name)}) if names else set()
 

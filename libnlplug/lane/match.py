@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Match: which packets a lane holds, in the words of tc-flower, as the 32-bit keys that the u32 classifier compares.
+"""Match: which packets a lane holds, in the words of tc-flower.
 
-    Match(ip_proto="tcp", dst_port=8080, tcp_syn=True)      new connections to port 8080, over IPv4 and IPv6
+    Match(ip_proto="tcp", dst_port=8080, tcp_syn=True)          new connections to port 8080, over IPv4 and IPv6
+    Match(ip_proto="tcp", dst_port=(80, 443, "8000-8010"))      to any of these ports
 
-All parts that are given must hold. Without an address, IPv4 and IPv6 both match. Where the ports are looked at, IPv4
-packets match with IP options too, and only whole packets and first fragments, which alone carry ports; IPv6 packets
-match where the transport header comes right after the IPv6 header. A packet with a VLAN tag on the device does not
-match: make the lane on the VLAN's own device.
+A packet matches if every given part matches; a part with several values matches if one of them does. Without an
+address, IPv4 and IPv6 both match. A fragment of a packet has no ports and no TCP flags: it matches only where neither
+is asked for. A packet with a VLAN tag belongs to the VLAN's own device and does not match, unless its tag has VLAN 0,
+which is a priority and no VLAN.
 """
 
 from __future__ import annotations
@@ -15,48 +16,52 @@ import ipaddress
 
 from ..record import Record
 
-__all__ = ["Keys", "Match", "match_of"]
+__all__ = ["MAX_FILTERS", "MAX_TEXT", "Match", "match_of"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Union
+    from collections.abc import Iterable
+    from typing import TypeVar, Union
 
-    Keys = list[tuple[int, int, int]]  # offset in bytes, value, mask: 32-bit words as they are read from the wire
     Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
-else:
-    Keys = list
+    Range = tuple[int, int]
+    Ports = Union[int, str, Iterable[Union[int, str]]]
+    Addresses = Union[str, Iterable[str]]
+    T = TypeVar("T")
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
+MAX_FILTERS = 256  # for one lane; each combination of addresses and ports takes two
+MAX_TEXT = 160  # characters of a match: the alias of the lane's ifb has room for that
 _WITH_PORTS = ("tcp", "udp", "sctp")
 _ONLY_IN = {"icmp": 4, "icmpv6": 6}
-
-_SYN, _SYN_RST_ACK_FIN = 0x02, 0x17
+_BETWEEN = "+"  # between several values in the text of a match, where a comma stands between its parts
 
 
 class Match(Record):
-    """The packets that fit every given part; ValueError, naming the part, for what cannot be expressed.
+    """The packets that fit every given part; ValueError, naming the part, where a part is invalid.
 
     ``ip_proto``: 'tcp', 'udp', 'sctp', 'icmp', 'icmpv6' or a number. ``src_ip``, ``dst_ip``: an address or a prefix, as
-    '10.0.0.0/8' or '2001:db8::1'. ``src_port``, ``dst_port``: 1 to 65535, of tcp, udp or sctp. ``tcp_syn``: only the
-    packet that opens a TCP connection (SYN set; ACK, RST and FIN clear).
+    '10.0.0.0/8' or '2001:db8::1', or several in a tuple. ``src_port``, ``dst_port``: of tcp, udp or sctp, 1 to 65535 or
+    a range, as '8000-8010', or several in a tuple. ``tcp_syn``: only the packet that opens a TCP connection (SYN set;
+    ACK, RST and FIN clear).
     """
 
     __slots__ = ("ip_proto", "src_ip", "dst_ip", "src_port", "dst_port", "tcp_syn")
     ip_proto: str | None
-    src_ip: str | None
-    dst_ip: str | None
-    src_port: int | None
-    dst_port: int | None
+    src_ip: str | tuple[str, ...] | None
+    dst_ip: str | tuple[str, ...] | None
+    src_port: int | str | tuple[int | str, ...] | None
+    dst_port: int | str | tuple[int | str, ...] | None
     tcp_syn: bool
 
     def __init__(
         self,
         *,
         ip_proto: str | int | None = None,
-        src_ip: str | None = None,
-        dst_ip: str | None = None,
-        src_port: int | None = None,
-        dst_port: int | None = None,
+        src_ip: Addresses | None = None,
+        dst_ip: Addresses | None = None,
+        src_port: Ports | None = None,
+        dst_port: Ports | None = None,
         tcp_syn: bool = False,
     ) -> None:
         if not isinstance(tcp_syn, bool):
@@ -66,25 +71,40 @@ class Match(Record):
             if protocol not in (None, "tcp"):
                 raise ValueError(f"tcp_syn is of tcp, and ip_proto is {ip_proto!r}: leave one of them out")
             protocol = "tcp"
-        for part, port in (("src_port", src_port), ("dst_port", dst_port)):
-            if port is None:
-                continue
-            if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
-                raise ValueError(f"{part} is {port!r}: it must be 1 to 65535")
-            if protocol not in _WITH_PORTS:
+        ports = {}
+        for part, given in (("src_port", src_port), ("dst_port", dst_port)):
+            ports[part] = _ports(part, given)
+            if given is not None and protocol not in _WITH_PORTS:
                 raise ValueError(f"{part} needs ip_proto tcp, udp or sctp, and ip_proto is {protocol!r}")
-        source, destination = _network("src_ip", src_ip), _network("dst_ip", dst_ip)
-        if source and destination and source.version != destination.version:
-            raise ValueError(f"src_ip {src_ip} and dst_ip {dst_ip} are of different IP versions: no packet has both")
-        for part, network in (("src_ip", source), ("dst_ip", destination)):
+        source, destination = _networks("src_ip", src_ip), _networks("dst_ip", dst_ip)
+        for part, networks in (("src_ip", source), ("dst_ip", destination)):
             only = _ONLY_IN.get(protocol or "")
-            if network and only and network.version != only:
-                raise ValueError(f"{part} is of IPv{network.version}, where there is no {protocol}")
-        super().__init__(protocol, _text(source), _text(destination), src_port, dst_port, tcp_syn)
+            for network in networks:
+                if only and network.version != only:
+                    raise ValueError(f"{part} is of IPv{network.version}, where there is no {protocol}")
+        if source and destination and {one.version for one in source} != {one.version for one in destination}:
+            raise ValueError(f"src_ip {src_ip} and dst_ip {dst_ip} are of different IP versions: no packet has both")
+        super().__init__(
+            protocol,
+            _shown([str(network) for network in source]),
+            _shown([str(network) for network in destination]),
+            _shown([_port_text(span) for span in ports["src_port"]]),
+            _shown([_port_text(span) for span in ports["dst_port"]]),
+            tcp_syn,
+        )
+        self._refuse_too_many()
+
+    def _refuse_too_many(self) -> None:
+        if len(str(self)) > MAX_TEXT:
+            why = f"the match has {len(str(self))} characters, and a lane has room for {MAX_TEXT}"
+            raise ValueError(f"{why}: use ranges and prefixes, or several lanes")
+        count = 2 * sum(len(self.choices(family)) for family in self.families)
+        if count > MAX_FILTERS:
+            raise ValueError(f"the match takes {count} filters, and a lane has at most {MAX_FILTERS}: use ranges")
 
     def __str__(self) -> str:
         given = {name: value for name, value in self.as_dict().items() if value is not None and name != "tcp_syn"}
-        parts = [f"{name}={value}" for name, value in given.items()]
+        parts = [f"{name}={_BETWEEN.join(map(str, _several(value)))}" for name, value in given.items()]
         return ",".join(parts + ["tcp_syn"] * self.tcp_syn) or "ip"
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:  # the constructor takes names only
@@ -93,66 +113,63 @@ class Match(Record):
     @property
     def families(self) -> tuple[int, ...]:
         """The IP versions that can match: (4, 6), (4,) or (6,)."""
-        network = self.src_ip or self.dst_ip
-        if network:
-            return (ipaddress.ip_network(network).version,)
+        networks = self.networks("src_ip") or self.networks("dst_ip")
+        if networks:
+            return tuple(sorted({network.version for network in networks}))
         only = _ONLY_IN.get(self.ip_proto or "")
         return (only,) if only else (4, 6)
 
+    @property
+    def protocol(self) -> int | None:
+        """The number of ip_proto."""
+        if self.ip_proto is None:
+            return None
+        return PROTOCOLS[self.ip_proto] if self.ip_proto in PROTOCOLS else int(self.ip_proto)
+
+    def networks(self, part: str) -> list[Network]:
+        """The addresses of ``src_ip`` or ``dst_ip`` as networks; none where it is not given."""
+        return [ipaddress.ip_network(text) for text in _several(getattr(self, part))]
+
+    def ports(self, part: str) -> list[Range]:
+        """The ports of ``src_port`` or ``dst_port``, each the first and the last of a range; none where not given."""
+        return [_span(part, value) for value in _several(getattr(self, part))]
+
+    def choices(self, family: int) -> list[tuple[Network | None, Network | None, Range | None, Range | None]]:
+        """Every combination of one value of src_ip, dst_ip, src_port and dst_port for an IP version."""
+        sides: list[list[Network | None]] = []
+        for part in ("src_ip", "dst_ip"):
+            sides.append([one for one in self.networks(part) if one.version == family] or [None])
+        ports: list[list[Range | None]] = [[*self.ports(part)] or [None] for part in ("src_port", "dst_port")]
+        return [
+            (source, destination, source_port, destination_port)
+            for source in sides[0]
+            for destination in sides[1]
+            for source_port in ports[0]
+            for destination_port in ports[1]
+        ]
+
     def overlaps(self, other: Match) -> bool:
         """Whether a packet may fit both."""
-        for name in ("ip_proto", "src_port", "dst_port"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs and None not in (mine, theirs):
+        if self.ip_proto != other.ip_proto and None not in (self.ip_proto, other.ip_proto):
+            return False
+        for part in ("src_port", "dst_port"):
+            mine, theirs = self.ports(part), other.ports(part)
+            if mine and theirs and not any(a[0] <= b[1] and b[0] <= a[1] for a in mine for b in theirs):
                 return False
-        for mine, theirs in ((self.src_ip, other.src_ip), (self.dst_ip, other.dst_ip)):
-            if mine and theirs and not ipaddress.ip_network(mine).overlaps(ipaddress.ip_network(theirs)):
+        for part in ("src_ip", "dst_ip"):
+            ours, others = self.networks(part), other.networks(part)
+            if ours and others and not any(a.overlaps(b) for a in ours for b in others):
                 return False
         return not set(self.families).isdisjoint(other.families)
 
-    def network_keys(self, family: int) -> Keys:
-        """The keys in the IP header; offsets from its start."""
-        words: dict[int, tuple[int, int]] = {}
-        if family == 4:
-            if self.ip_proto is not None:
-                _add(words, 8, _number(self.ip_proto) << 16, 0xFF << 16)
-            if self.transport_keys():
-                _add(words, 4, 0, 0x1FFF)  # a later fragment has no ports
-            addresses = ((12, self.src_ip), (16, self.dst_ip))
-        else:
-            if self.ip_proto is not None:
-                _add(words, 4, _number(self.ip_proto) << 8, 0xFF << 8)
-            addresses = ((8, self.src_ip), (24, self.dst_ip))
-        for offset, text in addresses:
-            if text is None:
-                continue
-            network = ipaddress.ip_network(text)
-            value, mask = network.network_address.packed, network.netmask.packed
-            for at in range(0, len(value), 4):
-                word, bits = (int.from_bytes(part[at : at + 4], "big") for part in (value, mask))
-                if bits:
-                    _add(words, offset + at, word, bits)
-        return [(offset, value, mask) for offset, (value, mask) in sorted(words.items())]
-
-    def transport_keys(self) -> Keys:
-        """The keys in the transport header; offsets from its start."""
-        words: dict[int, tuple[int, int]] = {}
-        if self.src_port is not None:
-            _add(words, 0, self.src_port << 16, 0xFFFF << 16)
-        if self.dst_port is not None:
-            _add(words, 0, self.dst_port, 0xFFFF)
-        if self.tcp_syn:
-            _add(words, 12, _SYN << 16, _SYN_RST_ACK_FIN << 16)
-        return [(offset, value, mask) for offset, (value, mask) in sorted(words.items())]
-
 
 def match_of(text: str) -> Match | None:
-    """The match that is written so by str(); None for what is none."""
+    """The match whose str() is ``text``, or None."""
     parts: dict[str, object] = {}
     try:
         for part in text.split(",") if text != "ip" else []:
             name, _, value = part.partition("=")
-            parts[name] = True if name == "tcp_syn" else int(value) if name.endswith("_port") else value
+            parts[name] = True if name == "tcp_syn" else value if name == "ip_proto" else tuple(value.split(_BETWEEN))
         return _rebuilt(parts)
     except (TypeError, ValueError):
         return None
@@ -162,9 +179,14 @@ def _rebuilt(parts: dict[str, object]) -> Match:
     return Match(**parts)  # type: ignore[arg-type]
 
 
-def _add(words: dict[int, tuple[int, int]], offset: int, value: int, mask: int) -> None:
-    before_value, before_mask = words.get(offset, (0, 0))
-    words[offset] = (before_value | value, before_mask | mask)
+def _several(value: T | tuple[T, ...] | None) -> tuple[T, ...]:
+    """One value, several in a tuple, or None, as a tuple."""
+    return () if value is None else value if isinstance(value, tuple) else (value,)
+
+
+def _shown(values: list[T]) -> T | tuple[T, ...] | None:
+    """The values as a part of a match shows them."""
+    return None if not values else values[0] if len(values) == 1 else tuple(values)
 
 
 def _protocol(ip_proto: str | int | None) -> str | None:
@@ -180,22 +202,74 @@ def _protocol(ip_proto: str | int | None) -> str | None:
     raise ValueError(f"ip_proto is {ip_proto!r}: it must be one of {', '.join(PROTOCOLS)}, or a number from 0 to 255")
 
 
-def _number(protocol: str) -> int:
-    return PROTOCOLS[protocol] if protocol in PROTOCOLS else int(protocol)
+def _values(part: str, given: object) -> list[object]:
+    """What is given for a part, value by value: one, a text with commas, a tuple or a list."""
+    values = given.split(",") if isinstance(given, str) else given if isinstance(given, (tuple, list)) else [given]
+    if not values:
+        raise ValueError(f"{part} is {given!r}: give at least one value, or leave it out")
+    return list(values)
 
 
-def _network(part: str, text: str | None) -> Network | None:
-    if text is None:
-        return None
+def _ports(part: str, given: object) -> list[Range]:
+    """The ports in order, without what another range contains."""
+    spans = sorted(_span(part, value) for value in _values(part, given)) if given is not None else []
+    merged: list[Range] = []
+    for first, last in spans:
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def _span(part: str, value: object) -> Range:
+    first, between, last = value.partition("-") if isinstance(value, str) else (value, "", "")
+    try:
+        ends = [_port(end) for end in ((first, last) if between else (first,))]
+    except ValueError:
+        ends = []
+    if not ends or ends[0] > ends[-1]:
+        raise ValueError(f"{part} is {value!r}: it must be 1 to 65535, or a range, as 8000-8010")
+    return ends[0], ends[-1]
+
+
+def _port(value: object) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
+        raise ValueError
+    return value
+
+
+def _port_text(span: Range) -> int | str:
+    first, last = span
+    return first if first == last else f"{first}-{last}"
+
+
+def _networks(part: str, given: object) -> list[Network]:
+    """The networks in order, without what another one contains."""
+    networks = [_network(part, value) for value in _values(part, given)] if given is not None else []
+    networks.sort(key=lambda one: (one.version, one.network_address, one.prefixlen))
+    kept: list[Network] = []
+    for network in networks:
+        if not kept or not kept[-1].overlaps(network):  # the wider one comes first
+            kept.append(network)
+    return kept
+
+
+def _network(part: str, text: object) -> Network:
     try:
         if not isinstance(text, str):
             raise ValueError("it must be text")
         if "%" in text:
             raise ValueError("a packet carries no zone")
-        return ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(f"{part} is {text!r}: it must be an address or a prefix, as 10.0.0.0/8 ({error})") from None
-
-
-def _text(network: Network | None) -> str | None:
-    return None if network is None else str(network)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is not None and network.prefixlen >= 96:
+        meant = ipaddress.ip_network((mapped, network.prefixlen - 96))
+        why = "such packets are IPv4 on the wire"
+        shown = meant.network_address if meant.prefixlen == 32 else meant
+        raise ValueError(f"{part} is {text!r}, an IPv4-mapped address: {why}; give {shown}")
+    return network

@@ -6,13 +6,30 @@ from __future__ import annotations
 import errno
 
 from ..errors import NetlinkError
+from ..netlink.devices import device_of, ports_of
+from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
-from .filters import ender, is_lanes, prio_of
-from .hook import Filter, clsact_kind, filters, ingress_chain, is_quiet, tcx_programs, waiting
-from .inventory import Lane, all_lanes
+from .filters import FIRST_PRIO, ender, is_lanes
+from .hook import Filter, clsact_kind, ingress_chain, is_quiet, tcx_programs, waiting
+from .inventory import Lane
 from .match import Match, match_of
 
-__all__ = ["refuse_to_bypass", "refuse_to_drop", "rivals", "shadows"]
+__all__ = ["refuse_device", "refuse_overlap", "refuse_to_bypass", "refuse_to_drop", "shadows"]
+
+
+def refuse_device(route: RouteSocket, device: str, ifindex: int) -> None:
+    """Refuse a device whose packets do not come by its own hooks."""
+    there = device_of(route, ifindex)
+    if there.kind == "vrf":
+        ports = ", ".join(ports_of(route, ifindex)) or "it has none"
+        why, hint = "packets do not come by the hooks of a VRF", f"make the lane on its ports ({ports})"
+    elif there.kind == "ipvlan" and there.mode == lib.IPVLAN_MODE_L3S:
+        below = route.link_name(there.below) if there.below else "in another network namespace"
+        why, hint = "packets do not come by the hooks of an ipvlan in l3s mode", f"use the device below it ({below})"
+    else:
+        return
+    message = f"cannot make a lane on {device}: {why}; {hint}"
+    raise NetlinkError(errno.EOPNOTSUPP, message, "make a lane on", device, hint=hint)
 
 
 def refuse_to_drop(route: RouteSocket, device: str, ifindex: int) -> None:
@@ -26,15 +43,15 @@ def refuse_to_drop(route: RouteSocket, device: str, ifindex: int) -> None:
 
 
 def refuse_to_bypass(
-    route: RouteSocket, device: str, ifindex: int, ingress: bool, slot: int, at_hook: list[Filter], operation: str
+    route: RouteSocket, device: str, ifindex: int, ingress: bool, at_hook: list[Filter], operation: str
 ) -> None:
     """Refuse where somebody's filters come after a lane's, which ends the classification before them, and where
     nftables has a chain at the ingress of the device, behind which an ifb gives packets back (net/core/dev.c)."""
     what = hint = ""
     for one in at_hook:
-        if not what and one.prio > prio_of(slot, 6) and one.chain == 0 and not is_lanes(one):
+        if not what and one.prio >= FIRST_PRIO and one.chain == 0 and not is_lanes(one):
             what = f"the {one.kind} filter of preference {one.prio}"
-            hint = f"give it a preference (pref) below {prio_of(0, 4)}"
+            hint = f"give it a preference (pref) below {FIRST_PRIO}"
     chain = ingress_chain(route, route.link_name(ifindex)) if ingress else None
     if chain is not None:
         what = f"the nftables chain '{chain}'"
@@ -44,31 +61,30 @@ def refuse_to_bypass(
         raise NetlinkError(errno.EEXIST, message, operation, device, hint=hint)
 
 
-def shadows(route: RouteSocket, device: str, ifindex: int, ingress: bool, slot: int, match: Match) -> list[str]:
+def refuse_overlap(device: str, there: list[Lane], ingress: bool, match: Match) -> None:
+    """Refuse where a lane at the hook may match some of the same packets: which lane would take them?"""
+    for lane in there:
+        if lane.ingress != ingress or not lane.filters:
+            continue
+        text = lane.words.get("match", "")
+        theirs = match_of(text)
+        if theirs is None or match.overlaps(theirs):  # a match that cannot be read may be about anything
+            hint = f"hold that lane's match, or delete it first ('libnlplug lane show {device}')"
+            why = f"the lane for {text} on {lane.ifb.name} takes some of the same packets"
+            message = f"cannot make a lane on {device} for {match}: {why}; {hint}"
+            raise NetlinkError(errno.EEXIST, message, "make a lane on", device, hint=hint)
+
+
+def shadows(route: RouteSocket, ifindex: int, ingress: bool, match: Match, at_hook: list[Filter]) -> list[str]:
     """What comes before a lane at its hook and may keep packets from it, a sentence each."""
     lines = [
         f"the {one.kind} filter of preference {one.prio} comes first, and what it matches the lane does not see"
-        for one in filters(route, ifindex, device, ingress)
-        if one.prio < prio_of(slot, 4) and not is_lanes(one) and ender(one, match)
+        for one in at_hook
+        if one.prio < FIRST_PRIO and ender(one, match)
     ]
     unique = list(dict.fromkeys(lines))
-    for lane in rivals(route, ifindex, ingress, match):
-        if lane.slot < slot:
-            what = f"the lane for {lane.words.get('match')} on {lane.ifb.name}"
-            unique.append(f"{what} comes first, and what it matches this lane does not see")
     count = tcx_programs(route, ifindex, ingress)
     if count:
         programs = "1 tcx BPF program comes" if count == 1 else f"{count} tcx BPF programs come"
         unique.append(f"{programs} first, and what is passed or dropped there the lane does not see")
     return unique
-
-
-def rivals(route: RouteSocket, ifindex: int, ingress: bool, match: Match) -> list[Lane]:
-    """The complete lanes at the hook that may match some of the same packets."""
-    return [
-        lane
-        for lane in all_lanes(route)
-        if (lane.ifindex, lane.ingress) == (ifindex, ingress) and lane.filters
-        # What cannot be read may match anything.
-        if (theirs := match_of(lane.words.get("match", ""))) is None or match.overlaps(theirs)
-    ]

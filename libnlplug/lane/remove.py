@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How a lane is undone: by who made it, by 'libnlplug lane del', or, an orphan, by the next lane of the device.
+"""How lanes are undone: by who made them, by 'libnlplug lane del', or, orphans, by the next lane of the device.
 
-    nobody may hold --> release --> what was held has left --> filters, clsact --> nothing is on its way --> ifb
+    nobody may hold --> release --> what was held has left --> filters --> nothing is on its way --> ifb
 
-Each step leaves traffic flowing, so whoever is killed on the way leaves a rest that the next one undoes.
+Each step leaves traffic flowing, so whoever is killed on the way leaves a rest that the next one undoes. The clsact
+qdisc stays, empty: to delete one loses packets, and filters that somebody else adds at that moment.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from ..guard.holders import holder_of, mark_name
 from ..netlink.libnl import lib
 from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .filters import delete_filters, slot_of
-from .hook import delete_clsact, has_chains, is_quiet
 from .ifb import delete_ifb, ifb_of
-from .inventory import Lane, LaneInfo, all_lanes, dead_slots, hooks, lane_mark, lanes, lock, now, plug_of, states
+from .inventory import Lane, LaneInfo, all_lanes, hooks, is_dead, lane_mark, lanes, lock, now, plug_of, states
 from .marks import Mark
 
 __all__ = ["delete_lanes", "sweep", "tear_down"]
@@ -47,15 +47,13 @@ def delete_lanes(route: RouteSocket, device: str, match: Match | None, ingress: 
             if (match is None or lane.match in (str(match), "?")) and (hook is None or lane.hook in (hook, "?"))
         ]
         for one in chosen:
-            if one.state == "alive":
+            if one.pid is not None or one.state == "alive":
                 why = f"process {one.pid} uses the one on {one.ifb}"
                 raise PlugBusy.by(device, one.pid or 0, why, "delete the lanes of")
             plug = plug_of(route, there[one.ifindex]) if one.ifindex in there else None
             if plug is not None:
                 plug.refuse_while_held("delete the lane on")
-        for one in chosen:
-            if one.ifindex in there:
-                tear_down(route, device, there[one.ifindex])
+        tear_down(route, device, [there[one.ifindex] for one in chosen if one.ifindex in there])
         sweep(route, device, ifindex)
     return chosen
 
@@ -63,9 +61,9 @@ def delete_lanes(route: RouteSocket, device: str, match: Match | None, ingress: 
 def sweep(route: RouteSocket, device: str, ifindex: int) -> None:
     """Undo what dead processes have left on the device, and lanes of devices that are gone. Under the device's lock."""
     there = hooks(route, ifindex, device)
-    for ingress, slots in dead_slots(there).items():
-        for slot in slots:
-            delete_filters(route, ifindex, device, ingress, slot)
+    for ingress, at in there.items():
+        if any(map(is_dead, at)):
+            delete_filters(route, ifindex, device, ingress, is_dead)
     every = all_lanes(route)
     are_now = states(route, [lane for lane in every if lane.ifindex == ifindex], there)
     gone = {index for index in {lane.ifindex for lane in every} - {ifindex} if _is_gone(route, index)}
@@ -74,7 +72,7 @@ def sweep(route: RouteSocket, device: str, ifindex: int) -> None:
             mark = lane_mark(lane.ifb.name)
             try:
                 if mark.take(route) and _guard_has_ended(route, lane):
-                    tear_down(route, device, lane)
+                    tear_down(route, device, [lane])
             except (PlugBusy, NotDrained):  # somebody who had adopted it holds it: it is theirs
                 pass
             finally:
@@ -99,32 +97,45 @@ def _guard_has_ended(route: RouteSocket, lane: Lane) -> bool:
     return True
 
 
-def tear_down(route: RouteSocket, device: str, lane: Lane, timeout: float = DRAIN_TIMEOUT) -> int:
-    """The exact undo; how many packets could not be given back because their device had gone.
+def tear_down(route: RouteSocket, device: str, found: list[Lane], timeout: float = DRAIN_TIMEOUT) -> int:
+    """The exact undo of lanes; how many packets could not be given back because their device had gone.
 
-    Release, wait until what was held has left, remove the filters, wait until nothing is on its way through the ifb any
-    more, delete it. Nobody can begin a hold meanwhile. PlugBusy while one is on, NotDrained where packets do not leave.
+    Release, wait until what was held has left, remove the filters, wait until nothing is on its way through the ifbs
+    any more, delete them. Nobody can begin a hold meanwhile. PlugBusy while one is on, NotDrained where packets do not
+    leave.
     """
     deadline = time.monotonic() + timeout
-    lane = now(route, lane) or lane
-    plug = plug_of(route, lane)
-    hold = Mark(mark_name(lane.ifb.ifindex, lib.TC_H_ROOT), SOCK_SEQPACKET)
+    found = [now(route, lane) or lane for lane in found]
+    holds = [Mark(mark_name(lane.ifb.ifindex, lib.TC_H_ROOT), SOCK_SEQPACKET) for lane in found]
+    lost = 0
     try:
-        while not hold.take(route):
+        for lane, hold in zip(found, holds):
+            plug = plug_of(route, lane)
+            _keep_holders_away(route, lane, plug, hold, deadline)
             if plug is not None:
-                plug.refuse_while_held("close the lane on")
-            if time.monotonic() > deadline:
-                raise PlugBusy.by(lane.ifb.name, 0, "its hold does not end", "close the lane on")
-            time.sleep(0.001)
-        if plug is not None:
-            _let_out(route, device, lane, plug, deadline)
-        _remove_filters(route, device, lane)
-        _wait_until_empty(route, device, lane, deadline)
-        empty = now(route, lane)
-        delete_ifb(route, lane.ifb.ifindex, lane.ifb.name)
-        return empty.ifb.lost if empty else 0
+                _let_out(route, device, lane, plug, deadline)
+        _remove_filters(route, device, found)
+        if found and lib.libnlplug_wait_for_readers() < 0:
+            time.sleep(0.02)  # far longer than any processor takes for a packet
+        for lane in found:
+            _wait_until_empty(route, device, lane, deadline)
+            empty = now(route, lane)
+            delete_ifb(route, lane.ifb.ifindex, lane.ifb.name)
+            lost += empty.ifb.lost if empty else 0
+        return lost
     finally:
-        hold.close()
+        for hold in holds:
+            hold.close()
+
+
+def _keep_holders_away(route: RouteSocket, lane: Lane, plug: PlugQdisc | None, hold: Mark, deadline: float) -> None:
+    """Take the mark that whoever holds the lane must have."""
+    while not hold.take(route):
+        if plug is not None:
+            plug.refuse_while_held("close the lane on")
+        if time.monotonic() > deadline:
+            raise PlugBusy.by(lane.ifb.name, 0, "its hold does not end", "close the lane on")
+        time.sleep(0.001)
 
 
 def _let_out(route: RouteSocket, device: str, lane: Lane, plug: PlugQdisc, deadline: float) -> None:
@@ -143,37 +154,22 @@ def _let_out(route: RouteSocket, device: str, lane: Lane, plug: PlugQdisc, deadl
         return
 
 
-def _remove_filters(route: RouteSocket, device: str, lane: Lane) -> None:
-    """Delete the lane's filters and, where a lane made it and nobody else uses it, the clsact qdisc with them; but let
-    it be, empty, where packets would be lost with it."""
-    ifindex = lane.ifindex
-    there = hooks(route, ifindex, device)
-    every = [one for at in there.values() for one in at]
-    mine = [one for one in every if slot_of(one) == lane.slot]
-    # A complete lane without its filters: somebody has deleted the clsact qdisc, and what stands there now is not ours.
-    if lane.words.get("clsact") == "1" and (mine or not lane.filters):
-        heirs = [one for one in all_lanes(route) if one.ifindex == ifindex and one.slot != lane.slot and one.words]
-        if heirs:
-            heirs[0].rewrite(route, clsact=1)
-        elif len(mine) == len(every) and not has_chains(route, ifindex, device):
-            try:
-                if is_quiet(route, ifindex, device):
-                    delete_clsact(route, ifindex, device)
-                    return
-            except (QdiscNotFound, DeviceNotFound):
-                return
-    for ingress, at in there.items():
-        if any(slot_of(one) == lane.slot for one in at):
-            try:
-                delete_filters(route, ifindex, device, ingress, lane.slot)
-            except DeviceNotFound:  # it went at this moment, and its filters with it
-                pass
+def _remove_filters(route: RouteSocket, device: str, found: list[Lane]) -> None:
+    """Delete the lanes' filters: those with their slots that lead to their ifbs, or to one that is gone."""
+    targets = {lane.slot: lane.ifb.ifindex for lane in found}
+    for ifindex in {lane.ifindex for lane in found}:
+        for ingress in (False, True):
+            delete_filters(
+                route,
+                ifindex,
+                device,
+                ingress,
+                lambda one: (slot := slot_of(one)) in targets and one.target in (targets[slot], 0),
+            )
 
 
 def _wait_until_empty(route: RouteSocket, device: str, lane: Lane, deadline: float, *, raises: bool = True) -> None:
-    """Wait until the ifb and its qdisc are empty, at a moment when nobody is still on the way to them."""
-    if raises and lib.libnlplug_wait_for_readers() < 0:
-        time.sleep(0.02)  # far longer than any processor takes for a packet
+    """Wait until the ifb and its qdisc are empty."""
     while waiting := _inside(route, lane):
         if time.monotonic() >= deadline:
             if raises:

@@ -55,7 +55,7 @@ def test_leaving_with_closes(wire: Wire) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     wire.expect([0, 1, 2])
-    assert wire.near.kinds(wire.device) == ["noqueue"]
+    assert wire.near.kinds(wire.device) == ["noqueue", "clsact"]
 
 
 def test_a_plug_that_is_buffered_again_and_again_is_not_thrown_away(
@@ -82,7 +82,7 @@ def test_a_plug_that_is_buffered_again_and_again_is_not_thrown_away(
     assert lane.plug.stats().qlen == 5
     lane.close()
     wire.expect([0, 1, 2, 3, 4])
-    assert wire.near.kinds(wire.device) == ["noqueue"]
+    assert wire.near.kinds(wire.device) == ["noqueue", "clsact"]
     assert marks(wire.near) == []
 
 
@@ -112,7 +112,7 @@ def test_a_lane_that_somebody_holds_is_not_closed(wire: Wire) -> None:
     wire.expect(numbers)
     eventually(lambda: lane.plug.holder() is None, "the guard has ended")
     lane.close()
-    assert wire.near.kinds(wire.device) == ["noqueue"]
+    assert wire.near.kinds(wire.device) == ["noqueue", "clsact"]
 
 
 def test_a_lane_with_a_hold_until_a_deadline_is_not_closed(wire: Wire) -> None:
@@ -191,7 +191,7 @@ def test_a_device_that_was_renamed(wire: Wire) -> None:
         assert lane.plug.stats().qlen == 3
     wire.expect(numbers)
     lane.close()
-    assert "clsact" not in wire.near.kinds(name)
+    assert tc_filters(wire.near, name) == {"egress": [], "ingress": []}
     assert ifbs(wire.near) == []
 
 
@@ -243,7 +243,7 @@ def test_filters_without_an_ifb_are_cleaned_by_the_next_lane(road: Road, ingress
     lanes = [PlugLane(road.device, match, ingress=ingress, netns=road.near) for match in (UDP, Match(ip_proto=254))]
     for lane in lanes:
         road.near.ip(f"link del {lane.ifb}")
-    assert [found.state for found in listed(road.near, road.device)] == ["orphan", "orphan"]
+    assert [found.state for found in listed(road.near, road.device)] == ["drops", "drops"]
     flow = road.flow(ingress)
     flow.send()
     with PlugLane(road.device, UDP, ingress=not ingress, netns=road.near):
@@ -264,7 +264,7 @@ def test_a_plug_that_was_deleted(wire: Wire, harm: str) -> None:
     wire.expect(wire.send(3))
     lane.close()
     wire.expect(wire.send(3))
-    assert wire.near.kinds(wire.device) == ["noqueue"]
+    assert wire.near.kinds(wire.device) == ["noqueue", "clsact"]
 
 
 def test_an_ifb_that_is_down_or_has_another_name(wire: Wire) -> None:
@@ -292,7 +292,7 @@ def test_packets_that_come_from_no_redirect_are_not_waited_for(wire: Wire) -> No
         stray.send(bytes(60))
     stray.close()
     lane.close(timeout=0.5)
-    assert wire.near.kinds(wire.device) == ["noqueue"]
+    assert wire.near.kinds(wire.device) == ["noqueue", "clsact"]
 
 
 def test_a_process_without_the_right_cannot_close(wire: Wire) -> None:

@@ -13,7 +13,7 @@ import pytest
 from libnlplug import Match, NetlinkError, PlugLane, PlugUnavailable
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child
-from tests.support.lane import UDP, Road, Sight, marks, veth
+from tests.support.lane import UDP, Road, Sight, marks, roots, veth
 from tests.support.netlab import eventually, in_guest
 
 AUTOLOAD = Path("/proc/sys/kernel/modprobe")
@@ -78,7 +78,7 @@ FAULTS = pytest.mark.parametrize(
 
 def left(road: Road) -> tuple:
     """What there is of lanes: cheaper to see than a whole Sight."""
-    return [link["ifname"] for link in road.near.links()], road.near.kinds(road.device), marks(road.near)
+    return [link["ifname"] for link in road.near.links()], roots(road.near, road.device), marks(road.near)
 
 
 @HOOKS
@@ -176,7 +176,7 @@ MODULES = {
     "ifb": "cannot make the ifb plug.*; the kernel has no ifb: try 'modprobe ifb numifbs=0', .*CONFIG_IFB",
     "sch_plug": "the kernel has no sch_plug: try 'modprobe sch_plug', .*CONFIG_NET_SCH_PLUG",
     "sch_ingress": "the kernel has no clsact: try 'modprobe sch_ingress', .*CONFIG_NET_SCH_INGRESS",
-    "cls_u32": "the kernel has no u32 filters: try 'modprobe cls_u32', .*CONFIG_NET_CLS_U32",
+    "cls_flower": "the kernel has no flower filters: try 'modprobe cls_flower', .*CONFIG_NET_CLS_FLOWER",
     "act_mirred": "the kernel cannot redirect: try 'modprobe act_mirred', .*CONFIG_NET_ACT_MIRRED",
 }
 

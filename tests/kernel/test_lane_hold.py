@@ -120,7 +120,7 @@ def test_an_expired_drop_leaves_a_lane_without_a_plug(wire: Wire) -> None:
             hold.__exit__(None, None, None)
         with pytest.raises(QdiscNotFound, match="it is gone"), lane.hold():
             pytest.fail("it held")
-    assert wire.near.kinds(wire.device) == ["noqueue"]
+    assert wire.near.kinds(wire.device) == ["noqueue", "clsact"]
 
 
 def test_one_hold_at_a_time(wire: Wire) -> None:
@@ -158,7 +158,7 @@ def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch:
             operation = next((part for part in arguments if isinstance(part, str)), "batch")
             if operation == "batch":
                 count = arguments[-1]
-                said.append("make and release the plug" if count == 2 else f"add {count} filters")
+                said.append("make and release the plug" if count == 2 else f"change {count} filters")
             elif operation.split()[0] not in ("find", "list", "read"):
                 guarded = " with a mark" if any("-hold/" in name for name in all_marks(road.near)) else ""
                 said.append(f"{operation}{guarded}")
@@ -182,12 +182,12 @@ def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch:
         "set up the ifb",
         "make and release the plug",
         "add a clsact qdisc to",
-        "add 12 filters",
+        "change 4 filters",
         "describe the ifb",
         "buffer on with a mark",
         "release with a mark",  # the hold's end
         "release with a mark",  # close()
-        "delete the clsact qdisc of with a mark",
+        "change 4 filters",
         "delete the ifb with a mark",
     ]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from libnlplug import Match, PlugLane
 from tests.support.lane import FAR, FAR6, NEAR, NEAR6, UDP, Flow, Road, use_ipv6
-from tests.support.netlab import PORT, eventually
+from tests.support.netlab import PORT, eventually, up
 from tests.support.packets import Packet, expected, matches, packets
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
@@ -57,9 +57,11 @@ class Wiretap:
         sock.setblocking(False)
         return sock
 
-    def send(self, packet: Packet, number: int) -> None:
-        """Send the packet with a number behind it."""
+    def send(self, packet: Packet, number: int, tag: int | None = None) -> None:
+        """Send the packet with a number behind it, in a frame with a VLAN tag or without."""
         kind = b"\x08\0" if packet.version == 4 else b"\x86\xdd"
+        if tag is not None:
+            kind = b"\x81\0" + struct.pack("!H", tag) + kind
         self._out.send(NOBODY + b"\x02\0\0\0\0\x62" + kind + packet.bytes + NUMBER.pack(number))
 
     def seen(self) -> list[int]:
@@ -238,24 +240,84 @@ def test_ip_options(road: Road, options: bytes, ingress: bool) -> None:
 
 
 @HOOKS
-def test_the_first_fragment_is_what_has_ports(road: Road, ingress: bool) -> None:
-    """Of a datagram in three fragments the first waits and the others pass; it arrives whole after the release."""
+def test_fragments_have_no_ports(road: Road, ingress: bool) -> None:
+    """A datagram in three fragments passes a lane for its port; a lane for its address holds all three."""
     flow = road.flow(ingress)
+    big = NUMBER.pack(flow.sent).ljust(4000, b".")
+    flow.sent += 1
     with PlugLane(road.device, UDP, ingress=ingress, netns=road.near) as lane:
         with lane.hold() as held:
-            flow._source.sendto(NUMBER.pack(flow.sent).ljust(4000, b"."), flow._to)
-            flow.sent += 1
-            eventually(lambda: lane.plug.stats().qlen == 1, "the first fragment waits")
-            assert flow.arrived() == []
-        assert held.packets == 1
-        assert held.bytes == 14 + 1500
-        eventually(lambda: flow.arrived() == [flow.sent - 1], "the datagram arrives")
-    only = Match(ip_proto="udp", dst_ip=NEAR if ingress else FAR)  # without a port, all fragments are meant
-    with PlugLane(road.device, only, ingress=ingress, netns=road.near) as lane, lane.hold() as held:
-        flow._source.sendto(NUMBER.pack(flow.sent).ljust(4000, b"."), flow._to)
-        flow.sent += 1
+            flow._source.sendto(big, flow._to)
+            eventually(lambda: flow.arrived() == [flow.sent - 1], "the datagram arrives")
+        assert held.packets == 0
+    only = Match(ip_proto="udp", dst_ip=NEAR if ingress else FAR)
+    with PlugLane(road.device, only, ingress=ingress, netns=road.near) as lane, lane.hold():
+        flow._source.sendto(big, flow._to)
         eventually(lambda: lane.plug.stats().qlen == 3, "three fragments wait")
+        assert flow.arrived() == []
     eventually(lambda: flow.arrived() == [flow.sent - 1], "the datagram arrives")
+
+
+def test_an_extension_header_before_the_ports(road: Road) -> None:
+    """An IPv6 packet with a hop-by-hop header before its TCP header is held as one without."""
+    tap = Wiretap(road, leaving=True)
+    packet = Packet(6, 0, NEAR6, FAR6, b"", 0, 1234, PORT, 0x02)
+    hop_by_hop = b"\6\0\1\4\0\0\0\0"
+    packet.bytes = packet.bytes[:4] + b"\0\x1c" + packet.bytes[6:40] + hop_by_hop + packet.bytes[40:]
+    with PlugLane(road.device, NEW, netns=road.near) as lane:
+        with lane.hold() as held:
+            tap.send(packet, 1)
+            assert tap.seen() == []
+        assert held.packets == 1
+    assert tap.seen() == [1]
+    tap.close()
+
+
+def test_the_packets_in_a_tunnel_are_not_the_devices(road: Road) -> None:
+    """A SYN inside of a tunnel's packet is not one on the device that the tunnel's packets leave through."""
+    tap = Wiretap(road, leaving=True)
+    inner = Packet(4, 6, NEAR, FAR, b"", 0, 1234, PORT, 0x02)
+    outer = Packet(4, 4, NEAR, FAR, b"", 0, 1, 2, 0)
+    outer.bytes = outer.bytes[:2] + struct.pack("!H", 20 + len(inner.bytes)) + outer.bytes[4:20] + inner.bytes
+    with PlugLane(road.device, NEW, netns=road.near) as lane, lane.hold() as held:
+        tap.send(outer, 1)
+        assert tap.seen() == [1]
+    assert held.packets == 0
+    tap.close()
+
+
+def test_arriving_frames_with_a_priority_but_no_vlan(road: Road) -> None:
+    """A frame whose tag has VLAN 0 belongs to the device and is held, over IPv4 and IPv6; one of VLAN 7 is not."""
+    tap = Wiretap(road, leaving=False)
+    for version, ends in ((4, (NEAR, FAR)), (6, (NEAR6, FAR6))):
+        packet = Packet(version, 6, *ends, b"", 0, 1234, PORT, 0x02)
+        with PlugLane(road.device, NEW, ingress=True, netns=road.near) as lane:
+            with lane.hold() as held:
+                for number, tag in enumerate((0, 7, 0xA000)):
+                    tap.send(packet, number, tag)
+                eventually(lambda lane=lane: lane.plug.stats().qlen == 2, "two wait")
+            assert held.packets == 2
+    tap.close()
+
+
+def test_leaving_frames_with_a_priority_but_no_vlan(road: Road) -> None:
+    """What leaves through a device for VLAN 0 is held on the device below."""
+    mac = road.far.link(road.peer)["address"]
+    road.near.ip(
+        f"link add link {road.device} name priority type vlan id 0",
+        *up("priority", "198.51.100.1"),
+        f"neigh add 198.51.100.2 lladdr {mac} dev priority nud permanent",
+    )
+    road.far.ip(f"addr add 198.51.100.2/24 dev {road.peer}")
+    flow = Flow(road.near, road.far, "198.51.100.2")
+    eventually(lambda: flow.send(1) and flow.arrived(), "packets arrive at all")
+    flow.arrived()
+    with PlugLane(road.device, UDP, netns=road.near) as lane, lane.hold():
+        numbers = flow.expect_held(lane)
+    flow.expect(numbers)
+    flow.close()
+    road.near.ip("link del priority")
+    road.far.ip(f"addr del 198.51.100.2/24 dev {road.peer}")
 
 
 def ping(road: Road, address: str, count: int) -> None:
@@ -316,6 +378,13 @@ def test_what_is_not_matched_flows_on(road: Road, ingress: bool) -> None:
         ({"ip_proto": 17, "src_ip": NEAR, "dst_ip": FAR, "dst_port": PORT}, True),
         ({"ip_proto": "udp", "src_port": PORT}, False),
         ({"ip_proto": "tcp"}, False),
+        ({"dst_ip": ("10.0.0.0/8", FAR, "::1")}, True),
+        ({"dst_ip": ("10.0.0.0/8", "::1")}, False),
+        ({"ip_proto": "udp", "dst_port": (1, PORT)}, True),
+        ({"ip_proto": "udp", "dst_port": (1, PORT + 1)}, False),
+        ({"ip_proto": "udp", "dst_port": f"{PORT - 3}-{PORT}"}, True),
+        ({"ip_proto": "udp", "dst_port": f"{PORT}-{PORT + 3}"}, True),
+        ({"ip_proto": "udp", "dst_port": f"1-{PORT - 1},{PORT + 1}-65535"}, False),
     ],
 )
 def test_addresses_and_numbers(road: Road, parts: dict, held: bool) -> None:

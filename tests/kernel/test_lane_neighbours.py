@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import warnings
 
@@ -16,11 +17,10 @@ from libnlplug.lane.filters import FIRST_PRIO
 from libnlplug.lane.hook import hook_number
 from libnlplug.netlink.attributes import attribute
 from libnlplug.netlink.libnl import ffi, lib
-from libnlplug.netlink.messages import qdisc_message
-from libnlplug.netlink.refusals import check
+from libnlplug.netlink.messages import message
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support import bpf
-from tests.support.lane import UDP, Road, Sight, roots, tc, tc_filters, veth
+from tests.support.lane import UDP, Road, Sight, need, roots, tc, tc_filters, veth
 from tests.support.netlab import PORT
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
@@ -79,11 +79,12 @@ class Admin:
             options += attribute(lib.TCA_BPF_ACT + 7, struct.pack("=I", 1))  # TCA_BPF_FLAGS: direct action
             index = route.link(self.road.device)
             flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
-            message = qdisc_message(lib.RTM_NEWTFILTER, flags, index, hook_number(self.ingress), 0, b"bpf")
-            header = ffi.cast("struct tcmsg *", ffi.cast("char *", lib.nlmsg_hdr(message)) + lib.NLMSG_HDRLEN)
-            header.tcm_info = prio << 16 | 0x0300  # ETH_P_ALL in network byte order
-            check(lib.nla_put(message, lib.TCA_OPTIONS, len(options), options), "build a request")
-            route.send_one(message, "add a filter to", self.road.device)
+            place = {"tcm_ifindex": index, "tcm_parent": hook_number(self.ingress)}
+            place["tcm_info"] = prio << 16 | 0x0300  # ETH_P_ALL in network byte order
+            body = ffi.buffer(ffi.new("struct tcmsg *", place))[:] + attribute(lib.TCA_KIND, b"bpf\0")
+            body += attribute(lib.TCA_OPTIONS, options)
+            request = message(lib.RTM_NEWTFILTER, flags, body)
+            route.execute(request, "add a filter to", self.road.device)
             route.close()
 
         self.road.near.run(add)
@@ -206,32 +207,22 @@ def test_a_bpf_program_is_reported(road: Road, admin: Admin) -> None:
 
 
 @HOOKS
-def test_an_earlier_lane_for_some_of_the_same_packets_is_reported(road: Road, admin: Admin, ingress: bool) -> None:
-    """What two lanes match goes through the earlier one only: said where the later is made, or adopted. A lane for
-    other packets, or at the other hook, is not named."""
+def test_a_lane_for_some_of_the_same_packets_is_refused(road: Road, admin: Admin, ingress: bool) -> None:
+    """No packet could go through two lanes: the second is refused, naming the first, and nothing has changed. A lane
+    for other packets, or at the other hook, is not."""
     wide = admin.lane(Match(ip_proto="udp"))
-    others = [admin.lane(Match(ip_proto="tcp"))]
+    others = [admin.lane(Match(ip_proto="tcp", dst_port=80)), admin.lane(Match(ip_proto="tcp", dst_port=("81-90", 99)))]
     others += [PlugLane(road.device, Match(), ingress=not ingress, netns=road.near)]
-    sentence = f"the lane for ip_proto=udp on {wide.ifb} comes first, and what it matches this lane does not see"
-    narrow = admin.shadowed_lane(sentence)
-    with narrow.hold() as held:
-        admin.expect_through()
-    assert held.packets == 0
-    adopted = admin.shadowed_lane(sentence)
-    for lane in (wide, *others, adopted, narrow):
-        lane.close()
-
-
-@HOOKS
-def test_a_lane_takes_nothing_from_one_that_is_there(road: Road, admin: Admin, ingress: bool) -> None:
-    """A new lane for some of the same packets comes behind, also where a place before has become free."""
-    first, narrow = admin.lane(Match(ip_proto="tcp")), admin.lane()
-    first.close()
-    wide = admin.shadowed_lane(f"the lane for {narrow.match} on {narrow.ifb} comes first", Match(ip_proto="udp"))
-    with narrow.hold():
-        numbers = admin.flow.expect_held(narrow)
+    before = Sight(road.near, road.device)
+    for match, there in ((UDP, wide), (Match(ip_proto="tcp", dst_port="70-80"), others[0]), (Match(), wide)):
+        why = f"for .*: the lane for {re.escape(str(there.match))} on {there.ifb} takes some of the same packets"
+        with pytest.raises(libnlplug.NetlinkError, match=why):
+            admin.lane(match)
+    before.expect(Sight(road.near, road.device))
+    with wide.hold():
+        numbers = admin.flow.expect_held(wide)
     admin.flow.expect(numbers)
-    for lane in (wide, narrow):
+    for lane in (wide, *others):
         lane.close()
 
 
@@ -297,22 +288,23 @@ def test_an_nftables_chain_is_not_bypassed(road: Road, monkeypatch: pytest.Monke
     PlugLane(road.device, UDP, netns=road.near).close()
 
 
-@in_turn("slot", [0, 1, 0, 7])
-def test_filters_with_a_lanes_preference(road: Road, admin: Admin, slot: int) -> None:
-    """An administrator's filters with preferences that lanes use are neither deleted nor bypassed."""
-    admin.add(f"u32 {TO_PORT} action continue", prio=FIRST_PRIO + 2 * slot)
-    admin.add("flower action continue", prio=FIRST_PRIO + 2 * slot + 1, protocol="ipv6")
-    before = Sight(road.near, road.device)
-    if slot == 0:
-        made = admin.lane()
-        with made.hold():
-            numbers = admin.flow.expect_held(made)
-        admin.flow.expect(numbers)
-        made.close()
-    else:
-        with pytest.raises(libnlplug.NetlinkError, match=f"of preference {FIRST_PRIO + 2 * slot} would never see"):
+@in_turn("line", ["u32 {} action continue", "flower action continue", "flower ip_proto udp action ok"])
+def test_filters_with_a_lanes_preference(road: Road, admin: Admin, line: str) -> None:
+    """An administrator's filters with preferences that lanes use are neither deleted nor bypassed: no lane."""
+    for prio, protocol in ((FIRST_PRIO, "ip"), (FIRST_PRIO + 1, "ip"), (FIRST_PRIO + 2, "802.1q")):
+        admin.add(line.format(TO_PORT) if protocol == "ip" else "flower action ok", prio=prio, protocol=protocol)
+        before = Sight(road.near, road.device)
+        with pytest.raises(libnlplug.NetlinkError, match=f"of preference {prio} would never see"):
             admin.lane()
-    before.uncounted().expect(Sight(road.near, road.device).uncounted())
+        before.uncounted().expect(Sight(road.near, road.device).uncounted())
+        admin.delete(prio)
+    made = admin.lane()
+    admin.add("flower ip_proto udp action continue", prio=FIRST_PRIO)  # beside the lane's own, in one preference
+    mine = tc_filters(road.near, road.device)
+    made.close()
+    left = [shown for shown in tc_filters(road.near, road.device)[admin.hook] if "options" in shown]
+    assert len(left) == 1
+    assert left[0] in mine[admin.hook]
 
 
 @HOOKS
@@ -356,34 +348,29 @@ def test_a_shared_filter_block(road: Road, ingress: bool) -> None:
 
 
 @HOOKS
-def test_clsact_goes_only_when_it_is_empty(road: Road, ingress: bool) -> None:
-    """A clsact qdisc that a lane made stays where somebody has put a filter, or a chain, on either hook of it since."""
+def test_the_clsact_qdisc_stays(road: Road, ingress: bool) -> None:
+    """A clsact qdisc that a lane had to add stays, empty, with what somebody puts at its hooks at any moment."""
     for hook in ("egress", "ingress"):
-        for what, rest in (("filter", "pref 3 matchall action continue"), ("chain", "chain 3 flower dst_ip 192.0.2.9")):
-            made = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
-            tc(road.near, f"{what} add dev {road.device} {hook} protocol ip {rest}")
-            made.close()
-            assert "clsact" in road.near.kinds(road.device), (hook, what)
-            tc(road.near, f"qdisc del dev {road.device} clsact")
-
-
-@in_turn("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (1, 0, 2)])
-def test_clsact_goes_with_the_last_lane(road: Road, ingress: bool, order: tuple[int, ...]) -> None:
-    """Of several lanes on a device the last one to be closed, in whatever order, takes the clsact qdisc with it."""
-    before = Sight(road.near, road.device)
-    matches = (UDP, Match(ip_proto="tcp"), Match(ip_proto="icmp"))
-    hooks = (ingress, not ingress, ingress)
-    lanes = [PlugLane(road.device, match, ingress=at, netns=road.near) for match, at in zip(matches, hooks)]
-    for left, number in zip((2, 1, 0), order):
-        lanes[number].close()
-        assert ("clsact" in road.near.kinds(road.device)) == bool(left)
-    before.expect(Sight(road.near, road.device))
-
-
-@HOOKS
-def test_a_clsact_qdisc_made_again_is_not_the_lanes(road: Road, ingress: bool) -> None:
-    """Where an administrator has deleted a lane's clsact qdisc and made another one, close() leaves that alone."""
-    made = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
-    tc(road.near, f"qdisc del dev {road.device} clsact", f"qdisc add dev {road.device} clsact")
-    made.close()
+        made = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
+        tc(road.near, f"filter add dev {road.device} {hook} protocol ip pref 3 matchall action continue")
+        made.close()
+        assert {shown["pref"] for shown in tc_filters(road.near, road.device)[hook]} == {3}
+        tc(road.near, f"filter del dev {road.device} {hook} pref 3")
     assert road.near.kinds(road.device) == ["noqueue", "clsact"]
+    assert tc_filters(road.near, road.device) == {"egress": [], "ingress": []}
+
+
+def test_devices_whose_packets_do_not_come_by(road: Road) -> None:
+    """A lane on a VRF, or on an ipvlan in l3s mode, would see no packet: refused, naming the devices that do."""
+    need("vrf", "ipvlan")
+    device = road.device
+    road.near.ip("link add vrf77 type vrf table 77", f"link add ipv0 link {device} type ipvlan mode l3s")
+    road.near.ip(f"link set {device} master vrf77")
+    for ingress in (False, True):
+        with pytest.raises(libnlplug.NetlinkError, match=rf"hooks of a VRF; make the lane on its ports \({device}\)"):
+            PlugLane("vrf77", UDP, ingress=ingress, netns=road.near)
+        with pytest.raises(libnlplug.NetlinkError, match=rf"ipvlan in l3s mode; use the device below it \({device}\)"):
+            PlugLane("ipv0", UDP, ingress=ingress, netns=road.near)
+    road.near.ip("link set ipv0 type ipvlan mode l3")
+    PlugLane("ipv0", UDP, netns=road.near).close()
+    road.near.ip("link del ipv0", "link del vrf77")

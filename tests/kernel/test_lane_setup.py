@@ -14,7 +14,7 @@ import libnlplug
 from libnlplug import ClosedError, Match, PlugLane
 from libnlplug.lane.ifb import ifbs
 from libnlplug.lane.remove import delete_lanes
-from libnlplug.netlink.route_socket import RouteSocket
+from libnlplug.netlink.route_socket import Reply, RouteSocket
 from tests.support.hold import wait_until
 from tests.support.lane import (
     FAR,
@@ -29,7 +29,6 @@ from tests.support.lane import (
     marks,
     roots,
     set_sysctl,
-    tc_filters,
     use_ipv6,
     veth,
 )
@@ -145,18 +144,6 @@ def test_what_waits_on_the_device_is_not_thrown_away(slow: Road, ingress: bool) 
         PlugLane(slow.device, UDP, ingress=ingress, netns=slow.near)
     assert (marks(slow.near), slow.near.kinds(slow.device), len(slow.near.links())) == before
     slow.leaving.expect(numbers)
-
-
-@HOOKS
-def test_a_clsact_qdisc_that_cannot_go_without_loss_stays(slow: Road, ingress: bool) -> None:
-    """close() leaves the clsact qdisc there, empty, where packets wait on the device; the next lane uses it."""
-    lane = PlugLane(slow.device, Match(ip_proto=254), ingress=ingress, netns=slow.near)
-    numbers = slow.leaving.send(40)
-    lane.close()
-    assert slow.near.kinds(slow.device) == ["tbf", "clsact"]
-    PlugLane(slow.device, Match(ip_proto=254), ingress=ingress, netns=slow.near).close()
-    slow.leaving.expect(numbers)
-    assert tc_filters(slow.near, slow.device) == {"egress": [], "ingress": []}
 
 
 @HOOKS
@@ -276,9 +263,9 @@ def test_many_links_do_not_matter(netns: Netns) -> None:
     with PlugLane("d7", UDP, netns=netns) as lane:
         assert [found.ifb for found in listed(netns, "d7")] == [lane.ifb]
         route = RouteSocket(netns)
-        shown: list[bytes] = []
-        dump = route.dump
-        route.dump = lambda *words: shown.extend(dump(*words)) or shown  # type: ignore[method-assign]
+        shown: list[Reply] = []
+        ask = route.ask
+        route.ask = lambda *words: shown.extend(ask(*words)) or shown  # type: ignore[method-assign]
         assert [ifb.name for ifb in ifbs(route)] == [lane.ifb]
         assert len(shown) == 1
         route.close()

@@ -25,7 +25,7 @@ from libnlplug.guard import client as guard
 from libnlplug.guard.client import Guard
 from libnlplug.guard.holders import Place, end_detached_guard, holder_of, mark_name
 from libnlplug.netlink.libnl import ffi, lib
-from libnlplug.netlink.messages import qdisc_message
+from libnlplug.netlink.messages import qdisc_message, without_ack
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.netlab import Netns, eventually, unprivileged
 
@@ -38,9 +38,7 @@ MINUTE = 60_000_000_000
 
 def message(kind: int, flags: int = 0) -> bytes:
     """A request about a qdisc that is not there, whatever the guard writes into it: the kernel's answer is ENOENT."""
-    msg = qdisc_message(kind, lib.NLM_F_REQUEST | flags, 1, 0x7_0000, 0x7_0000, b"pfifo")
-    header = lib.nlmsg_hdr(msg)
-    return ffi.buffer(header, (header.nlmsg_len + 3) & ~3)[:]
+    return without_ack(qdisc_message(kind, flags, 1, 0x7_0000, 0x7_0000, b"pfifo"))
 
 
 MESSAGES = [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from libnlplug import Match
 from libnlplug.lane.ifb import alias_of
-from libnlplug.lane.match import match_of
+from libnlplug.lane.match import MAX_FILTERS, MAX_TEXT, match_of
 from tests.support.packets import Packet, expected, matches, packets
 
 LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
@@ -44,8 +44,22 @@ LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
         ({"src_port": 80, "ip_proto": "icmp"}, "src_port needs ip_proto tcp, udp or sctp, and ip_proto is 'icmp'"),
         ({"src_port": 0, "ip_proto": "tcp"}, "src_port is 0: it must be 1 to 65535"),
         ({"dst_port": 65536, "ip_proto": "tcp"}, "dst_port is 65536: it must be 1 to 65535"),
-        ({"dst_port": "80", "ip_proto": "tcp"}, "dst_port is '80'"),
         ({"dst_port": True, "ip_proto": "tcp"}, "dst_port is True"),
+        ({"dst_port": (), "ip_proto": "tcp"}, r"dst_port is \(\): give at least one value"),
+        ({"dst_port": (80, 0), "ip_proto": "tcp"}, "dst_port is 0: it must be 1 to 65535, or a range, as 8000-8010"),
+        ({"dst_port": "80,", "ip_proto": "tcp"}, "dst_port is ''"),
+        ({"dst_port": "90-80", "ip_proto": "tcp"}, "dst_port is '90-80'"),
+        ({"dst_port": "80-90-100", "ip_proto": "tcp"}, "dst_port is '80-90-100'"),
+        ({"dst_port": "http", "ip_proto": "tcp"}, "dst_port is 'http'"),
+        ({"dst_port": "+80", "ip_proto": "tcp"}, r"dst_port is '\+80'"),
+        ({"dst_port": 80.0, "ip_proto": "tcp"}, "dst_port is 80.0"),
+        ({"dst_port": tuple(range(1, 65535, 2)), "ip_proto": "tcp"}, "the match has [0-9]+ characters, and a lane has"),
+        (
+            {"src_port": tuple(range(1, 40, 2)), "dst_port": tuple(range(1, 40, 2)), "ip_proto": "tcp"},
+            "the match takes 1",
+        ),
+        ({"dst_ip": "::ffff:10.9.0.2"}, "dst_ip is '::ffff:10.9.0.2', an IPv4-mapped address: .*; give 10.9.0.2$"),
+        ({"src_ip": ("::1", "::ffff:10.0.0.0/104")}, "src_ip is '::ffff:10.0.0.0/104', .*; give 10.0.0.0/8$"),
         ({"tcp_syn": 1}, "tcp_syn is 1: it must be True or False"),
         ({"tcp_syn": True, "ip_proto": "udp"}, "tcp_syn is of tcp, and ip_proto is 'udp': leave one of them out"),
     ],
@@ -74,6 +88,10 @@ def test_parts_have_names_only() -> None:
         ({"src_ip": "10.0.0.1"}, {"src_ip": "10.0.0.1/32"}),
         ({"dst_ip": "10.0.0.0/255.0.0.0"}, {"dst_ip": "10.0.0.0/8"}),
         ({"dst_ip": "2001:DB8:0::1"}, {"dst_ip": "2001:db8::1/128"}),
+        ({"dst_ip": "10.0.0.1,10.0.0.0/8,::1"}, {"dst_ip": ["::1", "10.0.0.0/8"]}),
+        ({"ip_proto": 6, "dst_port": "80"}, {"ip_proto": "tcp", "dst_port": 80}),
+        ({"ip_proto": 6, "dst_port": "443,80"}, {"ip_proto": "tcp", "dst_port": (80, 443, 80)}),
+        ({"ip_proto": 6, "dst_port": ("1-10", 5, "8-12", "7-7")}, {"ip_proto": "tcp", "dst_port": "1-12"}),
     ],
 )
 def test_what_means_the_same_is_the_same(one: dict, other: dict) -> None:
@@ -109,23 +127,23 @@ def test_a_match_does_not_change() -> None:
 
 
 def chosen(match: Match, packet: Packet) -> bool:
-    """Whether the keys choose the packet, read as cls_u32 reads them."""
+    """Whether one of the combinations of values chooses the packet, read as cls_flower reads the fields."""
+    fields = packet.sport, packet.dport, packet.flags
+    sport, dport, flags = (0, 0, 0) if packet.fragment else fields
+    return packet.version in match.families and any(
+        (match.protocol in (None, packet.proto))
+        and (source is None or packet.src in source)
+        and (destination is None or packet.dst in destination)
+        and (source_port is None or source_port[0] <= sport <= source_port[1])
+        and (destination_port is None or destination_port[0] <= dport <= destination_port[1])
+        and (not match.tcp_syn or flags & 0x17 == 0x02)
+        for source, destination, source_port, destination_port in match.choices(packet.version)
+    )
 
-    def fits(keys, start: int) -> bool:
-        for offset, value, mask in keys:
-            word = packet.bytes[start + offset : start + offset + 4]
-            if len(word) < 4 or (int.from_bytes(word, "big") ^ value) & mask:
-                return False
-        return True
 
-    if packet.version not in match.families:
-        return False
-    start = 40 if packet.version == 6 else 4 * (packet.bytes[0] & 0xF)
-    return fits(match.network_keys(packet.version), 0) and fits(match.transport_keys(), start)
-
-
-def test_the_keys_choose_what_the_match_means() -> None:
-    """For any match and packet, keys and a matcher that looks at the fields agree; both answers are frequent."""
+def test_the_choices_are_what_the_match_means() -> None:
+    """For any match and packet, the combinations and a matcher that looks at the parts agree; both answers are
+    frequent."""
     answers: Counter[bool] = Counter()
 
     @settings(max_examples=200)
@@ -145,17 +163,6 @@ def test_another_match_is_written_otherwise(one: Match, other: Match) -> None:
     assert (str(one) == str(other)) == (one == other)
 
 
-@given(matches())
-def test_keys_are_words_with_nothing_outside_their_mask(match: Match) -> None:
-    """Each key is a 32-bit word at a multiple of four, once, whose value has no bit that its mask lacks."""
-    for keys in (*(match.network_keys(family) for family in match.families), match.transport_keys()):
-        assert len({offset for offset, _, _ in keys}) == len(keys)
-        for offset, value, mask in keys:
-            assert offset % 4 == 0
-            assert 0 < mask <= 0xFFFFFFFF
-            assert value & ~mask == 0
-
-
 def test_the_longest_match_fits_into_an_alias() -> None:
     """The kernel keeps 255 bytes of an alias: enough for the longest match with the largest numbers around it."""
     match = Match(
@@ -166,7 +173,8 @@ def test_the_longest_match_fits_into_an_alias() -> None:
         dst_port=65534,
         tcp_syn=True,
     )
-    words = {"hook": "ingress", "kept": "1", "pid": str(1 << 22), "clsact": "1", "filters": "12", "match": str(match)}
+    words = {"hook": "ingress", "kept": "1", "pid": str(1 << 22), "filters": str(MAX_FILTERS), "match": "x" * MAX_TEXT}
+    assert len(str(match)) <= MAX_TEXT
     assert len(alias_of(words).encode()) < 256
 
 
@@ -183,6 +191,10 @@ def test_the_longest_match_fits_into_an_alias() -> None:
         ({"dst_ip": "10.0.0.0/8"}, {"src_ip": "2001:db8::/32"}, False),
         ({"dst_ip": "10.0.0.0/8"}, {"dst_ip": "::/0"}, False),
         ({"ip_proto": "icmp"}, {"src_ip": "::/0"}, False),
+        ({"ip_proto": "tcp", "dst_port": (80, 443)}, {"ip_proto": "tcp", "dst_port": "81-442"}, False),
+        ({"ip_proto": "tcp", "dst_port": (80, 443)}, {"ip_proto": "tcp", "dst_port": "81-443"}, True),
+        ({"dst_ip": ("10.0.0.1", "::1")}, {"dst_ip": ("10.0.0.2", "::/64")}, True),
+        ({"dst_ip": ("10.0.0.1", "::1")}, {"dst_ip": ("10.0.0.2", "::2")}, False),
     ],
 )
 def test_which_matches_overlap(one: dict, other: dict, both: bool) -> None:

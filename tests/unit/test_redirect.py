@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libnlplug import Match
-from libnlplug.lane.filters import FIRST_PRIO, SLOTS, ender, in_place, prio_of, slot_of
+from libnlplug.lane.filters import FIRST_PRIO, SLOTS, ender, in_place, is_lanes, slot_of
 from libnlplug.lane.hook import Filter, _read, ingress_chain, tcx_programs
 from libnlplug.netlink.attributes import attribute
 from libnlplug.netlink.libnl import lib
@@ -98,57 +98,52 @@ def test_actions_of_other_kinds(kind: str, where: int) -> None:
     assert ender(shown(gact(CONTINUE), kind="other", handle=1, where=where), Match())
 
 
+def lanes(slot: int, number: int, target: int, prio: int = FIRST_PRIO, **options) -> Filter:
+    """A filter as a lane makes it."""
+    options = {"kind": "flower", "where": lib.TCA_FLOWER_ACT, "handle": (slot + 1) << 16 | number, **options}
+    return shown(mirred(STOLEN, EGRESS_REDIRECT, target), prio=prio, **options)
+
+
+@pytest.mark.parametrize("prio", [FIRST_PRIO, FIRST_PRIO + 1, FIRST_PRIO + 2])
+@pytest.mark.parametrize("slot", [0, 1, SLOTS - 1])
+def test_the_slot_of_a_filter(slot: int, prio: int) -> None:
+    """A lane's filter tells the slot by its number."""
+    for number in (1, 0xFFFF):
+        assert slot_of(lanes(slot, number, 7, prio)) == slot
+
+
 @pytest.mark.parametrize(
-    ("match", "protocol", "ends"),
+    "other",
     [
-        (Match(), 0x0800, True),
-        (Match(), 0x86DD, True),
-        (Match(), 0x0003, True),  # ETH_P_ALL
-        (Match(), 0x0806, False),
-        (Match(dst_ip="10.0.0.1"), 0x86DD, False),
-        (Match(ip_proto="icmpv6"), 0x0800, False),
+        lanes(0, 1, 7, FIRST_PRIO - 1),
+        lanes(0, 1, 7, FIRST_PRIO + 3),
+        lanes(0, 1, 7, 65535),
+        lanes(0, 1, 7, chain=1),
+        lanes(0, 1, 7, kind="u32", where=ACTIONS),
+        shown(gact(OK), prio=FIRST_PRIO, kind="flower", where=lib.TCA_FLOWER_ACT, handle=0x10001),
     ],
 )
-def test_filters_about_other_protocols_end_nothing(match: Match, protocol: int, ends: bool) -> None:
-    """A filter for ARP, or for the IP version that the match is not about, takes nothing from the lane."""
-    assert ender(shown(gact(OK), protocol=protocol), match) is ends
+def test_filters_that_are_no_lanes(other: Filter) -> None:
+    """Another preference, chain or kind, or a filter that does not redirect: somebody else's."""
+    assert slot_of(other) is None
+    assert not is_lanes(other)
 
 
-def test_tables_preferences_and_other_chains_end_nothing() -> None:
-    """A dump shows more than filters: u32's tables, preferences, and chains that only a filter leads to."""
-    assert not ender(shown(handle=0x80000000), Match())
-    assert not ender(shown(handle=0), Match())
-    assert not ender(shown(kind="flower", handle=0), Match())
-    assert not ender(shown(gact(OK), chain=5), Match())
-    assert not ender(shown(options=attribute(lib.TCA_U32_LINK, bytes(4))), Match())
-
-
-@given(st.integers(0, SLOTS - 1), st.sampled_from([4, 6]))
-def test_preferences_of_a_slot(slot: int, family: int) -> None:
-    """Every slot has two preferences of its own, below those that tc gives by itself to nobody's filters."""
-    prio = prio_of(slot, family)
-    assert FIRST_PRIO <= prio < 0xFFFF
-    assert slot_of(shown(prio=prio)) == slot
-    assert slot_of(shown(prio=prio, chain=1)) is None
-
-
-@pytest.mark.parametrize("prio", [1, 49152, FIRST_PRIO - 1, FIRST_PRIO + 2 * SLOTS, 65535])
-def test_other_preferences_are_no_slots(prio: int) -> None:
-    """What stands before or after the lanes is somebody else's."""
-    assert slot_of(shown(prio=prio)) is None
+@pytest.mark.parametrize("handle", [1, 0xFFFF, (SLOTS + 1) << 16 | 1, 0xFFFFFFFF])
+def test_numbers_without_a_slot(handle: int) -> None:
+    """A number as the kernel gives it to a filter that was added without one tells no slot."""
+    assert slot_of(lanes(0, 1, 7, handle=handle)) is None
 
 
 def test_filters_in_place() -> None:
-    """A lane's filters are in place where all of them are there and lead to its ifb, to no other device and to none."""
-    root4, root6 = (shown(prio=prio_of(3, family), handle=0x80000000) for family in (4, 6))
-    leaf4, leaf6 = (shown(mirred(STOLEN, EGRESS_REDIRECT, 7), prio=prio_of(3, family)) for family in (4, 6))
-    others = [shown(gact(OK)), shown(mirred(STOLEN, EGRESS_REDIRECT, 9), prio=prio_of(4, 4))]
-    gone = shown(mirred(STOLEN, EGRESS_REDIRECT, 0), prio=prio_of(3, 6))
-    assert in_place([root4, leaf4, root6, leaf6, *others], 3, 7, 2)
-    assert not in_place([root4, leaf4, root6, *others], 3, 7, 2)
-    assert not in_place([root4, leaf4, root6, leaf6], 3, 8, 2)
-    assert not in_place([root4, leaf4, root6, gone], 3, 7, 2)
-    assert not in_place([root4, leaf4, root6, shown(gact(OK), prio=prio_of(3, 6))], 3, 7, 2)
+    """A lane's filters are in place where all of them lead to its ifb; what else is at the hook does not count."""
+    root = shown(kind="flower", handle=0, prio=FIRST_PRIO)
+    first, second = lanes(3, 1, 7), lanes(3, 2, 7, FIRST_PRIO + 1)
+    others = [shown(gact(OK)), lanes(4, 1, 9), lanes(2, 1, 7)]
+    assert in_place([root, first, second, *others], 3, 7, 2)
+    assert not in_place([root, first, *others], 3, 7, 2)
+    assert not in_place([root, first, second], 3, 8, 2)
+    assert not in_place([root, first, lanes(3, 2, 0)], 3, 7, 2)
     assert not in_place(others, 3, 7, 0)
 
 

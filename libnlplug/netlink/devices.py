@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What kind of device a link is, how large its packets can be, and which qdiscs stop where a class is silent."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+from ..errors import NetlinkError
+from ..record import Record
+from .attributes import attribute, attributes, number, text
+from .libnl import ffi, lib
+from .messages import handle_text, link_message
+from .route_socket import RouteSocket
+
+__all__ = ["Device", "device_of", "ports_of", "refuse_below_one_packet", "refuse_silent_class", "too_small_for_gso"]
+
+ETHERNET_HEADER = 14
+# They peek at a class, get a packet, are then refused it, and give up for all classes: drr_dequeue(), qfq_dequeue(),
+# hfsc_dequeue() and ets_qdisc_dequeue() in net/sched.
+STOPPED_BY_SILENCE = ("hfsc", "drr", "qfq", "ets")
+
+
+class Device(Record):
+    """A link as the kernel shows it: its ``kind`` ('veth', 'vrf'; empty for hardware and lo), an ipvlan's ``mode``, the
+    index of the device ``below`` it (0 for none, or one in another namespace), the bytes of its largest packet with
+    link header, and of the largest that is segmented later (GSO)."""
+
+    __slots__ = ("ifindex", "name", "kind", "mode", "below", "packet", "gso_packet")
+    ifindex: int
+    name: str
+    kind: str
+    mode: int
+    below: int
+    packet: int
+    gso_packet: int
+
+
+def device_of(route: RouteSocket, ifindex: int) -> Device:
+    """The device with this interface index; DeviceNotFound where there is none."""
+    return _read(route.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find", f"device {ifindex}")[0].payload)
+
+
+def ports_of(route: RouteSocket, ifindex: int) -> list[str]:
+    """The names of the devices whose master (bridge, bond, VRF) this one is."""
+    master = attribute(lib.IFLA_MASTER, ifindex.to_bytes(4, sys.byteorder))
+    replies = route.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, master), "list the ports", None)
+    return [device.name for device in (_read(reply.payload) for reply in replies) if device.name]
+
+
+def refuse_below_one_packet(device: Device, limit: int) -> None:
+    """ValueError where a plug with this limit would drop the device's largest packets for ever."""
+    if limit < device.packet:
+        raise ValueError(
+            f"limit is {limit}: one packet of {device.name} has up to {device.packet} bytes, and larger ones than the"
+            " limit would be dropped for ever"
+        )
+
+
+def too_small_for_gso(device: Device, limit: int) -> str | None:
+    """A sentence where a plug with this limit drops what a sender leaves to the device to segment; else None."""
+    if limit >= device.gso_packet:
+        return None
+    return (
+        f"limit is {limit}: {device.name} takes packets of up to {device.gso_packet} bytes that are segmented later"
+        " (GSO), and drops those larger than the limit"
+    )
+
+
+def refuse_silent_class(route: RouteSocket, ifindex: int, device: str, parent: int) -> None:
+    """NetlinkError where the class ``parent`` is below a scheduler that serves no other class while a plug holds."""
+    by_handle = {one.handle: one for one in route.qdiscs() if one.ifindex == ifindex}
+    seen: set[int] = set()
+    while (major := parent & 0xFFFF_0000) in by_handle and major not in seen:
+        seen.add(major)
+        there = by_handle[major]
+        if there.kind in STOPPED_BY_SILENCE:
+            hint = "hold chosen packets by a lane instead (PlugLane; 'hold' with packet options)"
+            why = (
+                f"{there.kind} {handle_text(major)} stops all its classes while one of them has packets and gives none"
+            )
+            message = f"cannot attach a plug to {device}: {why}; {hint}"
+            raise NetlinkError(errno.EOPNOTSUPP, message, "attach a plug to", device, hint=hint)
+        parent = there.parent
+
+
+def _read(payload: bytes) -> Device:
+    head = ffi.sizeof("struct ifinfomsg")
+    info = ffi.new("struct ifinfomsg *")
+    ffi.buffer(info)[:] = payload[:head].ljust(head, b"\0")
+    parts = dict(attributes(payload[head:]))
+    about = dict(attributes(parts.get(lib.IFLA_LINKINFO, b"")))
+    kind = text(about.get(lib.IFLA_INFO_KIND, b""))
+    mode = number(dict(attributes(about.get(lib.IFLA_INFO_DATA, b""))).get(lib.IFLA_IPVLAN_MODE, b"")[:2])
+    below = 0 if lib.IFLA_LINK_NETNSID in parts else number(parts.get(lib.IFLA_LINK, b"")[:4])
+    header = ETHERNET_HEADER if info.ifi_type in (lib.ARPHRD_ETHER, lib.ARPHRD_LOOPBACK) else 0
+    packet = number(parts.get(lib.IFLA_MTU, b"")[:4]) + header
+    gso = number(parts.get(lib.IFLA_GSO_MAX_SIZE, b"")[:4])
+    name = text(parts.get(lib.IFLA_IFNAME, b""))
+    return Device(info.ifi_index, name, kind, mode, below, packet, max(packet, gso))
