@@ -10,8 +10,10 @@ Each arrow down notes in the Outcome what went wrong; nothing that comes later c
 
 from __future__ import annotations
 
+import warnings
+
 from ..errors import HoldExpired, NetlinkError, PlugBusy, QdiscExists, QdiscNotFound
-from ..hold import HoldReport, PacketsDropped
+from ..hold import Hold, HoldReport, PacketsDropped
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc
 from ..plug import attach as attach_plug
@@ -79,8 +81,6 @@ class Outcome:
 
 def hold(args: Args) -> int:
     """libnlplug hold DEV -- COMMAND..."""
-    import warnings
-
     warnings.simplefilter("ignore", PacketsDropped)  # the report says it
     outcome = Outcome(args)
     command = Command(args.command, outcome.troubles.append)
@@ -107,12 +107,23 @@ def _hold(held: Held, command: Command, outcome: Outcome) -> None:
     """Hold, run the command, release."""
     args = outcome.args
     try:
-        with held.hold(timeout=args.timeout or None) as outcome.report:
+        with _begun(held, args) as outcome.report:
             outcome.ended = command.run()
     except HoldExpired as error:
         outcome.expired(_named(explained(error, args), held))
     except OSError as error:
         outcome.not_held(_named(explained(error, args), held))
+
+
+def _begun(held: Held, args: Args) -> Hold:
+    """The hold, to be entered."""
+    timeout = args.timeout or None
+    if isinstance(held, PlugQdisc):
+        return held.hold(timeout)
+    from ..lane.lane import BacklogTooSmall
+
+    warnings.simplefilter("ignore", BacklogTooSmall)  # it is said at the end
+    return held.hold(timeout, handover=args.handover)
 
 
 def _named(sentence: str, held: Held) -> str:
@@ -126,6 +137,8 @@ def _named(sentence: str, held: Held) -> str:
 def _what_to_hold(args: Args) -> Held:
     """The device's plug or, with packet options, a lane."""
     match = chosen(args)
+    if args.handover and (match is None or match.dst_port is None):
+        raise UsageError("option --handover needs --ip-proto tcp or --tcp-syn, and --dst-port", args.verb)
     if match is not None or args.ingress:
         if args.parent != "root":
             raise UsageError("option --parent chooses a class: it goes with no packet option", args.verb)
@@ -195,6 +208,12 @@ def _tell(outcome: Outcome) -> None:
         say(trouble)
     if outcome.ended is not None and not outcome.failed:
         say(sentence(args.dev, report))
+        shown = report.as_dict()
+        held, backlog = shown.get("backlog_needed"), shown.get("backlog")
+        if isinstance(held, int) and isinstance(backlog, int):
+            from ..lane.lane import backlog_sentence
+
+            say(f"warning: {backlog_sentence(held, backlog)}")
 
 
 def sentence(device: str, report: HoldReport) -> str:

@@ -9,7 +9,7 @@ from ..record import Record
 
 __all__ = ["LANE", "NAMES", "NEEDED", "Check", "in_own_namespace", "result", "text_of", "unknown"]
 
-LANE = ("ifb", "sch_ingress", "cls_u32", "act_mirred")
+LANE = ("ifb", "sch_ingress", "cls_flower", "act_mirred")
 NEEDED = ("libnl", "functions", "kernel", "CAP_NET_ADMIN", "sch_plug", "guard")
 NAMES = (*NEEDED, "netns", "oom", "cgroup", "pid-namespace", "orphans", *LANE)
 

@@ -2,7 +2,7 @@
 """Probe: what this kernel lets this process do, found out by doing it.
 
     a child  -->  a network namespace of its own, lo up  -->  a plug: hold a packet, let a guard release it
-                                                         -->  an ifb, clsact, a u32 filter, mirred: a lane's parts
+                                                         -->  an ifb, clsact, a flower filter, mirred: a lane's parts
 
 All of it goes with the child. Where no network namespace can be made, the kernel is asked by a request that it must
 refuse, and what cannot be found out that way is a warning that says so.
@@ -41,7 +41,7 @@ _MODULES = {
     "sch_plug": ("plug qdisc", "NET_SCH_PLUG"),
     "ifb": ("ifb device", "IFB"),
     "sch_ingress": ("clsact qdisc", "NET_SCH_INGRESS"),
-    "cls_u32": ("u32 filter", "NET_CLS_U32"),
+    "cls_flower": ("flower filter", "NET_CLS_FLOWER"),
     "act_mirred": ("mirred action", "NET_ACT_MIRRED"),
 }
 _NO_DEVICE = (1 << 31) - 1
@@ -241,27 +241,27 @@ def _ifb_is_safe() -> bool:
 
 
 def _redirect(lo: int) -> Iterator[Check]:
-    """A clsact qdisc, at its egress hook a u32 filter, and one with a mirred action."""
+    """A clsact qdisc, at its egress hook a flower filter, and one with a mirred action."""
     major = lib.TC_H_CLSACT & 0xFFFF_0000
     clsact = _made("sch_ingress", qdisc_message(lib.RTM_NEWQDISC, _CREATE, lo, lib.TC_H_CLSACT, major, b"clsact"))
     yield clsact
     if clsact.state != "ok":
-        for name in ("cls_u32", "act_mirred"):
+        for name in ("cls_flower", "act_mirred"):
             yield unknown(name, "it cannot be tried without sch_ingress", "see there")
         return
-    u32 = struct.pack("=BxHiIII", 0, 0, lo, 0, major | lib.TC_H_MIN_EGRESS, htons(lib.ETH_P_IP))
-    u32 += attribute(lib.TCA_KIND, b"u32\0")
-    empty = _made("cls_u32", message(lib.RTM_NEWTFILTER, _CREATE, u32))
+    flower = struct.pack("=BxHiIII", 0, 0, lo, 0, major | lib.TC_H_MIN_EGRESS, htons(lib.ETH_P_IP))
+    flower += attribute(lib.TCA_KIND, b"flower\0")
+    keys = attribute(lib.TCA_FLOWER_KEY_ETH_TYPE, struct.pack("!H", lib.ETH_P_IP))
+    empty = _made("cls_flower", message(lib.RTM_NEWTFILTER, _CREATE, flower + attribute(lib.TCA_OPTIONS, keys)))
     yield empty
     if empty.state != "ok":
-        yield unknown("act_mirred", "it cannot be tried without cls_u32", "see there")
+        yield unknown("act_mirred", "it cannot be tried without cls_flower", "see there")
         return
     mirred = struct.pack("=IIiiiiI", 0, 0, lib.TC_ACT_STOLEN, 0, 0, lib.TCA_EGRESS_REDIR, lo)  # struct tc_mirred
     parameters = attribute(lib.TCA_ACT_OPTIONS, attribute(lib.TCA_MIRRED_PARMS, mirred))
     action = attribute(1, attribute(lib.TCA_ACT_KIND, b"mirred\0") + parameters)
-    everything = attribute(lib.TCA_U32_SEL, bytes(16))  # struct tc_u32_sel, with no keys
-    options = attribute(lib.TCA_OPTIONS, everything + attribute(lib.TCA_U32_ACT, action))
-    yield _made("act_mirred", message(lib.RTM_NEWTFILTER, _CREATE, u32 + options))
+    options = attribute(lib.TCA_OPTIONS, keys + attribute(lib.TCA_FLOWER_ACT, action))
+    yield _made("act_mirred", message(lib.RTM_NEWTFILTER, _CREATE, flower + options))
 
 
 def _made(name: str, msg: bytes) -> Check:
