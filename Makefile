@@ -11,7 +11,7 @@ export PYTHON
 # The tests run two at a time: each test kernel is one process, and half of the kernel tests go to each of two.
 HALVES := kernel-test-1of2 kernel-test-2of2
 
-.PHONY: demo test lint types unit parity kernel-test $(HALVES) wheel matrix fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench
+.PHONY: demo test lint types unit parity kernel-test $(HALVES) smp-test wheel matrix fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench for-smp
 
 demo: .venv/built | for-demo
 	@$(REAL_KERNEL) $(PY) examples/demo/demo.py
@@ -38,6 +38,9 @@ kernel-test: .venv/test | for-test
 
 $(HALVES): kernel-test-%: .venv/test | for-test
 	$(REAL_KERNEL) $(PY) -m pytest tests/kernel --part=$* --junitxml=build/$@.xml $(ARGS)
+
+smp-test: .venv/test | for-smp
+	tools/testkernel/run --kernel debian --timeout 7200 -- $(PY) -m pytest $(or $(ARGS),tests/kernel) --junitxml=build/$@.xml
 
 wheel: .venv/test
 	PYTHON=$(PY) tools/wheel dist
@@ -77,7 +80,9 @@ clean:
 
 for-test for-bench: | for-demo
 
-for-demo for-test for-bench:
+for-smp: | for-test
+
+for-demo for-test for-bench for-smp:
 	@tools/setup $(@:for-%=%)
 
 .venv/built: $(SOURCES) | for-demo

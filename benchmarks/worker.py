@@ -58,7 +58,7 @@ def main() -> None:
         elif word == "toggle":
             toggle(plug.buffer, plug.release_indefinite, int(rest[0]))
         elif word == "port":
-            if not plug_qdisc._attached:
+            if plug_qdisc.plug_qdisc_release_indefinite_buffer() == -1:  # not attached yet
                 answer = str(plug_qdisc.plug_qdisc_attach(device, "root", "504c:", LIMIT))
             toggle(plug_qdisc.plug_qdisc_plug_buffer, plug_qdisc.plug_qdisc_release_indefinite_buffer, int(rest[0]))
         elif word == "stats":

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How Sphinx makes the pages: make docs."""
 
-import os
 from pathlib import Path
 
 import libnlplug
 from libnlplug.command import manual
-from libnlplug.command import verbs as cli
+from libnlplug.command.table import STATUSES, VERBS
 
 project = "libnlplug"
 release = libnlplug.__version__
@@ -17,15 +16,12 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["substitution"]
 
 _RELOADS = Path(__file__).parent / "img" / "reload.png"
-os.environ["COLUMNS"] = "100"
-_helps = [
-    f"**libnlplug {name}**\n\n```text\n{verb.format_help()}```\n" for name, verb in manual._verbs(cli.parser()).items()
-]
+_helps = [f"**libnlplug {verb.name}**\n\n```text\n{manual.help_of(verb, 98)}\n```\n" for verb in VERBS]
 myst_substitutions = {
     "verbs": "\n".join(_helps),
     # The benchmark of reloads makes this picture.
     "reloads": "![Latency of every connection, by way of reloading](/img/reload.png)" if _RELOADS.exists() else "",
-    "statuses": "\n".join(["| status | |", "|---|---|", *(f"| {number} | {text} |" for number, text in cli.STATUSES)]),
+    "statuses": "\n".join(["| status | |", "|---|---|", *(f"| {number} | {text} |" for number, text in STATUSES)]),
 }
 
 

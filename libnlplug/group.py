@@ -15,7 +15,6 @@ from _thread import RLock
 from .errors import ClosedError, ForkedError, HandleInUse, NetlinkError, QdiscExists
 from .netlink.libnl import ffi
 from .netlink.messages import joined
-from .netlink.refusals import failure
 from .plug import PlugQdisc, PlugStats
 
 __all__ = ["GroupError", "PlugGroup"]
@@ -200,25 +199,27 @@ class PlugGroup:
             for plug in plugs:
                 plug._last_action = action
         try:
-            refused = self._batch(messages, len(plugs))
+            refused = self._batch(messages, [plug.device for plug in plugs], _OPERATIONS[action])
         except (ClosedError, ForkedError):
             for plug, last in zip(plugs, before):
                 plug._last_action = last
             raise
         if not holds:
-            done = [plug for number, plug in enumerate(plugs) if number not in refused] if refused else plugs
+            done = [plug for seq, plug in enumerate(plugs) if seq not in refused] if refused else plugs
             for plug in done:
                 plug._last_action = action
-        for number, (code, reply) in refused.items():
-            error = failures[plugs[number]] = _refusal(plugs[number], _OPERATIONS[action], code, reply)
+        for seq, error in refused.items():
+            plug = plugs[seq]
+            gone = isinstance(error, (QdiscExists, HandleInUse))
+            failures[plug] = plug._gone(_OPERATIONS[action]) if gone else error
             if error.errno is not None:
-                plugs[number]._last_action = before[number]
+                plug._last_action = before[seq]
 
-    def _batch(self, messages: bytes, count: int) -> dict[int, tuple[int, bytes | None]]:
-        """RouteSocket.batch() over a socket that is open; the next plug's, where one was closed in the meantime."""
+    def _batch(self, messages: bytes, devices: list[str], operation: str) -> dict[int, NetlinkError]:
+        """RouteSocket.execute_all() over a socket that is open; the next plug's, where one was closed meanwhile."""
         while True:
             try:
-                return self._open().batch(messages, count)
+                return self._open().execute_all(messages, devices, operation)
             except ClosedError:  # before anything was sent
                 if self.closed:
                     raise
@@ -335,8 +336,3 @@ def _asked_for(plug: PlugQdisc, route: RouteSocket) -> QdiscInfo | None:
         return route.qdisc(plug._ifindex, plug._parent, plug._device, plug._handle, b"plug")
     except FileNotFoundError:
         return None
-
-
-def _refusal(plug: PlugQdisc, operation: str, code: int, reply: bytes | None) -> NetlinkError:
-    error = failure(code, operation, plug.device, reply)
-    return plug._gone(operation) if isinstance(error, (QdiscExists, HandleInUse)) else error

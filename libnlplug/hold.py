@@ -19,7 +19,7 @@ import time
 from .errors import ClosedError, HoldExpired, NetlinkError, PlugBusy
 from .guard.client import Guard, called, mark_name
 from .netlink.libnl import lib
-from .netlink.messages import message_bytes
+from .netlink.messages import without_ack
 
 __all__ = ["Hold", "HoldReport", "PacketsDropped"]
 
@@ -269,8 +269,8 @@ def _is_gone(failure: NetlinkError) -> bool:
 
 def start_guard(route: RouteSocket, device: str, plugs: Sequence[PlugQdisc]) -> Guard:
     """The guard of plugs, ready: with the messages that release and that drop, prebuilt."""
-    release = [message_bytes(plug._built(lib.rtnl_qdisc_plug_release_indefinite), 1, ack=False) for plug in plugs]
-    drop = [message_bytes(plug._deletion(), 2, ack=False) for plug in plugs]
+    release = [without_ack(plug._built(lib.rtnl_qdisc_plug_release_indefinite)) for plug in plugs]
+    drop = [without_ack(plug._deletion()) for plug in plugs]
     marks = [mark_name(plug._ifindex, plug._parent) for plug in plugs]
     return Guard(route, device, marks, b"".join(release), b"".join(drop), [plug.device for plug in plugs])
 

@@ -38,8 +38,8 @@ from .errors import (
     QdiscNotFound,
 )
 from .netlink.libnl import ffi, lib
-from .netlink.messages import built, handle_text, joined, message_bytes, parse_handle, qdisc_message
-from .netlink.refusals import check, failure
+from .netlink.messages import built, handle_text, joined, parse_handle, qdisc_message
+from .netlink.refusals import check
 from .netlink.route_socket import RouteSocket
 from .record import Record
 
@@ -91,9 +91,9 @@ class PlugQdisc:
         self._ifindex = ifindex
         self._parent = parent
         self._handle = handle
-        self._buffer = message_bytes(self._built(lib.rtnl_qdisc_plug_buffer))
-        self._release_one = message_bytes(self._built(lib.rtnl_qdisc_plug_release_one))
-        self._release_indefinite = message_bytes(self._built(lib.rtnl_qdisc_plug_release_indefinite))
+        self._buffer = self._built(lib.rtnl_qdisc_plug_buffer)
+        self._release_one = self._built(lib.rtnl_qdisc_plug_release_one)
+        self._release_indefinite = self._built(lib.rtnl_qdisc_plug_release_indefinite)
         self._with_question: dict[str, bytes] = {}
         self._guard: Guard | None = None
         self._limit: int | None = None
@@ -176,7 +176,7 @@ class PlugQdisc:
         """
         checked = checked_limit(limit)
         message = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, checked))
-        self._change(message_bytes(message), "set the limit of the plug on")
+        self._change(message, "set the limit of the plug on")
         self._limit = checked
 
     def stats(self) -> PlugStats:
@@ -267,7 +267,7 @@ class PlugQdisc:
             question = qdisc_message(
                 lib.RTM_GETQDISC, lib.NLM_F_ECHO, self._ifindex, self._parent, self._handle, b"plug"
             )
-            messages = joined([message_bytes(question), getattr(self, f"_{action}")])
+            messages = joined([question, getattr(self, f"_{action}")])
             self._with_question[action] = messages
         try:
             counters = self._route.ask_and_request(messages, operation, self._device)
@@ -298,7 +298,7 @@ class PlugQdisc:
         self._delete()
 
     def _delete(self) -> None:
-        self._route.send_one(self._deletion(), "detach the plug of", self._device)
+        self._route.execute(self._deletion(), "detach the plug of", self._device)
         self._detached = True
 
     def close(self) -> None:
@@ -359,7 +359,7 @@ class PlugQdisc:
         """Send the plug one action. Where another qdisc has taken its place, the kernel says EEXIST, and EINVAL where
         one with its handle stands elsewhere (sch_api.c)."""
         try:
-            self._route.request(message, operation, self._device)
+            self._route.execute(message, operation, self._device)
         except (QdiscExists, HandleInUse):
             raise self._gone(operation) from None
 
@@ -367,7 +367,7 @@ class PlugQdisc:
         message = f"cannot {operation} {self._device}: the plug {self.handle} is gone; attach one"
         return QdiscNotFound(errno.ENOENT, message, operation, self._device)
 
-    def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> CData:
+    def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> bytes:
         """The message that names this plug and carries one action, as libnl makes it."""
         qdisc = lib.rtnl_qdisc_alloc()
         if qdisc == ffi.NULL:
@@ -381,17 +381,15 @@ class PlugQdisc:
         check(set_action(qdisc), "build a request")
         return built(lib.rtnl_qdisc_build_add_request, qdisc, flags)
 
-    def _deletion(self) -> CData:
+    def _deletion(self) -> bytes:
         return qdisc_message(lib.RTM_DELQDISC, 0, self._ifindex, self._parent, self._handle, b"plug")
 
     def _create(self, limit: int | None) -> None:
-        """Create the plug and release it, both in one send, so that it holds for the shortest time there is.
+        """Create the plug and release it at once: a new plug holds until it is released.
 
-        A new plug holds until it is released. CREATE with EXCL and an explicit handle is the kernel's atomic refusal
-        to displace a configured qdisc. Without a limit TCA_OPTIONS is left out: only then does the kernel use its own.
-
-        The kernel runs the release also where it refused the creation. So attach() looks first; what remains is a plug
-        with this very handle that another process makes, and begins to hold, between that look and this send.
+        CREATE with EXCL and an explicit handle is the kernel's atomic refusal to displace a configured qdisc. The
+        release is a send of its own: in one send the kernel would run it also after a refused creation, on somebody
+        else's plug. Without a limit TCA_OPTIONS is left out: only then does the kernel use its own.
         """
         flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
         if limit is None:
@@ -399,11 +397,12 @@ class PlugQdisc:
         else:
             create = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, limit), flags)
         release = self._built(lib.rtnl_qdisc_plug_release_indefinite)
-        created, released = self._route.send_all([create, release])
-        check(created[0], "attach a plug to", self._device, created[1])
-        if released[0] < 0:
+        self._route.execute(create, "attach a plug to", self._device)
+        try:
+            self._route.execute(release, "release the new plug of", self._device)
+        except NetlinkError:
             self._delete()
-            raise failure(released[0], "release the new plug of", self._device, released[1])
+            raise
         self._created = True
         self._limit = limit
         self._last_action = "release_indefinite"
@@ -418,7 +417,7 @@ def attach(
 ) -> PlugQdisc:
     """The plug of ``device`` at ``parent``: a new one, released, or the one that is there.
 
-    ``tc qdisc add dev DEV root handle 504c: plug limit BYTES`` and ``... plug release_indefinite``, in one send.
+    ``tc qdisc add dev DEV root handle 504c: plug limit BYTES``, then ``tc qdisc change ... plug release_indefinite``.
 
     ``parent`` is 'root' or the class of a classful qdisc, as '1:4'. ``handle``, as '40:', is 504c: at the root and
     5000: plus the class's minor number elsewhere, where it is not given. ``limit`` is in bytes, link headers included,

@@ -8,60 +8,75 @@
     plug_qdisc_release_indefinite_buffer()           # 0: they go, and new ones pass
 
 As in the C, one socket and one qdisc serve the whole module: the last attach says which plug the other functions mean.
-What differs, because the C ends the process there or worse: where libnl-cli would call exit(), -1 is returned and
-nothing is sent; before any attach the two toggles return -1; ``limit`` 0 leaves the limit to the kernel, where the C
-makes a plug that drops every packet for ever (or sends an earlier attach's limit once more); one link is looked up,
-not all; an id that is no handle is refused, where libnl-cli would add it to libnl's classid file. New programs are
-better served by libnlplug.attach().
+The functions call those of libnl that the C calls, in the same order with the same arguments. The differences:
 
-Threads: one call at a time. Fork: in a child every function returns -1 until qdisc_init() is called there.
+- Where libnl-cli would end the process, and in a toggle before any attach, they return -1 and send nothing.
+- ``limit`` 0 leaves the limit to the kernel. The C makes a plug that drops every packet for ever.
+- A release that fails after the attach is a failure. The C ignores it, and the plug goes on holding.
+- An unknown id is refused. libnl-cli adds it to libnl's classid file. And one link is looked up, not all.
+
+Threads: requests take turns. Fork: in a child every function returns -1 until qdisc_init() is called there.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
-from .errors import ForkedError, NetlinkError
 from .netlink.libnl import ffi, lib
-from .netlink.messages import built, message_bytes, parse_handle, qdisc_message
-from .netlink.route_socket import RouteSocket
 
-__all__ = [
-    "plug_qdisc_attach",
-    "plug_qdisc_plug_buffer",
-    "plug_qdisc_release_indefinite_buffer",
-    "qdisc_init",
-]
+__all__ = ["plug_qdisc_attach", "plug_qdisc_plug_buffer", "plug_qdisc_release_indefinite_buffer", "qdisc_init"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
-
     from .netlink.libnl import CData
 
-# The C's statics. A module-wide socket is wrong everywhere else in this package; here it is the interface.
-_socket: RouteSocket | None = None
-_qdisc: CData | None = None
-_attached = False
-_messages: dict[Callable[..., int], bytes] = {}  # what the toggles send, until the next attach
+    Statics = tuple[CData, CData]
+
+_statics: Statics | None = None  # the C's nl_sock and qdisc; never changed, only replaced
+_forked = False  # whether they are the parent's
 
 
 def qdisc_init() -> int:
     """Open the module's socket and make its qdisc object; 0, or -1 with a line on stderr.
 
-    plug_qdisc_attach() calls it when it is first needed. Calling it again forgets the qdisc of the last attach, which
-    stays in the kernel as it is.
+    plug_qdisc_attach() calls it when it is first needed. Called again, it forgets the last attach, whose plug stays.
     """
-    global _socket, _qdisc, _attached
-    try:
-        socket = RouteSocket()
-    except (NetlinkError, MemoryError) as error:
-        return _refused(str(error))
-    qdisc = lib.rtnl_qdisc_alloc()
-    if qdisc == ffi.NULL:
-        return _refused("libnl has no memory for a qdisc")
-    _socket, _qdisc, _attached = socket, ffi.gc(qdisc, lib.rtnl_qdisc_put), False
+    global _statics, _forked
+    nl_sock = ffi.gc(lib.nl_socket_alloc(), lib.nl_socket_free)
+    qdisc = ffi.gc(lib.rtnl_qdisc_alloc(), lib.rtnl_qdisc_put)
+    if not nl_sock or not qdisc:
+        return _failed("cannot start: libnl has no memory")
+    error = lib.nl_connect(nl_sock, lib.NETLINK_ROUTE)
+    if error < 0:
+        return _failed("cannot open a netlink socket", error)
+    lib.nl_socket_disable_msg_peek(nl_sock)
+    lib.nl_socket_set_nonblocking(nl_sock)  # the kernel has answered when the request is sent: there is no waiting
+    lib.libnlplug_match_answers(nl_sock)
+    _statics, _forked = (nl_sock, qdisc), False
     return 0
+
+
+def plug_qdisc_release_indefinite_buffer() -> int:
+    """Release what the attached plug holds and hold no more; libnl's return value, or -1 before any attach.
+
+    The kernel queues the release: a moment may pass before the last packet is out. By hand::
+
+        tc qdisc change dev DEVICE parent PARENT handle ID plug release_indefinite
+        nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --release-indefinite
+    """
+    return _in_turn(_statics, lib.rtnl_qdisc_plug_release_indefinite, lib.rtnl_qdisc_add, 0)
+
+
+def plug_qdisc_plug_buffer() -> int:
+    """Hold what the attached plug is given from now on; libnl's return value, or -1 before any attach.
+
+    By hand::
+
+        tc qdisc change dev DEVICE parent PARENT handle ID plug block
+        nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --buffer
+    """
+    return _in_turn(_statics, lib.rtnl_qdisc_plug_buffer, lib.rtnl_qdisc_add, 0)
 
 
 def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> int:
@@ -71,110 +86,96 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
     txqueuelen times its MTU with link header. ``parent`` and ``id`` are what libnl reads: 'root', '1:', '1:4', or a
     name of its classid file. With ``id`` None the kernel chooses a handle. A plug that is there takes the limit.
 
-    The same by hand::
-
-        tc qdisc add dev DEVICE parent PARENT handle ID plug limit LIMIT
-        tc qdisc change dev DEVICE parent PARENT handle ID plug release_indefinite
+    By hand::
 
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID plug --limit LIMIT
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --release-indefinite
-
-    Unlike the C, a release that fails after the attach is a failure too: the plug would go on holding.
     """
-    global _attached
-    if not isinstance(limit, int):
-        raise TypeError(f"limit is a number of bytes, not {limit!r}")
-    if not 0 <= limit < 1 << 32:
-        return _refused(f"limit is {limit}: it must be 0 to {(1 << 32) - 1} bytes")
-    if _socket is None and qdisc_init() < 0:
+    global _statics
+    if not isinstance(limit, int) or not 0 <= limit < 1 << 32:
+        return _failed(f"limit is {limit!r}: it must be a number of bytes, 0 to {(1 << 32) - 1}")
+    if _statics is None and qdisc_init() == -1:
         return -1
-    assert _socket is not None
-    try:
-        ifindex = _socket.link(device)
-    except (NetlinkError, ForkedError) as error:
-        return _refused(str(error))
-    parent_number = parse_handle(parent)
-    if parent_number is None:
-        return _refused(f"parent {parent!r} is neither 'root' nor a classid such as '1:4'")
-    handle = 0
-    if id is not None and parent_number != 0:
-        number = parse_handle(id)
-        if number is None:
-            return _refused(f"id {id!r} is no handle such as '1:'")
-        handle = number
+    if _forked or _statics is None:
+        return _failed("the socket belongs to the parent process: call qdisc_init() in the child")
+    nl_sock, qdisc = _statics[0], _copy(_statics[1])  # a copy: other threads toggle the last attach's plug meanwhile
+    tc, number = ffi.cast("struct rtnl_tc *", qdisc), ffi.new("uint32_t *")
 
-    tc = ffi.cast("struct rtnl_tc *", _qdisc)
+    ifindex = lib.libnlplug_ifindex(nl_sock, _encoded(device))
+    if ifindex < 0:
+        return _failed(f"cannot find device {device!r}: {os.strerror(-ifindex)}: 'ip link' lists the devices")
     lib.rtnl_tc_set_ifindex(tc, ifindex)
-    lib.rtnl_tc_set_parent(tc, parent_number)
-    _attached = True
-    _messages.clear()
-    if parent_number == 0:
-        return _refused(f"parent {parent!r} names no place for a qdisc")
+    if lib.rtnl_tc_str2handle(_encoded(parent), number) < 0:
+        return _failed(f"parent {parent!r} is neither 'root' nor a classid such as '1:4'")
+    lib.rtnl_tc_set_parent(tc, number[0])
+    if not number[0]:
+        _statics = nl_sock, qdisc
+        return _failed(f"parent {parent!r} names no place for a qdisc: use 'root' or a classid such as '1:4'")
     if id is not None:
-        lib.rtnl_tc_set_handle(tc, handle)
+        if lib.rtnl_tc_str2handle(_encoded(id), number) < 0:
+            return _failed(f"id {id!r} is no handle such as '1:'")
+        lib.rtnl_tc_set_handle(tc, number[0])
+
     lib.rtnl_tc_set_kind(tc, b"plug")
+    if limit:
+        lib.rtnl_qdisc_plug_set_limit(qdisc, ffi.cast("int", limit))
+    add = lib.rtnl_qdisc_add if limit else lib.libnlplug_add_without_options
+
+    _statics = ours = nl_sock, qdisc
+    said = ffi.new("char[200]")  # the kernel's sentence
     try:
-        if limit:
-            lib.rtnl_qdisc_plug_set_limit(_qdisc, _as_int(limit))
-            _socket.change(_qdisc, lib.NLM_F_CREATE, "attach a plug to", device)
-        else:
-            handle = lib.rtnl_tc_get_handle(tc)
-            message = qdisc_message(lib.RTM_NEWQDISC, lib.NLM_F_CREATE, ifindex, parent_number, handle, b"plug")
-            _socket.send_one(message, "attach a plug to", device)
-        lib.rtnl_qdisc_plug_release_indefinite(_qdisc)
-        _socket.change(_qdisc, 0, "release the plug of", device)
-    except NetlinkError as error:
-        return _refused(str(error))
+        error = _in_turn(ours, ffi.NULL, add, lib.NLM_F_CREATE, said)
+        if error < 0:
+            return _failed(f"cannot attach a plug to {device}", error, said)
+        error = _in_turn(ours, lib.rtnl_qdisc_plug_release_indefinite, lib.rtnl_qdisc_add, 0, said)
+    except BaseException:  # an interrupt: a new plug holds until it is released
+        _in_turn(ours, lib.rtnl_qdisc_plug_release_indefinite, lib.rtnl_qdisc_add, 0)
+        raise
+    if error < 0:
+        return _failed(f"cannot release the new plug of {device}, which goes on holding", error, said)
     return 0
 
 
-def plug_qdisc_plug_buffer() -> int:
-    """Hold what the attached plug is given from now on; libnl's return value, or -1 before any attach.
-
-    The same by hand::
-
-        tc qdisc change dev DEVICE parent PARENT handle ID plug block
-        nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --buffer
-    """
-    return _toggle(lib.rtnl_qdisc_plug_buffer)
-
-
-def plug_qdisc_release_indefinite_buffer() -> int:
-    """Let go what is held and hold no more; libnl's return value, or -1 before any attach.
-
-    The kernel queues the release: a moment may pass before the last packet is out.
-
-    The same by hand::
-
-        tc qdisc change dev DEVICE parent PARENT handle ID plug release_indefinite
-        nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --release-indefinite
-    """
-    return _toggle(lib.rtnl_qdisc_plug_release_indefinite)
-
-
-def _toggle(set_action: Callable[[CData | None], int]) -> int:
-    if _socket is None or not _attached:
+def _in_turn(statics: Statics | None, set_action: object, add: object, flags: int, said: CData = ffi.NULL) -> int:
+    """``set_action(qdisc)``, then ``add(nl_sock, qdisc, flags)``, while no other thread does; what add() returns."""
+    if statics is None or _forked:
         return -1
+    return lib.libnlplug_in_turn(set_action, add, *statics, flags, said)
+
+
+def _leave_to_the_parent() -> None:
+    global _forked
+    _forked = _statics is not None
+    lib.libnlplug_new_turn()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+def _copy(qdisc: CData) -> CData:
+    copy = ffi.cast("struct rtnl_qdisc *", lib.nl_object_clone(ffi.cast("struct nl_object *", qdisc)))
+    if not copy:
+        raise MemoryError("libnl has no memory for a qdisc")
+    return ffi.gc(copy, lib.rtnl_qdisc_put)
+
+
+def _encoded(text: str) -> bytes:
+    """The text as C takes it; empty, which names nothing, where C cannot."""
     try:
-        message = _messages.get(set_action)
-        if message is None:
-            set_action(_qdisc)
-            message = _messages[set_action] = message_bytes(built(lib.rtnl_qdisc_build_add_request, _qdisc, 0))
-        _socket.request(message, "toggle the plug", None)
-    except ForkedError:
-        return -1
-    except NetlinkError as error:
-        return error.code if error.code is not None else -1
-    return 0
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        return b""
+    return b"" if b"\0" in encoded else encoded
 
 
-def _as_int(limit: int) -> int:
-    """The C's conversion of its uint32_t to libnl's int, which libnl undoes when it writes the message."""
-    return int(ffi.cast("int", limit))
+def _failed(sentence: str, error: int = 0, said: CData = ffi.NULL) -> int:
+    """-1, and on stderr what failed, why (in the kernel's words or libnl's) and what to do.
 
-
-def _refused(sentence: str) -> int:
-    """-1, and the sentence on stderr; as in the C, a stderr that cannot be written to changes nothing."""
+    As in the C, a stderr that cannot be written to changes nothing.
+    """
+    if error:
+        why = (said and ffi.string(said) or ffi.string(lib.nl_geterror(error))).decode(errors="replace")
+        sentence += f": {why}: 'tc qdisc show' lists the qdiscs, 'libnlplug doctor' says what is missing"
     try:
         if sys.stderr is not None:
             print(f"plug_qdisc: {sentence}", file=sys.stderr)

@@ -6,35 +6,47 @@
 
 struct nl_sock;
 struct nl_msg;
+struct nl_cb;
+struct nl_object;
+struct nlattr;
 struct rtnl_link;
 struct rtnl_tc;
 struct rtnl_qdisc;
-struct rtnl_cls;
-struct rtnl_act;
 
 /* netlink/version.h: the version of the library that is loaded */
 extern const int nl_ver_maj;
 extern const int nl_ver_min;
 extern const int nl_ver_mic;
 
-/* netlink/errno.h, netlink/socket.h, netlink/netlink.h */
+/* netlink/errno.h, netlink/socket.h, netlink/netlink.h, netlink/handlers.h, netlink/object.h */
 const char *nl_geterror(int error);
 int nl_syserr2nlerr(int error);
 struct nl_sock *nl_socket_alloc(void);
 void nl_socket_free(struct nl_sock *sk);
 int nl_connect(struct nl_sock *sk, int protocol);
 int nl_socket_get_fd(const struct nl_sock *sk);
+int nl_socket_set_nonblocking(const struct nl_sock *sk);
+void nl_socket_disable_msg_peek(struct nl_sock *sk);
+void nl_socket_disable_seq_check(struct nl_sock *sk);
+unsigned int nl_socket_use_seq(struct nl_sock *sk);
+struct nl_cb *nl_socket_get_cb(const struct nl_sock *sk);
+void nl_cb_put(struct nl_cb *cb);
+void nl_cb_overwrite_recv(struct nl_cb *cb, int (*func)(struct nl_sock *, struct sockaddr_nl *, unsigned char **,
+							struct ucred **));
+int nl_recv(struct nl_sock *sk, struct sockaddr_nl *nla, unsigned char **buf, struct ucred **creds);
+int nl_send_sync(struct nl_sock *sk, struct nl_msg *msg);
+struct nl_object *nl_object_clone(struct nl_object *obj);
 
 /* netlink/msg.h, netlink/attr.h */
 struct nl_msg *nlmsg_alloc_simple(int nlmsgtype, int flags);
 void nlmsg_free(struct nl_msg *msg);
 int nlmsg_append(struct nl_msg *msg, void *data, size_t len, int pad);
 struct nlmsghdr *nlmsg_hdr(struct nl_msg *msg);
-int nla_put(struct nl_msg *msg, int attrtype, int datalen, const void *data);
-int nla_put_string(struct nl_msg *msg, int attrtype, const char *str);
+int nlmsg_ok(const struct nlmsghdr *nlh, int remaining);
+struct nlattr *nlmsg_find_attr(struct nlmsghdr *nlh, int hdrlen, int attrtype);
+size_t nla_strlcpy(char *dst, const struct nlattr *nla, size_t dstsize);
 
 /* netlink/route/link.h */
-int rtnl_link_build_add_request(struct rtnl_link *link, int flags, struct nl_msg **result);
 int rtnl_link_build_change_request(struct rtnl_link *orig, struct rtnl_link *changes, int flags,
 				   struct nl_msg **result);
 int rtnl_link_build_delete_request(const struct rtnl_link *link, struct nl_msg **result);
@@ -48,30 +60,16 @@ void rtnl_link_set_flags(struct rtnl_link *link, unsigned int flags);
 void rtnl_tc_set_ifindex(struct rtnl_tc *tc, int ifindex);
 void rtnl_tc_set_parent(struct rtnl_tc *tc, uint32_t parent);
 void rtnl_tc_set_handle(struct rtnl_tc *tc, uint32_t handle);
+int rtnl_tc_get_ifindex(struct rtnl_tc *tc);
 uint32_t rtnl_tc_get_handle(struct rtnl_tc *tc);
 int rtnl_tc_set_kind(struct rtnl_tc *tc, const char *kind);
 int rtnl_tc_str2handle(const char *str, uint32_t *res);
-
-/* netlink/route/classifier.h, netlink/route/cls/u32.h, netlink/route/action.h, netlink/route/act/mirred.h */
-struct rtnl_cls *rtnl_cls_alloc(void);
-void rtnl_cls_put(struct rtnl_cls *cls);
-void rtnl_cls_set_prio(struct rtnl_cls *cls, uint16_t prio);
-void rtnl_cls_set_protocol(struct rtnl_cls *cls, uint16_t protocol);
-int rtnl_cls_build_add_request(struct rtnl_cls *cls, int flags, struct nl_msg **result);
-int rtnl_cls_build_delete_request(struct rtnl_cls *cls, int flags, struct nl_msg **result);
-int rtnl_u32_set_cls_terminal(struct rtnl_cls *cls);
-int rtnl_u32_add_key(struct rtnl_cls *cls, uint32_t val, uint32_t mask, int off, int offmask);
-int rtnl_u32_add_action(struct rtnl_cls *cls, struct rtnl_act *act);
-struct rtnl_act *rtnl_act_alloc(void);
-void rtnl_act_put(struct rtnl_act *act);
-int rtnl_mirred_set_action(struct rtnl_act *act, int action);
-int rtnl_mirred_set_ifindex(struct rtnl_act *act, uint32_t ifindex);
-int rtnl_mirred_set_policy(struct rtnl_act *act, int policy);
 
 /* netlink/route/qdisc.h, netlink/route/qdisc/plug.h */
 struct rtnl_qdisc *rtnl_qdisc_alloc(void);
 void rtnl_qdisc_put(struct rtnl_qdisc *qdisc);
 int rtnl_qdisc_build_add_request(struct rtnl_qdisc *qdisc, int flags, struct nl_msg **result);
+int rtnl_qdisc_add(struct nl_sock *sk, struct rtnl_qdisc *qdisc, int flags);
 int rtnl_qdisc_plug_buffer(struct rtnl_qdisc *qdisc);
 int rtnl_qdisc_plug_release_one(struct rtnl_qdisc *qdisc);
 int rtnl_qdisc_plug_release_indefinite(struct rtnl_qdisc *qdisc);

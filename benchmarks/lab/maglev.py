@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from clients import Established, Population, in_words, who_answers
 from net import (
@@ -194,6 +194,29 @@ def director_killed(sizes: Sizes, backends: list[str]) -> tuple[list[Row], Table
     return rows, Table("Director d1 is killed, and the router gives its connections to d2", head, lines)
 
 
+def changed(
+    way: str, change: Callable[[], None], undo: Callable[[], None], long: int, often: int
+) -> tuple[Population, list[float]]:
+    """Clients while something changes and is undone ``often`` times, and how long each change took."""
+    match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=way == SYNS)
+    lane = PlugLane("client", match, ingress=True, netns="router")
+    times = []
+    with lane, Population(CLIENTS, long) as population:
+        for _ in range(often):
+            time.sleep(REST)
+            if way == ROUTE:
+                route_to("d2")
+            with lane.hold(timeout=30) if way in (SYNS, ALL) else nullcontext():
+                begun = time.monotonic()
+                change()
+                times.append(time.monotonic() - begun)
+            if way == ROUTE:
+                route_to(*DIRECTORS)
+            time.sleep(REST)
+            undo()
+    return population, times
+
+
 def changes(sizes: Sizes, backends: list[str], servers: Haproxy) -> tuple[list[Row], Table]:
     """New and established connections while something changes, without a hold and with one at the router."""
 
@@ -232,22 +255,7 @@ def changes(sizes: Sizes, backends: list[str], servers: Haproxy) -> tuple[list[R
         lost, new, waits = {}, [], []
         fresh("mh", backends)
         for way in ways:
-            match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=way == SYNS)
-            lane = PlugLane("client", match, ingress=True, netns="router")
-            with lane, Population(CLIENTS, long) as population:
-                times = []
-                for _ in range(sizes.changes):
-                    time.sleep(REST)
-                    if way == ROUTE:
-                        route_to("d2")
-                    with lane.hold(timeout=30) if way in (SYNS, ALL) else nullcontext():
-                        begun = time.monotonic()
-                        change()
-                        times.append(time.monotonic() - begun)
-                    if way == ROUTE:
-                        route_to(*DIRECTORS)
-                    time.sleep(REST)
-                    undo()
+            population, times = changed(way, change, undo, long, sizes.changes)
             short_lost, long_lost = population.lost("short"), population.lost("long")
             lost[way] = in_words(short_lost + long_lost)
             new.append(str(population.count("short")))

@@ -1,16 +1,68 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command's way in: where libnlplug cannot be imported, for want of libnl, it says so in one line."""
+"""The command ``libnlplug``: reads the words, does what they say, and ends with a documented status.
+
+    main()  -->  parser.read(words)  -->  the function that the table names  -->  exit status
+
+Nothing here needs libnl: what is missing is said by the verb that needs it, in one line.
+"""
 
 from __future__ import annotations
 
+import io
 import sys
 
+from ..errors import NetlinkError
+from .output import discard, err, say
+from .parser import Args, UsageError, read
+from .table import DONE, FAILED, INTERRUPTED, NOT_HELD, USAGE
 
-def main() -> int:
-    """Run the command of this process's arguments; its exit status."""
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; its exit status."""
     try:
-        from .verbs import main as run
-    except ImportError as error:
-        print(f"libnlplug: {error}", file=sys.stderr)
-        return 125 if sys.argv[1:2] == ["hold"] else 1  # as for every hold that there was not
-    return run()
+        args = read(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        err(str(error))
+        return USAGE
+    try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a device's name may be any bytes
+        status = _do(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except (UsageError, ImportError, ValueError, OSError) as error:
+        return _failed(error, args)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _do(args: Args) -> int:
+    """Load and call the function that the table names."""
+    name, _, function = args.run.partition(".")
+    module = __import__(f"{__name__}.{name}", fromlist=(function,))
+    return int(getattr(module, function)(args) or DONE)
+
+
+def _failed(error: Exception, args: Args) -> int:
+    """Say what failed; the status."""
+    from .advice import as_typed, explained
+
+    if isinstance(error, UsageError):
+        err(str(error))
+        return USAGE
+    if isinstance(error, ImportError):  # of libnl
+        say(str(error))
+        return NOT_HELD if args.run == "hold.hold" else FAILED
+    if isinstance(error, ValueError):
+        err(as_typed(error, args))
+        return USAGE
+    if isinstance(error, NetlinkError):
+        say(explained(error, args))
+        return FAILED
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # nearly always of stdout
+        say(f"failed: {error.strerror or error}")
+    discard(sys.stdout)  # who closed a pipe knows it
+    return FAILED

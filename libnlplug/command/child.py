@@ -58,9 +58,9 @@ class Command:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else 128 - code
             arrived = signal.sigwaitinfo(self._awaited)
-            if (
-                arrived.si_signo != signal.SIGCHLD and arrived.si_code != lib.SI_KERNEL
-            ):  # the terminal sends to the program as well
+            # The terminal sends to the program as well; that it hangs up, only to the leader of its session.
+            from_terminal = arrived.si_code == lib.SI_KERNEL and arrived.si_signo != signal.SIGHUP
+            if arrived.si_signo != signal.SIGCHLD and not from_terminal:
                 os.kill(pid, arrived.si_signo)
 
     def close(self) -> None:

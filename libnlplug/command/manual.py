@@ -1,32 +1,113 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The manual page and the bash completion, made from the parser that also makes --help."""
+"""Manual: --help, --version and the manual page, made from the table."""
 
 from __future__ import annotations
 
-import argparse
+import os
 
 from .._version import __version__
+from .parser import verb_named
+from .table import EXAMPLES, HELP, MORE, STATUSES, SUMMARY, TOP, VERBS, Option, Verb
 
-__all__ = ["EXAMPLES", "bash_completion", "man_page"]
+__all__ = ["help_of", "man_page", "print_help", "print_man_page", "print_version", "usage"]
 
-EXAMPLES = (
-    ("libnlplug hold eth0 --timeout 5 -- systemctl reload haproxy", "What leaves eth0 waits while haproxy reloads."),
-    ("libnlplug attach eth0 --limit 32mb", "A plug that stays, for the verbs that follow."),
-    ("libnlplug buffer eth0 --timeout 2", "Hold for two seconds, or until the next line."),
-    ("libnlplug release eth0", "Let everything go."),
-    ("libnlplug show --watch", "What is in the plugs, twice a second."),
-)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
+    from .parser import Args
 
-def _verbs(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    for action in top._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
-    return {}
+_INDENT = 24
 
 
-def _arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
+def print_version(_args: Args) -> None:
+    """libnlplug --version"""
+    print(f"libnlplug {__version__}")
+
+
+def print_help(args: Args) -> None:
+    """libnlplug --help, libnlplug VERB --help, libnlplug help VERB"""
+    verb = args.verb
+    if verb is not None and "about" in vars(args):
+        verb = verb_named(args.about) if args.about else None
+    print(help_of(verb, _width()))
+
+
+def print_man_page(_args: Args) -> None:
+    """libnlplug --man"""
+    print(man_page())
+
+
+def usage(verb: Verb) -> str:
+    """How the verb is written: 'libnlplug release DEV [--parent P] [--one] [-n NAME]'."""
+    words = [_place(one) for one in verb.words]
+    options = [f"[{one.names[0]} {one.value}]" if one.value else f"[{one.names[0]}]" for one in verb.options]
+    return " ".join(["libnlplug", verb.name, *words, *options, *(["--", verb.command] if verb.command else [])])
+
+
+def _place(one: Option) -> str:
+    text = "|".join(one.choices) or one.names[0]
+    return text if one.needed else f"[{text}]"
+
+
+def help_of(verb: Verb | None, width: int = 80) -> str:
+    """What --help prints for a verb, or for the command itself."""
+    if verb is None:
+        parts = [
+            _filled("libnlplug [-n NAME] [-j] VERB ...", width, "usage: "),
+            _filled(SUMMARY, width),
+            "Verbs:",
+            _described(((one.name, f"{one.help}") for one in VERBS), width),
+            "Options:",
+            _described(((one.shown, one.help) for one in TOP), width),
+            _filled(MORE, width),
+        ]
+    else:
+        rows = [(one.shown, one.help) for one in [*verb.words, HELP, *verb.options]]
+        parts = [
+            _filled(usage(verb), width, "usage: "),
+            _filled(f"{_sentence(verb.help)}.", width),
+            _described(rows, width),
+        ]
+        parts += [_filled(verb.more, width)] if verb.more else []
+    text = "\n\n".join(parts)
+    return text.replace("Verbs:\n\n", "Verbs:\n").replace("Options:\n\n", "Options:\n")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _filled(text: str, width: int, first: str = "") -> str:
+    import textwrap
+
+    later = " " * len(first)
+    wrapped = textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False, break_long_words=False
+    )
+    return "\n".join(wrapped)
+
+
+def _described(rows: Iterable[tuple[str, str]], width: int) -> str:
+    """Names on the left, what they are on the right."""
+    lines = []
+    for name, text in rows:
+        indented = _filled(text, max(width, _INDENT + 20), " " * _INDENT)
+        head = f"  {name}"
+        if len(head) < _INDENT - 1:
+            indented = head.ljust(_INDENT) + indented[_INDENT:]
+        else:
+            lines.append(head)
+        lines.append(indented)
+    return "\n".join(lines)
+
+
+def _width() -> int:
+    """Of the terminal, less two."""
+    try:
+        return max(40, int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(1).columns) - 2
+    except (OSError, ValueError):
+        return 78
 
 
 def _roff(text: str) -> str:
@@ -34,17 +115,17 @@ def _roff(text: str) -> str:
     return "\\&" + escaped if escaped.startswith(".") else escaped
 
 
-def _described(actions: list[argparse.Action]) -> list[str]:
+def _tagged(options: Iterable[Option]) -> list[str]:
     lines = []
-    for action in actions:
-        names = ", ".join(f"\\fB{_roff(option)}\\fR" for option in action.option_strings)
-        shown = action.metavar or " | ".join(action.choices or ())
-        value = f"\\fI{_roff(str(shown))}\\fR" if shown else ""
-        lines += [".TP", f"{names} {value}".strip(), _roff(action.help or "")]
+    for one in options:
+        names = ", ".join(f"\\fB{_roff(name)}\\fR" for name in one.names) if one.is_option else ""
+        shown = one.value or " | ".join(one.choices) or ("" if one.is_option else one.names[0])
+        value = f"\\fI{_roff(shown)}\\fR" if shown else ""
+        lines += [".TP", f"{names} {value}".strip(), _roff(one.help)]
     return lines
 
 
-def man_page(top: argparse.ArgumentParser, statuses: tuple[tuple[str, str], ...]) -> str:
+def man_page() -> str:
     """libnlplug(8), in roff."""
     lines = [
         f'.TH LIBNLPLUG 8 "" "libnlplug {__version__}" "System Administration"',
@@ -52,91 +133,18 @@ def man_page(top: argparse.ArgumentParser, statuses: tuple[tuple[str, str], ...]
         "libnlplug \\- " + _roff("hold the packets of a network device and let them go again"),
         ".SH SYNOPSIS",
         ".nf",
+        *(f".B {_roff(usage(verb))}" for verb in VERBS),
+        ".fi",
     ]
-    for verb in _verbs(top).values():
-        verb.color = False  # type: ignore[attr-defined]  # from Python 3.14 on usage has colours on a terminal
-        usage = " ".join(verb.format_usage().split()).removeprefix("usage: ").replace(" [-h]", "")
-        lines.append(f".B {_roff(usage)}")
-    lines += [".fi", ".SH DESCRIPTION", _roff(top.description or ""), ".PP", _roff(top.epilog or "")]
-    lines += [".SH OPTIONS", *_described(_arguments(top)), ".SH VERBS"]
-    for name, verb in _verbs(top).items():
-        lines += [f".SS {_roff(name)}", _roff(verb.description or "")]
-        lines += _described(_arguments(verb))
-        if verb.epilog:
-            lines += [".PP", _roff(verb.epilog)]
-    lines += [".SH EXIT STATUS"]
-    for status, meaning in statuses:
-        lines += [".TP", f"\\fB{_roff(status)}\\fR", _roff(meaning)]
-    lines += [".SH EXAMPLES"]
-    for command, meaning in EXAMPLES:
-        lines += [".TP", f"\\fB{_roff(command)}\\fR", _roff(meaning)]
+    lines += [".SH DESCRIPTION", _roff(SUMMARY), ".PP", _roff(MORE), ".SH OPTIONS", *_tagged(TOP), ".SH VERBS"]
+    for verb in VERBS:
+        lines += [f".SS {_roff(verb.name)}", _roff(f"{_sentence(verb.help)}.")]
+        lines += _tagged([*verb.words, HELP, *verb.options])
+        if verb.more:
+            lines += [".PP", _roff(verb.more)]
+    for heading, rows in (("EXIT STATUS", STATUSES), ("EXAMPLES", EXAMPLES)):
+        lines += [f".SH {heading}"]
+        for name, meaning in rows:
+            lines += [".TP", f"\\fB{_roff(name)}\\fR", _roff(meaning)]
     lines += [".SH SEE ALSO", "\\fBtc\\fR(8), \\fBtimeout\\fR(1), \\fBip\\-netns\\fR(8)"]
     return "\n".join(lines)
-
-
-_COMPLETION = """\
-_libnlplug() {
-    local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}" words="" devices="" word at
-    COMPREPLY=()
-    if [ "$COMP_CWORD" = 1 ]; then
-        words="@TOP@"
-    else
-        for ((at = 2; at < COMP_CWORD; at++)); do
-            if [ "${COMP_WORDS[at]}" = -- ]; then
-                if declare -F _command_offset >/dev/null; then
-                    _command_offset $((at + 1))
-                elif [ "$previous" = -- ]; then
-                    mapfile -t COMPREPLY < <(compgen -c -- "$current")
-                else
-                    mapfile -t COMPREPLY < <(compgen -f -- "$current")
-                fi
-                return
-            fi
-        done
-        case "$previous" in
-        --netns)
-            for word in /run/netns/*; do
-                word="${word##*/}"
-                [[ -e /run/netns/$word && $word == "$current"* ]] && COMPREPLY+=("$word")
-            done
-            return ;;
-        --parent) words=root ;;
-        @VALUES@) return ;;
-        *)
-            case "${COMP_WORDS[1]}" in
-@VERBS@
-            esac ;;
-        esac
-    fi
-    for word in $words; do
-        [[ $word == "$current"* && ($word != -* || $current == -*) ]] && COMPREPLY+=("$word")
-    done
-    [ -n "$devices" ] && [[ $current != -* ]] && for word in /sys/class/net/*/; do
-        word="${word%/}" word="${word##*/}"
-        [[ $word == "$current"* ]] && COMPREPLY+=("$word")
-    done
-}
-complete -F _libnlplug libnlplug"""
-
-
-def bash_completion(top: argparse.ArgumentParser) -> str:
-    """A completion function: verbs, options, devices, namespaces, and the command of hold.
-
-    Names of devices and namespaces go into no list that the shell expands: they may contain what it would run.
-    """
-    verbs: list[str] = []
-    values: set[str] = set()
-    for name, verb in _verbs(top).items():
-        actions = _arguments(verb)
-        options = [option for action in actions for option in action.option_strings]
-        values.update(option for action in actions if action.nargs != 0 for option in action.option_strings)
-        devices = " devices=1" if any(action.dest == "dev" for action in actions) else ""
-        choices = [choice for action in actions if not action.option_strings for choice in action.choices or ()]
-        words = " ".join([*choices, *options, *(["--"] if name == "hold" else [])])
-        verbs.append(f'            {name}) words="{words}"{devices} ;;')
-    options = [option for action in _arguments(top) for option in action.option_strings]
-    return (
-        _COMPLETION.replace("@TOP@", " ".join([*_verbs(top), *options]))
-        .replace("@VALUES@", " | ".join(sorted(values - {"--netns", "--parent"})))
-        .replace("@VERBS@", "\n".join(verbs))
-    )

@@ -1,62 +1,166 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command's table of verbs as an argparse parser: for what is not plain, --help, the man page and completion."""
+"""Parser: the one reader of the command line. What it accepts is in the table; this is how it is written.
+
+    libnlplug [-n NAME] [-j] VERB WORD... [--option VALUE | --option=VALUE | --switch]... [-- COMMAND...]
+
+Options and words come in any order. Nothing is passed over or guessed: an option that is not known, cut short or given
+twice, a value that is missing and a word too many are a UsageError, which says what was probably meant.
+"""
 
 from __future__ import annotations
 
-import argparse
-import os
+from .table import HELP, TOP, VERBS, Option, Verb
 
-__all__ = ["parser_of"]
+__all__ = ["Args", "UsageError", "read", "verb_named"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
-
-    from .verbs import Verb
+    from typing import Any
 
 
-def _formatter(prog: str, **options: Any) -> argparse.HelpFormatter:
-    """argparse's own, which would load shutil, and with it four compressors, to ask how wide the terminal is."""
+class UsageError(ValueError):
+    """The words cannot be understood; it names the verb whose help says more."""
+
+    def __init__(self, sentence: str, verb: Verb | None = None) -> None:
+        self.verb = verb
+        name = f"libnlplug {verb.name}" if verb else "libnlplug"
+        super().__init__(f"{name}: {sentence} (try '{name} --help')")
+
+
+class Args:
+    """What the words say: each option's and word's value by its name, ``verb``, ``run`` (what is to be done), and
+    ``command``, the words after the dashes. ``typed`` has the options that were given, as they were written."""
+
+    def __init__(self) -> None:
+        self.verb: Verb | None = None
+        self.run = ""
+        self.command: list[str] = []
+        self.typed: dict[str, str] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the command line does not say {name}")
+
+
+def read(words: list[str]) -> Args:
+    """The command line as the table reads it; UsageError where it cannot be understood."""
+    args, words = Args(), list(words)
+    while words and words[0].startswith("-") and words[0] != "-":
+        _option(args, words, TOP)
+        if args.run:
+            if words:
+                raise UsageError(f"unexpected word {words[0]!r} after {args.typed.popitem()[1]}")
+            return args
+    if not words:
+        raise UsageError(f"give a verb: {', '.join(verb.name for verb in VERBS)}")
+    args.verb = verb = verb_named(words.pop(0))
+    before_dashes = words[: words.index("--")] if "--" in words else words
+    if not {"-h", "--help"}.isdisjoint(before_dashes):
+        args.run = HELP.run
+        return args
+    args.run = verb.run
+    for key, typed in args.typed.items():
+        if key not in [one.key for one in verb.options]:
+            raise UsageError(f"option {typed} means nothing to '{verb.name}'", verb)
+    _read_all(args, verb, words)
+    for one in verb.all:
+        args.__dict__.setdefault(one.key, one.default)
+    return args
+
+
+def _read_all(args: Args, verb: Verb, words: list[str]) -> None:
+    """Read what follows the verb."""
+    places = list(verb.words)
+    dashes = False
+    while words:
+        if words[0] == "--" and not dashes:
+            dashes = True
+            words.pop(0)
+            if verb.command:
+                args.command, words = words, []
+        elif words[0].startswith("-") and words[0] != "-" and not dashes:
+            _option(args, words, verb.options, verb)
+        elif places:
+            place = places.pop(0)
+            setattr(args, place.key, _value(place, place.names[0], words.pop(0), verb))
+        else:
+            raise _stray(verb, words)
+    if verb.command and not args.command:
+        raise UsageError(_needs_command(verb), verb)
+    for place in places:
+        if place.needed:
+            raise UsageError(f"{place.names[0]} is missing: {place.help}", verb)
+
+
+def _stray(verb: Verb, words: list[str]) -> UsageError:
+    if verb.command and "--" not in words:
+        return UsageError(_needs_command(verb), verb)
+    return UsageError(f"unexpected word {words[0]!r}", verb)
+
+
+def _needs_command(verb: Verb) -> str:
+    return f"needs '--' and a command: libnlplug {verb.name} DEV [options] -- {verb.command}"
+
+
+def _option(args: Args, words: list[str], options: list[Option] | tuple[Option, ...], verb: Verb | None = None) -> None:
+    """Read the option that the words begin with, and take it off them."""
+    word = words.pop(0)
+    name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+    option = next((one for one in options if name in one.names), None)
+    if option is None:
+        raise UsageError(_unknown(name, options, verb), verb)
+    if option.key in args.typed:
+        before = args.typed[option.key]
+        twice = f"option {name} is given twice" + (f", first as {before}" if name != before else "")
+        raise UsageError(twice, verb)
+    args.typed[option.key] = name
+    if not option.value:
+        if equals:
+            raise UsageError(f"option {name} takes no value, and {value!r} is given", verb)
+        args.run = option.run or args.run
+        setattr(args, option.key, True)
+        return
+    if not equals:
+        if not words:
+            raise UsageError(f"option {name} needs a value, {option.value}", verb)
+        value = words.pop(0)
+        if value.startswith("-"):
+            raise UsageError(f"option {name} needs a value, {option.value}, and {value!r} looks like an option", verb)
+    setattr(args, option.key, _value(option, name, value, verb))
+
+
+def _value(option: Option, name: str, text: str, verb: Verb | None) -> object:
+    """The text as the option reads it."""
     try:
-        width = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(1).columns
-    except (OSError, ValueError):
-        width = 80
-    return argparse.HelpFormatter(prog, width=width - 2, **options)
+        if option.choices and text not in option.choices:
+            shown = f"{', '.join(option.choices[:-1])} or {option.choices[-1]}"
+            raise ValueError(f"{name} is {text!r}: it must be {shown}{_meant(text, option.choices)}")
+        return option.read(text)
+    except ValueError as error:
+        sentence = str(error).partition(" is ")[2]
+        raise UsageError(f"{name} is {sentence}", verb) from None
 
 
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_formatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        """One line, and where to find more."""
-        from .verbs import USAGE, _err
-
-        _err(f"{self.prog}: {message} (try '{self.prog} --help')")
-        raise SystemExit(USAGE)
+def verb_named(word: str) -> Verb:
+    """The verb; UsageError where there is none of that name."""
+    for verb in VERBS:
+        if verb.name == word:
+            return verb
+    raise UsageError(f"unknown verb {word!r}{_meant(word, [verb.name for verb in VERBS])}")
 
 
-def parser_of(verbs: tuple[Verb, ...], version: str) -> argparse.ArgumentParser:
-    """The parser made from the table."""
-    top = _Parser(
-        prog="libnlplug",
-        description="Hold the packets of a Linux network device and let them go again. A hold stops traffic.",
-        epilog="Sizes are written as tc writes them: 65536, 64k or 32mb. Exit status: 0 done, 1 failed, 2 not"
-        " understood; that of 'hold' is the command's own, or as timeout's: 'libnlplug --man' lists them.",
-    )
-    top.add_argument("--version", action="version", version=f"libnlplug {version}", help="print the version")
-    top.add_argument("--man", action="store_true", help="print the manual page: libnlplug --man | man -l -")
-    top.add_argument(
-        "--bash-completion",
-        action="store_true",
-        help='print the completion for bash: eval "$(libnlplug --bash-completion)"',
-    )
-    parsers = top.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
-    for verb in verbs:
-        usage = "libnlplug hold DEV [options] -- COMMAND..." if verb.name == "hold" else None
-        description = f"{verb.help[:1].upper()}{verb.help[1:]}."
-        sub = parsers.add_parser(verb.name, help=verb.help, description=description, epilog=verb.more, usage=usage)
-        for names, options in verb.arguments:
-            sub.add_argument(*names, **options)
-        sub.set_defaults(run=verb.run)
-    return top
+def _unknown(name: str, options: list[Option] | tuple[Option, ...], verb: Verb | None) -> str:
+    elsewhere = [one.name for one in VERBS if any(name in option.names for option in one.options)]
+    if verb is None and elsewhere:
+        return f"option {name} comes after the verb: {', '.join(elsewhere)}"
+    if verb is not None and (elsewhere or any(name in one.names for one in TOP)):
+        return f"option {name} means nothing to '{verb.name}'"
+    return f"unknown option {name!r}{_meant(name, [one for option in [*options, HELP] for one in option.names])}"
+
+
+def _meant(word: str, names: list[str] | tuple[str, ...]) -> str:
+    """What was probably meant: the one that begins so, else one that is alike."""
+    import difflib
+
+    longer = [name for name in names if name.startswith(word)]
+    alike = longer if len(longer) == 1 else difflib.get_close_matches(word.replace("_", "-"), names, 1)
+    return f": did you mean {alike[0]!r}?" if alike else ""

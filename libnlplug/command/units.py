@@ -1,37 +1,55 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sizes and times as tc writes them, read and written (iproute2, lib/utils.c and tc/tc_util.c)."""
+"""Units: what a word of the command line means, a size, a time, a device and so on, and how sizes are printed.
+
+Sizes are as tc writes them, and times as timeout(1) does, with tc's smaller units too (iproute2, lib/utils.c). Without
+regular expressions: to load those takes longer than most verbs do.
+"""
 
 from __future__ import annotations
 
-import re
+import os
 
-__all__ = ["format_size", "parse_size", "parse_time"]
+__all__ = ["device", "format_size", "limit", "netns", "parse_size", "parse_time", "port"]
 
-_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
-_SIZE = _NUMBER + r"(b|k|kb|kbit|m|mb|mbit|g|gb|gbit|)"  # compiled when one is read
-_TIME = _NUMBER + r"(s|secs?|ms|msecs?|us|usecs?|)"
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_DIGITS = frozenset("0123456789")
+_SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SIZES.update({f"{unit}b": size for unit, size in _SIZES.items() if unit in "kmg"})
+_BITS = {f"{unit}bit": _SIZES[unit] for unit in "kmg"}
+_TIMES = {"": 1.0, "s": 1.0, "sec": 1.0, "secs": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TIMES.update(dict.fromkeys(("ms", "msec", "msecs"), 1e-3))
+_TIMES.update(dict.fromkeys(("us", "usec", "usecs"), 1e-6))
+LIMIT_MAX = (1 << 31) - 1
+NAME_MAX = 127  # bytes of an alternative name (ALTIFNAMSIZ of linux/netdevice.h)
+
+
+def _split(text: str) -> tuple[float, str] | None:
+    """The number at the beginning of the text and what follows it, in small letters; None without a number."""
+    end = 0
+    while end < len(text) and (text[end] in _DIGITS or text[end] == "."):
+        end += 1
+    number = text[:end]
+    if not text.isascii() or number.count(".") > 1 or not number.strip("."):
+        return None
+    return float(number), text[end:].lower()
 
 
 def parse_size(text: str) -> int:
     """Bytes: '65536', '64k', '32mb', '1.5m', '8mbit'; k, m and g are powers of 1024. ValueError for anything else."""
-    match = re.fullmatch(_SIZE, text, re.ASCII | re.IGNORECASE)
-    if not match:
+    number, unit = _split(text) or (0.0, "?")
+    if unit not in _SIZES and unit not in _BITS:
         raise ValueError(f"size is {text!r}: it must be bytes with an optional unit, as 65536, 64k or 32mb")
-    number, unit = float(match[1]), match[2].lower()
-    bits = unit.endswith("bit")
-    size = number * _UNITS[unit[:1]] / (8 if bits else 1)
+    size = number * _BITS[unit] / 8 if unit in _BITS else number * _SIZES[unit]
     if size >= 1 << 62:
         raise ValueError(f"size is {text!r}: that is more than any device can hold")
     return int(size)
 
 
 def parse_time(text: str) -> float:
-    """Seconds: '5', '0.5s', '250ms', '800us'. (A bare number is seconds, as for timeout(1).) ValueError otherwise."""
-    match = re.fullmatch(_TIME, text, re.ASCII | re.IGNORECASE)
-    if not match:
-        raise ValueError(f"time is {text!r}: it must be seconds, or have a unit, as 5, 0.5s or 250ms")
-    seconds = float(match[1]) * {"m": 1e-3, "u": 1e-6}.get(match[2].lower()[:1], 1.0)
+    """Seconds: '5', '0.5s', '250ms', '5m', '1h'; a bare number is seconds, as for timeout(1). ValueError otherwise."""
+    number, unit = _split(text) or (0.0, "?")
+    if unit not in _TIMES:
+        raise ValueError(f"time is {text!r}: it must be seconds, or have a unit, as 5, 0.5s, 250ms, 5m or 1h")
+    seconds = number * _TIMES[unit]
     if seconds > 1e9:
         raise ValueError(f"time is {text!r}: the longest is 1e9 seconds, 31 years")
     return seconds
@@ -44,3 +62,35 @@ def format_size(size: int) -> str:
             number = size / unit
             return f"{number:.4g}{name}" if number < 1000 else f"{number:.0f}{name}"
     return f"{size}b"
+
+
+def limit(text: str) -> int:
+    """A limit in bytes."""
+    size = parse_size(text)
+    if not 1 <= size <= LIMIT_MAX:
+        why = ", with 0 the plug would drop every packet for ever" if size == 0 else ""
+        raise ValueError(f"size is {text!r}: it must be 1 to {LIMIT_MAX} bytes{why}")
+    return size
+
+
+def device(text: str) -> str:
+    """The name of a device, or an alternative name of it."""
+    if not 0 < len(os.fsencode(text)) <= NAME_MAX:
+        raise ValueError(f"device is {text!r}: a device's name has 1 to {NAME_MAX} bytes")
+    return text
+
+
+def netns(text: str) -> str | int:
+    """A network namespace: a name or a path; a number is a pid unless a namespace has that name."""
+    if not text:
+        raise ValueError("netns is '': it must be a name, a path or a pid")
+    if text.isascii() and text.isdecimal() and not os.path.exists(f"/run/netns/{text}"):
+        return int(text)
+    return text
+
+
+def port(text: str) -> int:
+    """A port."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 5:
+        raise ValueError(f"port is {text!r}: it must be one number, 1 to 65535; for several ports add a lane for each")
+    return int(text)

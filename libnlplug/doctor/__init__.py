@@ -20,10 +20,8 @@ import json
 import os
 import time
 
-from ..netlink.libnl import lib
-from ..netlink.route_socket import RouteSocket
-from .child import ANSWER, in_child, trial
-from .probe import NAMES, Check, ask_permission, in_own_namespace, probe, result, text_of, unknown
+from .check import NAMES, Check, in_own_namespace, result, text_of, unknown
+from .child import ANSWER, in_child
 
 __all__ = ["NAMES", "Check", "as_json", "can_hold", "examine", "report"]
 
@@ -34,9 +32,23 @@ if TYPE_CHECKING:
 
 def examine() -> list[Check]:
     """Look at everything, and return one Check for each of NAMES, in that order. Takes a second or two."""
-    found, can_make = probe()
-    found += [*_libnl(), _kernel(), _right(), _netns(can_make), _cgroup(), _pid_namespace(), _orphans()]
+    try:
+        from . import probe
+    except ImportError as error:
+        found = _without_libnl(error)
+    else:
+        found, can_make = probe.probe()
+        found += [*probe.libnl(), probe.right(), probe.netns(can_make)]
+    found += [_kernel(), _cgroup(), _pid_namespace(), _orphans()]
     return sorted(found, key=lambda one: NAMES.index(one.name))
+
+
+def _without_libnl(error: ImportError) -> list[Check]:
+    """The checks that need libnl, where it cannot be loaded: what to install, and that the rest is not known."""
+    found, _, advice = str(error).rpartition(": ")
+    missing = result("libnl", "failed", found or advice, advice if found else "reinstall the package")
+    names = [name for name in NAMES if name not in ("libnl", "kernel", "cgroup", "pid-namespace", "orphans")]
+    return [missing, *(unknown(name, "libnl is needed to find out", "see libnl") for name in names)]
 
 
 def can_hold(checks: Iterable[Check]) -> bool:
@@ -61,16 +73,6 @@ def as_json(checks: Iterable[Check]) -> str:
     return json.dumps([one.as_dict() for one in checks], indent=2)
 
 
-def _libnl() -> Iterator[Check]:
-    version = f"{lib.nl_ver_maj}.{lib.nl_ver_min}.{lib.nl_ver_mic}"
-    maps = text_of("/proc/self/maps") or ""
-    files = sorted({line.split()[-1] for line in maps.splitlines() if "/libnl-" in line})
-    yield result("libnl", "ok", ", ".join([f"version {version}", *files]))
-    names = [name for name in dir(lib) if name.startswith(("nl_", "nla_", "nlmsg_", "rtnl_"))]
-    count = sum(callable(getattr(lib, name)) for name in names)
-    yield result("functions", "ok", f"the {count} functions of libnl that are called were bound when it was loaded")
-
-
 def _kernel() -> Check:
     """The guard watches its holder through a pidfd."""
     release = os.uname().release
@@ -84,24 +86,6 @@ def _kernel() -> Check:
     except OSError as error:
         return result("kernel", "failed", f"Linux {release} refuses pidfd_open ({error.strerror})", advice)
     return result("kernel", "ok", f"Linux {release}, has pidfd_open")
-
-
-def _right() -> Check:
-    trouble = trial(ask_permission)
-    if not trouble:
-        return result("CAP_NET_ADMIN", "ok", "this process may change the qdiscs of its network namespace")
-    advice = "run as root; in a unit, AmbientCapabilities=CAP_NET_ADMIN; in a container, --cap-add NET_ADMIN"
-    return result("CAP_NET_ADMIN", "failed", trouble, advice)
-
-
-def _netns(can_make: bool) -> Check:
-    trouble = trial(lambda: RouteSocket("/proc/self/ns/net").close())
-    if not trouble:
-        words = "can be made and entered" if can_make else "can be entered, but none can be made"
-        return result("netns", "ok", f"network namespaces {words}")
-    advice = "--netns needs CAP_SYS_ADMIN; without it, start libnlplug inside the namespace"
-    words = trouble.split("; ")[0].split(": ")[-1]
-    return result("netns", "warning", f"no other network namespace can be entered ({words})", advice)
 
 
 def _cgroup() -> Check:

@@ -2,7 +2,7 @@
 """Probe: what this kernel lets this process do, found out by doing it.
 
     a child  -->  a network namespace of its own, lo up  -->  a plug: hold a packet, let a guard release it
-                                                         -->  an ifb, clsact, a u32 filter, mirred: a lane's parts
+                                                         -->  an ifb, clsact, a flower filter, mirred: a lane's parts
 
 All of it goes with the child. Where no network namespace can be made, the kernel is asked by a request that it must
 refuse, and what cannot be found out that way is a warning that says so.
@@ -23,63 +23,29 @@ from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists
 from ..lane.ifb import load_module
 from ..netlink.attributes import attribute
 from ..netlink.libnl import ffi, lib
-from ..netlink.messages import qdisc_message
-from ..netlink.refusals import check
+from ..netlink.messages import message, qdisc_message
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, attach
-from ..record import Record
+from .check import LANE, NEEDED, Check, in_own_namespace, result, text_of, unknown
 from .child import ANSWER, PATIENCE, in_child, trial
 
-__all__ = ["NAMES", "Check", "ask_permission", "in_own_namespace", "memory", "probe", "result", "text_of", "unknown"]
+__all__ = ["ask_permission", "libnl", "memory", "netns", "probe", "right"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..netlink.libnl import CData
 
 # What each module gives, and its build option.
 _MODULES = {
     "sch_plug": ("plug qdisc", "NET_SCH_PLUG"),
     "ifb": ("ifb device", "IFB"),
     "sch_ingress": ("clsact qdisc", "NET_SCH_INGRESS"),
-    "cls_u32": ("u32 filter", "NET_CLS_U32"),
+    "cls_flower": ("flower filter", "NET_CLS_FLOWER"),
     "act_mirred": ("mirred action", "NET_ACT_MIRRED"),
 }
-_LANE = ("ifb", "sch_ingress", "cls_u32", "act_mirred")
-_NEEDED = ("libnl", "functions", "kernel", "CAP_NET_ADMIN", "sch_plug", "guard")
-NAMES = (*_NEEDED, "netns", "oom", "cgroup", "pid-namespace", "orphans", *_LANE)
-
-# The inodes of the namespaces that the system booted with (include/linux/proc_ns.h, the same since Linux 3.8).
-_FIRST_NAMESPACE = {"pid": 0xEFFFFFFC, "cgroup": 0xEFFFFFFB}
 _NO_DEVICE = (1 << 31) - 1
 _CREATE = lib.NLM_F_CREATE | lib.NLM_F_EXCL
-
-
-class Check(Record):
-    """One answer.
-
-    ``name`` is what was looked at, one of NAMES. ``state`` is 'ok'; 'warning', where there is a limit to know of, or
-    where it could not be tried; or 'failed'. ``detail`` says what was found, ``advice`` what to do, None where nothing
-    need be done. ``needed`` tells whether holding on a device depends on it.
-    """
-
-    __slots__ = ("name", "state", "detail", "advice", "needed")
-    name: str
-    state: str
-    detail: str
-    advice: str | None
-    needed: bool
-
-
-def result(name: str, state: str, detail: str, advice: str | None = None) -> Check:
-    """The Check of that name."""
-    return Check(name, state, detail, advice, name in _NEEDED)
-
-
-def unknown(name: str, why: str, advice: str | None = None) -> Check:
-    """Nothing was found out. Where holding depends on it, that is a failure."""
-    return result(name, "failed" if name in _NEEDED else "warning", f"not known: {why}", advice)
 
 
 def probe() -> tuple[list[Check], bool]:
@@ -92,7 +58,7 @@ def probe() -> tuple[list[Check], bool]:
 
     lines, trouble = in_child(work)
     found = [Check(*json.loads(line)) for line in lines]
-    missing = {"sch_plug", "guard", "oom", *_LANE} - {one.name for one in found}
+    missing = {"sch_plug", "guard", "oom", *LANE} - {one.name for one in found}
     why = f"the attempt {trouble}" if trouble else "what it depends on has failed"
     advice = "run this as root, outside of what restricts it" if trouble else "see there"
     return found + [unknown(name, why, advice) for name in missing], bool(flags)
@@ -110,23 +76,6 @@ def ask_permission() -> None:
         if error.errno == errno.EOPNOTSUPP:
             raise OSError(error.errno, "the kernel has no qdiscs at all (CONFIG_NET_SCHED)") from None
         raise
-
-
-def in_own_namespace(kind: str) -> bool | None:
-    """Whether this process is in another namespace than the system's first; None where that cannot be known."""
-    try:
-        return os.stat(f"/proc/self/ns/{kind}").st_ino != _FIRST_NAMESPACE[kind]
-    except OSError:
-        return None
-
-
-def text_of(path: str) -> str | None:
-    """What the file says; None where it cannot be read."""
-    try:
-        with open(path, errors="replace") as file:
-            return file.read()
-    except OSError:
-        return None
 
 
 def _private_namespace() -> tuple[int, str]:
@@ -151,7 +100,7 @@ def _probe_inside(flags: int, out: int) -> Iterator[Check]:
     _enter_new(flags)
     route = RouteSocket()
     lo = route.link("lo")
-    _send(_message(lib.RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, lo, lib.IFF_UP, lib.IFF_UP)))
+    _send(message(lib.RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, lo, lib.IFF_UP, lib.IFF_UP)))
     try:
         plug = attach("lo")
     except NetlinkError as error:
@@ -169,10 +118,10 @@ def _probe_outside(refusal: str) -> Iterator[Check]:
     why = f"no network namespace can be made to try it in ({refusal})"
     route = RouteSocket()
     lo = route.link("lo")
-    msg = qdisc_message(lib.RTM_NEWQDISC, _CREATE, lo, lib.TC_H_ROOT, 1 << 16, b"plug")
-    check(lib.nla_put_string(msg, lib.TCA_OPTIONS, b""), "build a request")  # one byte: too short to be a plug's
+    plug = ffi.new("struct tcmsg *", {"tcm_ifindex": lo, "tcm_parent": lib.TC_H_ROOT, "tcm_handle": 1 << 16})
+    bad_options = attribute(lib.TCA_KIND, b"plug\0") + attribute(lib.TCA_OPTIONS, b"\0")  # too short to be a plug's
     try:
-        _send(msg)
+        _send(message(lib.RTM_NEWQDISC, _CREATE, ffi.buffer(plug)[:] + bad_options))
     except NetlinkError as error:
         if error.errno == errno.EINVAL:
             yield result("sch_plug", "ok", "the kernel has the plug qdisc")
@@ -181,7 +130,7 @@ def _probe_outside(refusal: str) -> Iterator[Check]:
         else:
             yield _missing("sch_plug", error)
     yield from _guard_alone(route, lo, why)
-    for name in _LANE:
+    for name in LANE:
         yield unknown(name, why, "run this as root; lanes need it")
 
 
@@ -194,8 +143,10 @@ def _guard(plug: PlugQdisc, out: int) -> Iterator[Check]:
         packets.connect(packets.getsockname())
         with plug.hold(timeout=PATIENCE) as held:
             packets.send(b"1")
+            holder = plug.holder()
+            spared = memory(holder.guard if holder else 0)
         packets.recv(1)
-        yield memory(plug._guard.pid if plug._guard else 0)
+        yield spared
         _kill_a_holder(packets, out)
         packets.recv(1)
     except NetlinkError as error:
@@ -274,7 +225,7 @@ def _ifb(safe: bool) -> Check:
         why = "its module is not loaded, and loading it from here would make the links ifb0 and ifb1"
         return unknown("ifb", why, "lanes need it: as root on the host, modprobe ifb numifbs=0")
     linkinfo = attribute(lib.IFLA_LINKINFO, attribute(lib.IFLA_INFO_KIND, b"ifb\0"))
-    return _made("ifb", _message(lib.RTM_NEWLINK, _CREATE, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + linkinfo))
+    return _made("ifb", message(lib.RTM_NEWLINK, _CREATE, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + linkinfo))
 
 
 def _ifb_is_safe() -> bool:
@@ -292,30 +243,31 @@ def _ifb_is_safe() -> bool:
 
 
 def _redirect(lo: int) -> Iterator[Check]:
-    """A clsact qdisc, at its egress hook a u32 filter, and one with a mirred action."""
+    """A clsact qdisc, at its egress hook a flower filter, and one with a mirred action."""
     major = lib.TC_H_CLSACT & 0xFFFF_0000
     clsact = _made("sch_ingress", qdisc_message(lib.RTM_NEWQDISC, _CREATE, lo, lib.TC_H_CLSACT, major, b"clsact"))
     yield clsact
     if clsact.state != "ok":
-        for name in ("cls_u32", "act_mirred"):
+        for name in ("cls_flower", "act_mirred"):
             yield unknown(name, "it cannot be tried without sch_ingress", "see there")
         return
-    u32 = struct.pack("=BxHiIII", 0, 0, lo, 0, major | lib.TC_H_MIN_EGRESS, htons(lib.ETH_P_IP))
-    u32 += attribute(lib.TCA_KIND, b"u32\0")
-    empty = _made("cls_u32", _message(lib.RTM_NEWTFILTER, _CREATE, u32))
+    filter_ = struct.pack("=BxHiIII", 0, 0, lo, 0, major | lib.TC_H_MIN_EGRESS, htons(lib.ETH_P_IP))
+    filter_ += attribute(lib.TCA_KIND, b"flower\0")
+    everything = attribute(lib.TCA_FLOWER_KEY_ETH_TYPE, struct.pack("!H", lib.ETH_P_IP))
+    options = attribute(lib.TCA_OPTIONS, everything)
+    empty = _made("cls_flower", message(lib.RTM_NEWTFILTER, _CREATE, filter_ + options))
     yield empty
     if empty.state != "ok":
-        yield unknown("act_mirred", "it cannot be tried without cls_u32", "see there")
+        yield unknown("act_mirred", "it cannot be tried without cls_flower", "see there")
         return
     mirred = struct.pack("=IIiiiiI", 0, 0, lib.TC_ACT_STOLEN, 0, 0, lib.TCA_EGRESS_REDIR, lo)  # struct tc_mirred
     parameters = attribute(lib.TCA_ACT_OPTIONS, attribute(lib.TCA_MIRRED_PARMS, mirred))
     action = attribute(1, attribute(lib.TCA_ACT_KIND, b"mirred\0") + parameters)
-    everything = attribute(lib.TCA_U32_SEL, bytes(16))  # struct tc_u32_sel, with no keys
-    options = attribute(lib.TCA_OPTIONS, everything + attribute(lib.TCA_U32_ACT, action))
-    yield _made("act_mirred", _message(lib.RTM_NEWTFILTER, _CREATE, u32 + options))
+    options = attribute(lib.TCA_OPTIONS, everything + attribute(lib.TCA_FLOWER_ACT, action))
+    yield _made("act_mirred", message(lib.RTM_NEWTFILTER, _CREATE, filter_ + options))
 
 
-def _made(name: str, msg: CData) -> Check:
+def _made(name: str, msg: bytes) -> Check:
     """Whether the kernel makes it."""
     try:
         _send(msg)
@@ -330,7 +282,7 @@ def _missing(name: str, error: NetlinkError) -> Check:
         return result(name, "failed", str(error), f"'modprobe {name}' as root on the host may help")
     kind, option = _MODULES[name]
     words = (error.ext_ack or os.strerror(error.errno)).rstrip(".")
-    use = "" if name in _NEEDED else ", which lanes need,"
+    use = "" if name in NEEDED else ", which lanes need,"
     detail = f"the kernel has no {kind}{use} and can load none ({words})"
     packages = f"Debian linux-image-amd64, Ubuntu linux-modules-extra-{os.uname().release}, Fedora kernel-modules-core"
     other = "; RHEL 9's kernel is built without it" if name == "sch_plug" else ""
@@ -339,18 +291,37 @@ def _missing(name: str, error: NetlinkError) -> Check:
     return result(name, "failed", detail, advice + other)
 
 
-def _send(msg: CData) -> None:
+def _send(msg: bytes) -> None:
     route = RouteSocket()
     try:
-        route.send_one(msg, "ask the kernel", None)
+        route.execute(msg, "ask the kernel", None)
     finally:
         route.close()
 
 
-def _message(kind: int, flags: int, body: bytes) -> CData:
-    msg = lib.nlmsg_alloc_simple(kind, flags)
-    if msg == ffi.NULL:
-        raise MemoryError("libnl has no memory for a message")
-    msg = ffi.gc(msg, lib.nlmsg_free)
-    check(lib.nlmsg_append(msg, ffi.new("char[]", body), len(body), lib.NLMSG_ALIGNTO), "build a request")
-    return msg
+def libnl() -> Iterator[Check]:
+    version = f"{lib.nl_ver_maj}.{lib.nl_ver_min}.{lib.nl_ver_mic}"
+    maps = text_of("/proc/self/maps") or ""
+    files = sorted({line.split()[-1] for line in maps.splitlines() if "/libnl-" in line})
+    yield result("libnl", "ok", ", ".join([f"version {version}", *files]))
+    names = [name for name in dir(lib) if name.startswith(("nl_", "nla_", "nlmsg_", "rtnl_"))]
+    count = sum(callable(getattr(lib, name)) for name in names)
+    yield result("functions", "ok", f"the {count} functions of libnl that are called were bound when it was loaded")
+
+
+def right() -> Check:
+    trouble = trial(ask_permission)
+    if not trouble:
+        return result("CAP_NET_ADMIN", "ok", "this process may change the qdiscs of its network namespace")
+    advice = "run as root; in a unit, AmbientCapabilities=CAP_NET_ADMIN; in a container, --cap-add NET_ADMIN"
+    return result("CAP_NET_ADMIN", "failed", trouble, advice)
+
+
+def netns(can_make: bool) -> Check:
+    trouble = trial(lambda: RouteSocket("/proc/self/ns/net").close())
+    if not trouble:
+        words = "can be made and entered" if can_make else "can be entered, but none can be made"
+        return result("netns", "ok", f"network namespaces {words}")
+    advice = "--netns needs CAP_SYS_ADMIN; without it, start libnlplug inside the namespace"
+    words = trouble.split("; ")[0].split(": ")[-1]
+    return result("netns", "warning", f"no other network namespace can be entered ({words})", advice)

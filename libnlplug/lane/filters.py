@@ -16,23 +16,32 @@ import socket
 from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
 from ..netlink.attributes import attribute
 from ..netlink.libnl import ffi, lib
-from ..netlink.messages import qdisc_message
-from ..netlink.refusals import check
+from ..netlink.messages import joined, message
 from ..netlink.route_socket import RouteSocket
 from .hook import Filter, filters, hook_number
 from .match import Match
 
-__all__ = ["FIRST_PRIO", "SLOTS", "add_filters", "delete_filters", "ender", "in_place", "is_lanes", "slot_of"]
+__all__ = [
+    "FIRST_PRIO",
+    "SLOTS",
+    "add_filters",
+    "by_slot",
+    "delete_filters",
+    "ender",
+    "in_place",
+    "is_lanes",
+    "slot_of",
+]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..netlink.libnl import CData
     from .match import Network, Range
 
 FIRST_PRIO = 0xFF00
 SLOTS = 100
+AT_ONCE = 50  # requests in one send
 _PROTOCOLS = {FIRST_PRIO: lib.ETH_P_IP, FIRST_PRIO + 1: lib.ETH_P_IPV6, FIRST_PRIO + 2: lib.ETH_P_8021Q}
 _FAMILIES = {4: lib.ETH_P_IP, 6: lib.ETH_P_IPV6}
 _SYN, _SYN_RST_ACK_FIN = 0x02, 0x17
@@ -50,9 +59,18 @@ def is_lanes(one: Filter) -> bool:
     return one.prio in _PROTOCOLS and one.chain == 0 and one.kind == "flower" and (one.redirects or not one.is_filter)
 
 
-def in_place(there: list[Filter], slot: int, target: int, count: int) -> bool:
-    """Whether the hook has the lane's filters, all ``count`` of them, and they lead to the device ``target``."""
-    mine = [one for one in there if slot_of(one) == slot and one.is_filter]
+def by_slot(there: list[Filter]) -> dict[int, list[Filter]]:
+    """The filters of lanes at a hook, by the lanes' slots."""
+    found: dict[int, list[Filter]] = {}
+    for one in there:
+        slot = slot_of(one) if one.is_filter else None
+        if slot is not None:
+            found.setdefault(slot, []).append(one)
+    return found
+
+
+def in_place(mine: list[Filter], target: int, count: int) -> bool:
+    """Whether a lane's filters are all there, ``count`` of them, and lead to the device ``target``."""
     return len(mine) == count > 0 and all(one.target == target for one in mine)
 
 
@@ -66,19 +84,14 @@ def add_filters(
     route: RouteSocket, ifindex: int, device: str, ingress: bool, slot: int, match: Match, target: int
 ) -> int:
     """Redirect what ``match`` means to the device ``target``; how many filters that takes."""
-    hook, flags, messages = hook_number(ingress), lib.NLM_F_CREATE | lib.NLM_F_EXCL, []
     wanted = [keys for family in match.families for keys in _keys(match, family)]
-    for number, (prio, keys) in enumerate(wanted, 1):
-        message = qdisc_message(lib.RTM_NEWTFILTER, flags, ifindex, hook, (slot + 1) << 16 | number, b"flower")
-        _place(message, prio, _PROTOCOLS[prio])
-        options = _flower(keys, target)
-        check(lib.nla_put(message, lib.TCA_OPTIONS, len(options), options), "build a request")
-        messages.append(message)
-    for code, reply in route.send_all(messages):
-        try:
-            check(code, "add a filter to", device, reply)
-        except NetlinkError as error:
-            raise _explained(error, device) from None
+    flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
+    messages = [
+        _request(lib.RTM_NEWTFILTER, flags, ifindex, ingress, prio, (slot + 1) << 16 | number, _flower(keys, target))
+        for number, (prio, keys) in enumerate(wanted, 1)
+    ]
+    for error in _failures(route, messages, device, "add a filter to"):
+        raise _explained(error, device)
     _refuse_half(filters(route, ifindex, device, ingress), [set(keys) for _, keys in wanted], slot, device)
     return len(messages)
 
@@ -90,8 +103,8 @@ def _refuse_half(there: list[Filter], wanted: list[set[int]], slot: int, device:
         if slot_of(one) == slot and 0 < number <= len(wanted) and not wanted[number - 1] <= one.keys:
             why = "this kernel's flower filters do not know all fields of the match"
             hint = "ranges of ports need Linux 5.2: give single ports"
-            message = f"cannot make a lane on {device}: {why}; {hint}"
-            raise PlugUnavailable(errno.EOPNOTSUPP, message, "add a filter to", device, hint=hint)
+            sentence = f"cannot make a lane on {device}: {why}; {hint}"
+            raise PlugUnavailable(errno.EOPNOTSUPP, sentence, "add a filter to", device, hint=hint)
 
 
 def _explained(error: NetlinkError, device: str) -> NetlinkError:
@@ -106,25 +119,33 @@ def delete_filters(
 ) -> None:
     """Delete the filters of lanes at the hook of which ``is_one`` is true, one by one, by what the kernel shows of
     them; those that are gone already are passed over."""
-    messages = []
-    for one in filters(route, ifindex, device, ingress):
-        if is_lanes(one) and one.is_filter and is_one(one):
-            message = qdisc_message(lib.RTM_DELTFILTER, 0, ifindex, hook_number(ingress), one.handle, b"flower")
-            _place(message, one.prio, _PROTOCOLS[one.prio])
-            messages.append(message)
-    for code, reply in route.send_all(messages) if messages else []:
-        try:
-            check(code, "delete a filter of", device, reply)
-        except DeviceNotFound:  # it went at this moment, and its filters with it
-            return
-        except NetlinkError as error:
-            if error.errno not in (errno.ENOENT, errno.EINVAL):  # EINVAL: the hook itself is gone
-                raise
+    messages = [
+        _request(lib.RTM_DELTFILTER, 0, ifindex, ingress, one.prio, one.handle)
+        for one in filters(route, ifindex, device, ingress)
+        if is_lanes(one) and one.is_filter and is_one(one)
+    ]
+    for error in _failures(route, messages, device, "delete a filter of"):
+        gone = isinstance(error, DeviceNotFound) or error.errno in (errno.ENOENT, errno.EINVAL)  # EINVAL: the hook too
+        if not gone:
+            raise error
 
 
-def _place(message: CData, prio: int, protocol: int) -> None:
-    header = ffi.cast("struct tcmsg *", ffi.cast("char *", lib.nlmsg_hdr(message)) + lib.NLMSG_HDRLEN)
-    header.tcm_info = prio << 16 | socket.htons(protocol)
+def _failures(route: RouteSocket, messages: list[bytes], device: str, operation: str) -> list[NetlinkError]:
+    """Send the messages, no more at once than a socket has room for answers; what failed."""
+    found: list[NetlinkError] = []
+    for start in range(0, len(messages), AT_ONCE):
+        some = messages[start : start + AT_ONCE]
+        found += route.execute_all(joined(some), [device] * len(some), operation).values()
+    return found
+
+
+def _request(kind: int, flags: int, ifindex: int, ingress: bool, prio: int, handle: int, options: bytes = b"") -> bytes:
+    header = ffi.new("struct tcmsg *", {"tcm_ifindex": ifindex, "tcm_handle": handle})
+    header.tcm_parent, header.tcm_info = hook_number(ingress), prio << 16 | socket.htons(_PROTOCOLS[prio])
+    parts = attribute(lib.TCA_KIND, b"flower\0")
+    if options:
+        parts += attribute(lib.TCA_OPTIONS, options)
+    return message(kind, flags, ffi.buffer(header)[:] + parts)
 
 
 def _keys(match: Match, family: int) -> list[tuple[int, dict[int, bytes]]]:

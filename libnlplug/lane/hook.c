@@ -15,6 +15,8 @@
 #include <linux/netlink.h>
 #include <unistd.h>
 
+#include "netlink/attributes.h"
+
 /* linux/bpf.h, linux/membarrier.h */
 enum { PROG_QUERY = 16, TCX_INGRESS = 46, TCX_EGRESS = 47, BARRIER_GLOBAL = 1 };
 
@@ -50,60 +52,30 @@ int libnlplug_wait_for_readers(void)
 	return syscall(SYS_membarrier, BARRIER_GLOBAL, 0, 0) ? -errno : 0;
 }
 
-/* The next attribute in the bytes from *at to the end, or NULL; *at moves on. */
-static struct nlattr *next(char **at, char *end)
-{
-	struct nlattr *attribute = (struct nlattr *)*at;
-
-	if (end - *at < NLA_HDRLEN || attribute->nla_len < NLA_HDRLEN || attribute->nla_len > end - *at)
-		return NULL;
-	*at += NLA_ALIGN(attribute->nla_len) > end - *at ? end - *at : NLA_ALIGN(attribute->nla_len);
-	return attribute;
-}
-
-static struct nlattr *find(char *at, char *end, int type)
-{
-	struct nlattr *attribute;
-
-	while ((attribute = next(&at, end)) && (attribute->nla_type & NLA_TYPE_MASK) != type)
-		;
-	return attribute;
-}
-
-static char *start_of(struct nlattr *attribute)
-{
-	return (char *)attribute + NLA_HDRLEN;
-}
-
-static char *end_of(struct nlattr *attribute)
-{
-	return (char *)attribute + attribute->nla_len;
-}
-
 /* Whether a chain's hook is at the ingress of the device. */
-static int is_ingress_of(int family, struct nlattr *hook, const char *device)
+static int is_ingress_of(int family, const struct nlattr *hook, const char *device)
 {
-	struct nlattr *number = find(start_of(hook), end_of(hook), HOOK_NUMBER);
-	struct nlattr *one = find(start_of(hook), end_of(hook), HOOK_DEVICE);
-	struct nlattr *list = find(start_of(hook), end_of(hook), HOOK_DEVICES);
+	const struct nlattr *number = attribute_inside(hook, HOOK_NUMBER);
+	const struct nlattr *one = attribute_inside(hook, HOOK_DEVICE);
+	const struct nlattr *list = attribute_inside(hook, HOOK_DEVICES);
 	uint32_t wanted = family == FAMILY_NETDEV ? NETDEV_INGRESS : INET_INGRESS;
 	uint32_t is;
-	char *at;
 
-	if (!number || end_of(number) - start_of(number) != sizeof is)
+	if (!number || attribute_size(number) != sizeof is)
 		return 0;
-	memcpy(&is, start_of(number), sizeof is);
+	attribute_copy(number, &is, sizeof is);
 	if ((family != FAMILY_NETDEV && family != FAMILY_INET) || ntohl(is) != wanted)
 		return 0;
-	if (one && !strncmp(start_of(one), device, end_of(one) - start_of(one)))
+	if (one && !strncmp(attribute_start(one), device, attribute_size(one)))
 		return 1;
 	if (!list)
 		return 0;
-	for (at = start_of(list); (one = next(&at, end_of(list)));) {
-		size_t length = strnlen(start_of(one), end_of(one) - start_of(one));
+	one = attribute_at(attribute_start(list), attribute_end(list));
+	for (; one; one = attribute_after(one, attribute_end(list))) {
+		size_t length = strnlen(attribute_start(one), attribute_size(one));
 		int type = one->nla_type & NLA_TYPE_MASK;
 
-		if (!strncmp(start_of(one), device, length) && (type == DEVICE_PREFIX || !device[length]))
+		if (!strncmp(attribute_start(one), device, length) && (type == DEVICE_PREFIX || !device[length]))
 			return 1;
 	}
 	return 0;
@@ -113,7 +85,7 @@ static int is_ingress_of(int family, struct nlattr *hook, const char *device)
 static int look_at(struct nlmsghdr *header, const char *device, char *name, size_t size)
 {
 	char *payload = NLMSG_DATA(header), *end = (char *)header + header->nlmsg_len;
-	struct nlattr *hook, *table, *chain;
+	const struct nlattr *hook, *table, *chain;
 
 	if (header->nlmsg_type == NLMSG_DONE)
 		return ENOENT;
@@ -124,14 +96,14 @@ static int look_at(struct nlmsghdr *header, const char *device, char *name, size
 	}
 	if (header->nlmsg_type != NEW_CHAIN || end - payload < 4)
 		return 0;
-	hook = find(payload + 4, end, CHAIN_HOOK);
-	table = find(payload + 4, end, CHAIN_TABLE);
-	chain = find(payload + 4, end, CHAIN_NAME);
+	hook = attribute_find(payload + 4, end, CHAIN_HOOK);
+	table = attribute_find(payload + 4, end, CHAIN_TABLE);
+	chain = attribute_find(payload + 4, end, CHAIN_NAME);
 	if (!hook || !table || !chain || !is_ingress_of(*payload, hook, device))
 		return 0;
 	snprintf(name, size, "%s %.*s %.*s", *payload == FAMILY_NETDEV ? "netdev" : "inet",
-		 (int)(end_of(table) - start_of(table)), start_of(table),
-		 (int)(end_of(chain) - start_of(chain)), start_of(chain));
+		 (int)attribute_size(table), attribute_start(table),
+		 (int)attribute_size(chain), attribute_start(chain));
 	return 1;
 }
 

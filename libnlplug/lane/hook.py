@@ -109,12 +109,12 @@ def make_clsact(route: RouteSocket, ifindex: int, device: str) -> bool:
     flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
     message = qdisc_message(lib.RTM_NEWQDISC, flags, ifindex, lib.TC_H_CLSACT, _MAJOR, b"clsact")
     try:
-        route.send_one(message, "add a clsact qdisc to", device)
+        route.execute(message, "add a clsact qdisc to", device)
         return True
     except PlugUnavailable as error:
         hint = "the kernel has no clsact: try 'modprobe sch_ingress', or install a kernel with CONFIG_NET_SCH_INGRESS"
-        message = f"cannot add a clsact qdisc to {device}: {error.ext_ack}; {hint}"
-        raise PlugUnavailable(error.errno, message, "add a clsact qdisc to", device, hint=hint) from None
+        why = f"cannot add a clsact qdisc to {device}: {error.ext_ack}; {hint}"
+        raise PlugUnavailable(error.errno, why, "add a clsact qdisc to", device, hint=hint) from None
     except NetlinkError as error:
         if error.errno not in (errno.EEXIST, errno.EINVAL):
             raise
@@ -124,7 +124,8 @@ def make_clsact(route: RouteSocket, ifindex: int, device: str) -> bool:
 def filters(route: RouteSocket, ifindex: int, device: str, ingress: bool) -> list[Filter]:
     """Every filter at the hook, in the order in which they are asked; none where there is no such hook."""
     message = qdisc_message(lib.RTM_GETTFILTER, lib.NLM_F_DUMP, ifindex, hook_number(ingress), 0, None)
-    found = [read for read in map(_read, route.dump(message, "list the filters of", device)) if read is not None]
+    replies = route.ask(message, "list the filters of", device)
+    found = [one for one in (_read(reply.payload) for reply in replies) if one is not None]
     return sorted(found, key=lambda one: one.prio)
 
 

@@ -15,7 +15,6 @@ from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
 from ..netlink.attributes import attribute, attributes, text
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import built, link_message
-from ..netlink.refusals import check
 from ..netlink.route_socket import RouteSocket
 from ..record import Record
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 ALIAS = "libnlplug-lane"
 ADDRESS = b"\x02plug\0"  # locally administered
+_KIND = attribute(lib.IFLA_LINKINFO, attribute(lib.IFLA_INFO_KIND, b"ifb\0"))
 
 
 class Ifb(Record):
@@ -60,12 +60,10 @@ def create_ifb(route: RouteSocket, name: str, alias: str) -> int:
     Raises FileExistsError where the name is taken, PlugUnavailable where the kernel has no ifb.
     """
     load_module()
-    msg = link_message(lib.RTM_NEWLINK, lib.NLM_F_CREATE | lib.NLM_F_EXCL, 0)
-    check(lib.nla_put_string(msg, lib.IFLA_IFNAME, name.encode()), "build a request")
-    check(lib.nla_put(msg, lib.IFLA_ADDRESS, len(ADDRESS), ADDRESS), "build a request")
-    _put_kind(msg)
+    parts = attribute(lib.IFLA_IFNAME, name.encode() + b"\0") + attribute(lib.IFLA_ADDRESS, ADDRESS) + _KIND
+    msg = link_message(lib.RTM_NEWLINK, lib.NLM_F_CREATE | lib.NLM_F_EXCL, 0, parts)
     try:
-        route.send_one(msg, "make the ifb", name)
+        route.execute(msg, "make the ifb", name)
     except NetlinkError as error:
         if error.errno == errno.EOPNOTSUPP:
             hint = "the kernel has no ifb: try 'modprobe ifb numifbs=0', or install a kernel that has it (CONFIG_IFB)"
@@ -108,7 +106,7 @@ def set_alias(route: RouteSocket, ifindex: int, name: str, alias: str) -> None:
 def delete_ifb(route: RouteSocket, ifindex: int, name: str) -> None:
     """Delete the ifb with whatever is in it; one that is gone already is passed over."""
     try:
-        route.send_one(built(lib.rtnl_link_build_delete_request, _link(ifindex)), "delete the ifb", name)
+        route.execute(built(lib.rtnl_link_build_delete_request, _link(ifindex)), "delete the ifb", name)
     except DeviceNotFound:
         pass
 
@@ -116,17 +114,16 @@ def delete_ifb(route: RouteSocket, ifindex: int, name: str) -> None:
 def ifb_of(route: RouteSocket, ifindex: int) -> Ifb | None:
     """The ifb with this interface index, None where it is gone."""
     try:
-        shown = route.dump(link_message(lib.RTM_GETLINK, 0, ifindex), "find the ifb", None)
+        shown = route.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find the ifb", None)
     except DeviceNotFound:
         return None
-    return _read(shown[0]) if shown else None
+    return _read(shown[0].payload) if shown else None
 
 
 def ifbs(route: RouteSocket) -> list[Ifb]:
     """Every ifb of the namespace, by one dump that the kernel filters by kind."""
-    msg = link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0)
-    _put_kind(msg)
-    return [ifb for ifb in map(_read, route.dump(msg, "list the ifbs", None)) if ifb is not None]
+    replies = route.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, _KIND), "list the ifbs", None)
+    return [ifb for ifb in (_read(reply.payload) for reply in replies) if ifb is not None]
 
 
 def _read(payload: bytes) -> Ifb | None:
@@ -157,18 +154,12 @@ def _quieten(route: RouteSocket, ifindex: int, name: str) -> None:
     """No IPv6 address, so no packets of its own; a kernel without IPv6 has nothing to be told."""
     mode = attribute(lib.IFLA_INET6_ADDR_GEN_MODE, bytes([lib.IN6_ADDR_GEN_MODE_NONE]))
     families = attribute(lib.AF_INET6, mode)
-    msg = link_message(lib.RTM_NEWLINK, 0, ifindex)
-    check(lib.nla_put(msg, lib.IFLA_AF_SPEC, len(families), families), "build a request")
+    msg = link_message(lib.RTM_NEWLINK, 0, ifindex, attribute(lib.IFLA_AF_SPEC, families))
     try:
-        route.send_one(msg, "set addrgenmode of", name)
+        route.execute(msg, "set addrgenmode of", name)
     except NetlinkError as error:
         if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
             raise
-
-
-def _put_kind(msg: CData) -> None:
-    kind = attribute(lib.IFLA_INFO_KIND, b"ifb\0")
-    check(lib.nla_put(msg, lib.IFLA_LINKINFO, len(kind), kind), "build a request")
 
 
 def _link(ifindex: int) -> CData:
@@ -181,4 +172,4 @@ def _link(ifindex: int) -> CData:
 
 
 def _change(route: RouteSocket, ifindex: int, changes: CData, operation: str, name: str) -> None:
-    route.send_one(built(lib.rtnl_link_build_change_request, _link(ifindex), changes, 0), operation, name)
+    route.execute(built(lib.rtnl_link_build_change_request, _link(ifindex), changes, 0), operation, name)

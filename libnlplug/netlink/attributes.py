@@ -34,9 +34,9 @@ def attributes(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def number(data: bytes) -> int:
-    """An unsigned integer in the machine's byte order."""
-    return int.from_bytes(data, sys.byteorder)
+def number(data: bytes, *, signed: bool = False) -> int:
+    """An integer in the machine's byte order."""
+    return int.from_bytes(data, sys.byteorder, signed=signed)
 
 
 def text(data: bytes) -> str:

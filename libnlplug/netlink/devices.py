@@ -7,10 +7,9 @@ import errno
 
 from ..errors import NetlinkError
 from ..record import Record
-from .attributes import attributes, number, text
+from .attributes import attribute, attributes, number, text
 from .libnl import ffi, lib
 from .messages import handle_text, link_message
-from .refusals import check
 from .route_socket import RouteSocket
 
 __all__ = ["Device", "device_of", "ports_of", "refuse_below_one_packet", "refuse_silent_class", "too_small_for_gso"]
@@ -38,14 +37,14 @@ class Device(Record):
 
 def device_of(route: RouteSocket, ifindex: int) -> Device:
     """The device with this interface index; DeviceNotFound where there is none."""
-    return _read(route.dump(link_message(lib.RTM_GETLINK, 0, ifindex), "find", f"device {ifindex}")[0])
+    return _read(route.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find", f"device {ifindex}")[0].payload)
 
 
 def ports_of(route: RouteSocket, ifindex: int) -> list[str]:
     """The names of the devices whose master (bridge, bond, VRF) this one is."""
-    msg = link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0)
-    check(lib.nla_put(msg, lib.IFLA_MASTER, 4, ffi.new("int *", ifindex)), "build a request")
-    return [device.name for device in map(_read, route.dump(msg, "list the ports", None)) if device.name]
+    master = attribute(lib.IFLA_MASTER, ffi.buffer(ffi.new("int *", ifindex))[:])
+    replies = route.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, master), "list the ports", None)
+    return [_read(reply.payload).name for reply in replies]
 
 
 def refuse_below_one_packet(device: Device, limit: int) -> None:
@@ -71,7 +70,7 @@ def refuse_silent_class(route: RouteSocket, ifindex: int, device: str, parent: i
     """NetlinkError where the class ``parent`` is below a scheduler that serves no other class while a plug holds."""
     by_handle = {one.handle: one for one in route.qdiscs() if one.ifindex == ifindex}
     seen: set[int] = set()
-    while (major := parent & lib.TC_H_MAJ_MASK) in by_handle and major not in seen:
+    while (major := parent >> 16 << 16) in by_handle and major not in seen:
         seen.add(major)
         there = by_handle[major]
         if there.kind in STOPPED_BY_SILENCE:

@@ -21,10 +21,10 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <linux/gen_stats.h>
-#include <linux/if.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 
+#include "attributes.h"
 #include "exchange.h"
 
 enum {
@@ -180,33 +180,6 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 	return answer;
 }
 
-/* The attribute of this type among those that begin at ``at``, NULL where there is none. */
-static const struct rtattr *attribute(const struct rtattr *at, int left, int type)
-{
-	for (; RTA_OK(at, left); at = RTA_NEXT(at, left))
-		if ((at->rta_type & NLA_TYPE_MASK) == type)
-			return at;
-	return NULL;
-}
-
-/* The bytes of a nested attribute, as many as there are and fit. */
-static void copy_nested(const struct rtattr *nest, int type, void *to, size_t size)
-{
-	const struct rtattr *found = nest ? attribute(RTA_DATA(nest), RTA_PAYLOAD(nest), type) : NULL;
-
-	if (found)
-		memcpy(to, RTA_DATA(found), RTA_PAYLOAD(found) < size ? RTA_PAYLOAD(found) : size);
-}
-
-/* The number of an attribute, where it is there. */
-static void copy_number(const struct rtattr *at, int left, int type, uint32_t *to)
-{
-	const struct rtattr *found = attribute(at, left, type);
-
-	if (found && RTA_PAYLOAD(found) >= sizeof *to)
-		memcpy(to, RTA_DATA(found), sizeof *to);
-}
-
 /*
  * What a message of the kernel shows of a qdisc; 0 where it shows none. (libnl reads the options of each kind too, which
  * nobody here asks for, and crashes on a message that is not as it should be; so it does with links.)
@@ -215,20 +188,20 @@ int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qd
 {
 	const struct nlmsghdr *header = (const struct nlmsghdr *)message;
 	const struct tcmsg *place = NLMSG_DATA(header);
-	int left = (int)length - (int)NLMSG_SPACE(sizeof *place);
-	const struct rtattr *kind = left < 0 ? NULL : attribute(TCA_RTA(place), left, TCA_KIND);
+	const char *at = message + NLMSG_SPACE(sizeof *place), *end = message + length;
+	const struct nlattr *kind = length < NLMSG_SPACE(sizeof *place) ? NULL : attribute_find(at, end, TCA_KIND);
 	struct gnet_stats_basic basic = { 0 };
 	struct gnet_stats_queue queue = { 0 };
-	const struct rtattr *stats;
+	const struct nlattr *stats;
 	uint64_t packets;
 
 	if (!kind || header->nlmsg_type != RTM_NEWQDISC)
 		return 0;
-	stats = attribute(TCA_RTA(place), left, TCA_STATS2);
-	copy_nested(stats, TCA_STATS_BASIC, &basic, sizeof basic);
-	copy_nested(stats, TCA_STATS_QUEUE, &queue, sizeof queue);
+	stats = attribute_find(at, end, TCA_STATS2);
+	attribute_copy(attribute_inside(stats, TCA_STATS_BASIC), &basic, sizeof basic);
+	attribute_copy(attribute_inside(stats, TCA_STATS_QUEUE), &queue, sizeof queue);
 	packets = basic.packets;	/* 32 bits; the kernel shows 64 where they are not enough */
-	copy_nested(stats, STATS_PACKETS64, &packets, sizeof packets);
+	attribute_copy(attribute_inside(stats, STATS_PACKETS64), &packets, sizeof packets);
 	*qdisc = (struct libnlplug_qdisc){
 		.ifindex = place->tcm_ifindex,
 		.handle = place->tcm_handle,
@@ -239,9 +212,7 @@ int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qd
 		.packets = packets,
 		.bytes = basic.bytes,
 	};
-	for (size_t i = 0; i < sizeof qdisc->kind - 1 && i < RTA_PAYLOAD(kind); i++)
-		if (!(qdisc->kind[i] = ((const char *)RTA_DATA(kind))[i]))
-			break;
+	attribute_copy(kind, qdisc->kind, sizeof qdisc->kind - 1);
 	return 1;
 }
 
@@ -250,34 +221,29 @@ int libnlplug_read_link(const char *message, size_t length, struct libnlplug_lin
 {
 	const struct nlmsghdr *header = (const struct nlmsghdr *)message;
 	const struct ifinfomsg *info = NLMSG_DATA(header);
-	int left = (int)length - (int)NLMSG_SPACE(sizeof *info);
-	const struct rtattr *found = left < 0 ? NULL : attribute(IFLA_RTA(info), left, IFLA_IFNAME);
+	const char *at = message + NLMSG_SPACE(sizeof *info), *end = message + length;
+	const struct nlattr *name = length < NLMSG_SPACE(sizeof *info) ? NULL : attribute_find(at, end, IFLA_IFNAME);
 
-	if (!found || header->nlmsg_type != RTM_NEWLINK)
+	if (!name || header->nlmsg_type != RTM_NEWLINK)
 		return 0;
 	*link = (struct libnlplug_link){ .ifindex = info->ifi_index, .mtu = 1500, .txqueuelen = 1000 };
-	memcpy(link->name, RTA_DATA(found), RTA_PAYLOAD(found) < IFNAMSIZ ? RTA_PAYLOAD(found) : IFNAMSIZ - 1);
-	copy_number(IFLA_RTA(info), left, IFLA_MTU, &link->mtu);
-	copy_number(IFLA_RTA(info), left, IFLA_TXQLEN, &link->txqueuelen);
+	attribute_copy(name, link->name, sizeof link->name - 1);
+	attribute_copy(attribute_find(at, end, IFLA_MTU), &link->mtu, sizeof link->mtu);
+	attribute_copy(attribute_find(at, end, IFLA_TXQLEN), &link->txqueuelen, sizeof link->txqueuelen);
 	return 1;
 }
 
 /* The counters of the queue of a qdisc that the kernel shows. */
 static void count(const struct nlmsghdr *header, struct libnlplug_counters *counters)
 {
-	int left = (int)header->nlmsg_len - (int)NLMSG_LENGTH(sizeof(struct tcmsg));
-	const struct rtattr *found = attribute(TCA_RTA(NLMSG_DATA(header)), left, TCA_STATS2);
-	struct gnet_stats_queue queue;
+	struct libnlplug_qdisc qdisc;
 
-	if (found)
-		found = attribute(RTA_DATA(found), RTA_PAYLOAD(found), TCA_STATS_QUEUE);
-	if (!found || RTA_PAYLOAD(found) < sizeof queue)
+	if (!libnlplug_read_qdisc((const char *)header, header->nlmsg_len, &qdisc))
 		return;
-	memcpy(&queue, RTA_DATA(found), sizeof queue);
 	counters->known = 1;
-	counters->qlen = queue.qlen;
-	counters->backlog = queue.backlog;
-	counters->drops = queue.drops;
+	counters->qlen = qdisc.qlen;
+	counters->backlog = qdisc.backlog;
+	counters->drops = qdisc.drops;
 }
 
 /*

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Netlink messages as libnl makes them, and the texts in them: names, handles and classids."""
+"""Netlink messages as bytes, made by libnl, and the texts in them: names, handles and classids."""
 
 from __future__ import annotations
 
 import os
 
+from .attributes import attribute
 from .libnl import ffi, lib
 from .refusals import check
 
@@ -15,9 +16,10 @@ __all__ = [
     "handle_text",
     "joined",
     "link_message",
-    "message_bytes",
+    "message",
     "parse_handle",
     "qdisc_message",
+    "without_ack",
 ]
 
 TYPE_CHECKING = False
@@ -28,12 +30,12 @@ if TYPE_CHECKING:
 
 
 def encoded(text: str) -> bytes | None:
-    """The text as C takes it; None where it cannot: it has a NUL, or a surrogate that stands for no byte."""
+    """The text as C takes it; None if it cannot: it has a NUL, or a surrogate that stands for no byte."""
     try:
-        encoded = os.fsencode(text)
+        name = os.fsencode(text)
     except UnicodeEncodeError:
         return None
-    return None if b"\0" in encoded else encoded
+    return None if b"\0" in name else name
 
 
 def parse_handle(text: str) -> int | None:
@@ -45,68 +47,74 @@ def parse_handle(text: str) -> int | None:
     return int(number[0])
 
 
-def handle_text(number: int) -> str:
+def handle_text(handle: int) -> str:
     """The text of a handle or classid as tc writes it: 'root', '1:', '1:4'."""
-    if number == lib.TC_H_ROOT:
+    if handle == lib.TC_H_ROOT:
         return "root"
-    major, minor = number >> 16, number & 0xFFFF
+    major, minor = handle >> 16, handle & 0xFFFF
     return f"{major:x}:{minor:x}" if minor else f"{major:x}:"
 
 
 def aligned(length: int) -> int:
+    """The length with the padding that netlink puts between two messages."""
     return int(length + lib.NLMSG_ALIGNTO - 1 & -lib.NLMSG_ALIGNTO)
 
 
-def message_bytes(msg: CData, number: int = 1, *, ack: bool = True) -> bytes:
-    """The message as it is sent: a request with this number that asks for an ACK, padded as the next one needs it."""
-    header = lib.nlmsg_hdr(msg)
-    header.nlmsg_flags |= lib.NLM_F_REQUEST | (lib.NLM_F_ACK if ack else 0)
-    header.nlmsg_seq = number
-    return bytes(ffi.buffer(header, aligned(header.nlmsg_len)))
+def message(kind_of_request: int, flags: int, body: bytes) -> bytes:
+    """A message with this body: the family's header, then attributes."""
+    msg = lib.nlmsg_alloc_simple(kind_of_request, flags)
+    if msg == ffi.NULL:
+        raise MemoryError("libnl has no memory for a message")
+    msg = ffi.gc(msg, lib.nlmsg_free)
+    check(lib.nlmsg_append(msg, ffi.from_buffer(body), len(body), lib.NLMSG_ALIGNTO), "build a request")
+    return _finished(msg)
 
 
 def qdisc_message(
     kind_of_request: int, flags: int, ifindex: int, parent: int, handle: int, kind: bytes | None
-) -> CData:
-    """A qdisc message without TCA_OPTIONS, which libnl's own functions cannot make for a plug."""
-    msg = lib.nlmsg_alloc_simple(kind_of_request, flags)
-    if msg == ffi.NULL:
-        raise MemoryError("libnl has no memory for a message")
-    msg = ffi.gc(msg, lib.nlmsg_free)
+) -> bytes:
+    """A message about a qdisc without TCA_OPTIONS, which libnl always adds for a plug."""
     header = ffi.new("struct tcmsg *", {"tcm_ifindex": ifindex, "tcm_parent": parent, "tcm_handle": handle})
-    check(lib.nlmsg_append(msg, header, ffi.sizeof("struct tcmsg"), lib.NLMSG_ALIGNTO), "build a request")
-    if kind is not None:
-        check(lib.nla_put_string(msg, lib.TCA_KIND, kind), "build a request")
-    return msg
+    attributes = b"" if kind is None else attribute(lib.TCA_KIND, kind + b"\0")
+    return message(kind_of_request, flags, ffi.buffer(header)[:] + attributes)
 
 
-def link_message(kind_of_request: int, flags: int, ifindex: int) -> CData:
-    """A link message without attributes. libnl's own question for a link asks for all virtual functions too, and a
-    card may have hundreds."""
-    msg = lib.nlmsg_alloc_simple(kind_of_request, flags)
-    if msg == ffi.NULL:
-        raise MemoryError("libnl has no memory for a message")
-    msg = ffi.gc(msg, lib.nlmsg_free)
+def link_message(kind_of_request: int, flags: int, ifindex: int, attributes: bytes = b"") -> bytes:
+    """A message about a link. libnl's own question for a link also asks for all virtual functions of a card."""
     header = ffi.new("struct ifinfomsg *", {"ifi_index": ifindex})
-    check(lib.nlmsg_append(msg, header, ffi.sizeof("struct ifinfomsg"), lib.NLMSG_ALIGNTO), "build a request")
-    return msg
+    return message(kind_of_request, flags, ffi.buffer(header)[:] + attributes)
+
+
+def built(build: Callable[..., int], *args: object) -> bytes:
+    """The message that one of libnl's ``rtnl_..._build_..._request()`` functions makes."""
+    result = ffi.new("struct nl_msg **")
+    check(build(*args, result), "build a request")
+    return _finished(ffi.gc(result[0], lib.nlmsg_free))
+
+
+def _finished(msg: CData) -> bytes:
+    """The bytes to send: a request that asks for an ACK, with the sequence number 1, padded for a following message."""
+    header = lib.nlmsg_hdr(msg)
+    header.nlmsg_flags |= lib.NLM_F_REQUEST | lib.NLM_F_ACK
+    header.nlmsg_seq = 1
+    return bytes(ffi.buffer(header, aligned(header.nlmsg_len)))
+
+
+def without_ack(request: bytes) -> bytes:
+    """The message for a sender that wants to hear of its failure only."""
+    changed = bytearray(request)
+    ffi.cast("struct nlmsghdr *", ffi.from_buffer(changed)).nlmsg_flags &= ~lib.NLM_F_ACK
+    return bytes(changed)
 
 
 def joined(messages: list[bytes]) -> bytes:
-    """The messages for one RouteSocket.batch(): numbered from 0, and only the last one asks for an ACK."""
+    """The messages for one RouteSocket.execute_all(): numbered from 0, and only the last one asks for an ACK."""
     batch = bytearray().join(messages)
     start, at = ffi.from_buffer(batch), 0
-    for number, message in enumerate(messages):
+    for seq, one in enumerate(messages):
         header = ffi.cast("struct nlmsghdr *", start + at)
-        header.nlmsg_seq = number
-        if number < len(messages) - 1:
+        header.nlmsg_seq = seq
+        if seq < len(messages) - 1:
             header.nlmsg_flags &= ~lib.NLM_F_ACK
-        at += len(message)
+        at += len(one)
     return bytes(batch)
-
-
-def built(build: Callable[..., int], *args: object) -> CData:
-    """The message that one of libnl's build functions makes, freed with the object."""
-    result = ffi.new("struct nl_msg **")
-    check(build(*args, result), "build a request")
-    return ffi.gc(result[0], lib.nlmsg_free)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""check() and its kin: the one place where a refusal of the kernel becomes an exception.
+"""The one place where a refusal of the kernel becomes an exception.
 
 The kernel answers a refused request with an errno and, in the extended ack, a sentence. libnl passes on neither: it
 maps the errno to a smaller list of its own and drops the sentence. So the kernel's reply is read here.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno as _errno
 import os
-import sys
 
 from ..errors import (
     ClassNotFound,
@@ -27,9 +26,10 @@ from ..errors import (
     QdiscExists,
     QdiscNotFound,
 )
+from .attributes import attributes, number, text
 from .libnl import ffi, lib
 
-__all__ = ["check", "failure", "parse_reply", "refusal"]
+__all__ = ["check", "parse_reply", "refusal", "refusal_in", "unanswered"]
 
 _NO_PLUG = "the kernel has no sch_plug: try 'modprobe sch_plug', or install a kernel that has it (CONFIG_NET_SCH_PLUG)"
 
@@ -130,64 +130,61 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
 
 
 def parse_reply(message: bytes) -> tuple[int, str | None] | None:
-    """The errno and the extended ack's sentence of an NLMSG_ERROR message; None where it is too short to be one.
+    """The errno and the extended ack's sentence of an NLMSG_ERROR message; None if it is too short to be one.
 
     The layout is that of include/uapi/linux/netlink.h: nlmsghdr, nlmsgerr (an int and the request's own header), the
-    request's payload unless it was capped, then attributes. Every length is checked: a lying one ends the reading.
+    request's payload unless it was capped, then attributes.
     """
-
-    def u16(at: int) -> int:
-        return int.from_bytes(message[at : at + 2], sys.byteorder)
-
-    header = lib.NLMSG_HDRLEN
-    error_end = header + 4
-    if len(message) < error_end + header:
+    error_at = lib.NLMSG_HDRLEN
+    request_at = error_at + 4
+    if len(message) < request_at + lib.NLMSG_HDRLEN:
         return None
-    number = -int.from_bytes(message[header:error_end], sys.byteorder, signed=True)
-    flags = u16(6)
-    text = None
-    if flags & lib.NLM_F_ACK_TLVS:
-        capped = flags & lib.NLM_F_CAPPED
-        request = header if capped else int.from_bytes(message[error_end : error_end + 4], sys.byteorder)
-        at = error_end + max(header, (request + 3) & ~3)
-        while at + 4 <= len(message):
-            length = u16(at)
-            if length < 4 or at + length > len(message):
-                break
-            if u16(at + 2) == lib.NLMSGERR_ATTR_MSG:
-                text = message[at + 4 : at + length].split(b"\0")[0].decode("utf-8", "replace") or None
-            at += (length + 3) & ~3
-    return number, text
+    errno = -number(message[error_at:request_at], signed=True)
+    flags = number(message[6:8])
+    if not flags & lib.NLM_F_ACK_TLVS:
+        return errno, None
+    request = lib.NLMSG_HDRLEN if flags & lib.NLM_F_CAPPED else number(message[request_at : request_at + 4])
+    after_request = request_at + max(lib.NLMSG_HDRLEN, (request + 3) & ~3)
+    found = dict(attributes(message[after_request:]))
+    return errno, text(found.get(lib.NLMSGERR_ATTR_MSG, b"")) or None
 
 
-def failure(code: int, operation: str, device: str | None, message: bytes | None = None) -> NetlinkError:
-    """The exception for libnl's negative ``code`` and, where there is one, the kernel's reply ``message``."""
-    reply = parse_reply(message) if message is not None else None
-    target = f"{operation} {device}" if device else operation
-    if reply is None:
-        words = ffi.string(lib.nl_geterror(code)).decode("utf-8", "replace")
-        hint = "the kernel's answer did not arrive, so what it did is not known"
-        return NetlinkError(None, f"cannot {target}: {words}; {hint}", operation, device, code, None, hint)
-    return refusal(reply[0], operation, device, reply[1], code)
+def refusal_in(message: bytes, operation: str, device: str | None) -> NetlinkError:
+    """The exception for the kernel's NLMSG_ERROR ``message``."""
+    reply = parse_reply(message)
+    if reply is None or not 0 <= reply[0] < 4096:
+        return unanswered(_errno.EBADMSG, operation, device)
+    return refusal(reply[0], operation, device, reply[1])
 
 
-def refusal(errno: int, operation: str, device: str | None, ext_ack: str | None = None, code: int = 0) -> NetlinkError:
+def refusal(errno: int, operation: str, device: str | None, ext_ack: str | None = None) -> NetlinkError:
     """The exception for an ``errno`` that is certain: nothing of the request was carried out."""
-    target = f"{operation} {device}" if device else operation
     kind, hint = NetlinkError, ""
-    for number, part, kind_here, hint_here in _REFUSALS:
-        if number == errno and part in (ext_ack or ""):
+    for number_here, part, kind_here, hint_here in _REFUSALS:
+        if number_here == errno and part in (ext_ack or ""):
             kind, hint = kind_here, hint_here
             break
-    words = os.strerror(errno) if 0 <= errno < 4096 else f"error {errno}"
+    words = os.strerror(errno)
     if ext_ack:
         words = f"{ext_ack.rstrip('.')} ({words})"
-    sentence = f"cannot {target}: {words}" + (f"; {hint}" if hint else "")
-    return kind(errno, sentence, operation, device, code or -lib.nl_syserr2nlerr(errno), ext_ack, hint or None)
+    sentence = f"cannot {_target(operation, device)}: {words}" + (f"; {hint}" if hint else "")
+    return kind(errno, sentence, operation, device, -lib.nl_syserr2nlerr(errno), ext_ack, hint or None)
 
 
-def check(code: int, operation: str, device: str | None = None, message: bytes | None = None) -> int:
-    """Return libnl's ``code`` where it says success (positive values are successes too), else raise."""
+def unanswered(errno: int, operation: str, device: str | None) -> NetlinkError:
+    """The exception for a request whose answer was lost, and why (``errno``): it may have been carried out or not."""
+    hint = "the kernel's answer did not arrive, so what it did is not known"
+    message = f"cannot {_target(operation, device)}: {os.strerror(errno)}; {hint}"
+    return NetlinkError(None, message, operation, device, -lib.nl_syserr2nlerr(errno), None, hint)
+
+
+def check(code: int, operation: str, device: str | None = None) -> int:
+    """libnl's ``code`` if it says success (positive values are successes too), else NetlinkError."""
     if code < 0:
-        raise failure(code, operation, device, message)
+        words = ffi.string(lib.nl_geterror(code)).decode("utf-8", "replace")
+        raise NetlinkError(None, f"cannot {_target(operation, device)}: libnl: {words}", operation, device, code)
     return code
+
+
+def _target(operation: str, device: str | None) -> str:
+    return f"{operation} {device}" if device else operation

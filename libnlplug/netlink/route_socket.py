@@ -11,22 +11,21 @@ socket stays usable. Close the object in the child, or forget it; a new one in t
 
 from __future__ import annotations
 
-import errno
 import os
-import sys
 
 from ..errors import ClosedError, DeviceNotFound, ForkedError, NetlinkError
 from ..record import Record
+from .attributes import attribute, number
 from .libnl import ffi, lib
-from .messages import aligned, built, encoded, link_message, message_bytes, qdisc_message
+from .messages import aligned, encoded, link_message, qdisc_message
 from .netns import cannot_enter, in_netns, netns_of_thread, visit
-from .refusals import check, failure, parse_reply, refusal
+from .refusals import refusal, refusal_in, unanswered
 
-__all__ = ["LinkInfo", "QdiscInfo", "RouteSocket", "qdisc_info"]
+__all__ = ["LinkInfo", "QdiscInfo", "Reply", "RouteSocket", "qdisc_info"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Sequence
     from typing import Callable, TypeVar
 
     from .libnl import CData
@@ -176,47 +175,50 @@ class RouteSocket:
         if self._sk is None:
             raise ClosedError("this object is closed")
 
-    def request(self, message: bytes, operation: str, device: str | None) -> None:
-        """Send one message, as message_bytes() makes it, and take the ACK: one sendmsg, one recvmsg."""
+    def execute(self, message: bytes, operation: str, device: str | None) -> None:
+        """Send one request and take the ACK: one sendmsg, one recvmsg. What the kernel refuses is raised."""
         if self._generation != _generation or self._sk is None:
             self._check()
         answer = lib.libnlplug_exchange(self._line, message, len(message), 1)
         if answer:
-            raise self._failure(*_taken(answer), operation, device)
+            raise self._error(*_replies(answer), operation, device)
 
-    def change(self, qdisc: CData, flags: int, operation: str, device: str | None) -> None:
-        """Send ``qdisc`` as RTM_NEWQDISC and take the ACK."""
-        self.request(message_bytes(built(lib.rtnl_qdisc_build_add_request, qdisc, flags)), operation, device)
+    def execute_all(self, messages: bytes, devices: Sequence[str], operation: str) -> dict[int, NetlinkError]:
+        """Send requests, joined(), in one send, one for each of ``devices``; the error of each that failed, by its
+        place. The others are done, whatever comes before them."""
+        self._check()
+        last = len(devices) - 1
+        error, replies = _replies(lib.libnlplug_exchange(self._line, messages, len(messages), last))
+        if error < 0:  # nothing was sent
+            if self.closed:
+                raise ClosedError("this object was closed during a request")
+            return {seq: refusal(-error, operation, device) for seq, device in enumerate(devices)}
+        failures: dict[int, NetlinkError] = {}
+        for reply in replies:
+            if reply.kind == lib.NLMSG_ERROR and reply.seq <= last:
+                failures[reply.seq] = refusal_in(reply.message, operation, devices[reply.seq])
+        if error:  # the requests whose answers are missing may be done or not
+            for seq in range(max(failures, default=-1) + 1, last + 1):
+                failures[seq] = unanswered(error, operation, devices[seq])
+        return failures
 
-    def send_one(self, msg: CData, operation: str, device: str | None) -> None:
-        """Send a message of the caller's own making and take the ACK."""
-        self.request(message_bytes(msg), operation, device)
+    def ask(self, message: bytes, operation: str, device: str | None) -> list[Reply]:
+        """Send a question; the objects that the kernel shows, none if it has nothing to show.
 
-    def send_all(self, messages: list[CData]) -> list[tuple[int, bytes | None]]:
-        """Send the messages in one send; libnl's code and the kernel's reply for each, (0, None) for what is done."""
-        refused = self.batch(b"".join(message_bytes(msg, number) for number, msg in enumerate(messages)), len(messages))
-        return [refused.get(number, (0, None)) for number in range(len(messages))]
-
-    def batch(self, messages: bytes, count: int) -> dict[int, tuple[int, bytes | None]]:
-        """Send messages with the numbers 0 to ``count`` - 1, of which the last must ask for an ACK, in one send.
-
-        What failed, by number: libnl's code and the kernel's reply. The others are done, whatever comes before them.
+        For one object the kernel sends it and then the ACK (rtnetlink_rcv_msg). A dump, with NLM_F_DUMP, that something
+        changed meanwhile is asked for again.
         """
         self._check()
-        error, answers = _taken(lib.libnlplug_exchange(self._line, messages, len(messages), count - 1))
-        if error < 0:  # nothing was sent: as if the kernel had said so of each
-            if self.closed:
-                raise ClosedError("this object was closed in the middle of a request")
-            number = -error
-            return dict.fromkeys(range(count), (_code_of(number), _reply_of(number)))
-        refused: dict[int, tuple[int, bytes | None]] = {}
-        for one in answers:
-            if one.kind == lib.NLMSG_ERROR:
-                refused[one.number] = (_code(one.message), one.message)
-        known = max(refused, default=-1) if error else count
-        for number in range(known + 1, count):  # whose answer did not come: it may be done or not
-            refused[number] = (_code_of(error), None)
-        return refused
+        for _ in range(10):
+            error, replies = _replies(lib.libnlplug_exchange(self._line, message, len(message), 1))
+            if error or any(reply.kind == lib.NLMSG_ERROR for reply in replies):
+                raise self._error(error, replies, operation, device)
+            for reply in replies:
+                if reply.kind == lib.NLMSG_DONE and (failed := -number(reply.payload[:4], signed=True)) > 0:
+                    raise refusal(failed, operation, device)
+            if not any(reply.flags & lib.NLM_F_DUMP_INTR for reply in replies):
+                return [reply for reply in replies if reply.kind >= lib.NLMSG_MIN_TYPE]
+        raise NetlinkError(None, f"cannot {operation}: it changes faster than it can be read", operation, device)
 
     def ask_and_request(self, messages: bytes, operation: str, device: str | None) -> CData:
         """Send a question about a qdisc and a request, joined(), in one send, and take both answers: the counters as
@@ -226,43 +228,9 @@ class RouteSocket:
         counters = ffi.new("struct libnlplug_counters *")
         answer = lib.libnlplug_exchange_counting(self._line, messages, len(messages), counters)
         if answer:
-            error, answers = _taken(answer)
-            raise self._failure(error, [one for one in answers if one.number == 1], operation, device)
+            error, replies = _replies(answer)
+            raise self._error(error, [reply for reply in replies if reply.seq == 1], operation, device)
         return counters
-
-    def get(self, msg: CData, operation: str, device: str | None) -> bytes | None:
-        """Send a request for one object; the message that shows it, or None where the kernel has nothing to show.
-
-        The kernel sends the object first and the ACK after it (rtnetlink_rcv_msg), each in a datagram of its own.
-        """
-        for answer in self._asked(msg, operation, device):
-            return answer.message
-        return None
-
-    def dump(self, msg: CData, operation: str, device: str | None) -> list[bytes]:
-        """Send a request with NLM_F_DUMP; the payload of each message that comes back, as bytes."""
-        return [message[lib.NLMSG_HDRLEN :] for message in self._listed(msg, operation, device)]
-
-    def _listed(self, msg: CData, operation: str, device: str | None) -> list[bytes]:
-        for _ in range(10):  # a dump that something changed in the meantime is asked for again
-            answers = self._asked(msg, operation, device)
-            if not any(answer.flags & lib.NLM_F_DUMP_INTR for answer in answers):
-                return [answer.message for answer in answers if answer.kind >= lib.NLMSG_MIN_TYPE]
-        raise NetlinkError(None, f"cannot {operation}: it changes faster than it can be read", operation, device)
-
-    def _asked(self, msg: CData, operation: str, device: str | None) -> list[Answer]:
-        """Send a question; what came back, none of it an error."""
-        self._check()
-        message = message_bytes(msg)
-        error, answers = _taken(lib.libnlplug_exchange(self._line, message, len(message), 1))
-        if error or any(answer.kind == lib.NLMSG_ERROR for answer in answers):
-            raise self._failure(error, answers, operation, device)
-        for answer in answers:
-            if answer.kind == lib.NLMSG_DONE:  # of a dump, with its result
-                result = answer.message[lib.NLMSG_HDRLEN : lib.NLMSG_HDRLEN + 4]
-                if (number := -int.from_bytes(result, sys.byteorder, signed=True)) > 0:
-                    raise refusal(number, operation, device)
-        return answers
 
     def link(self, device: str) -> int:
         """The interface index of ``device`` in the socket's namespace; DeviceNotFound where there is none."""
@@ -280,16 +248,16 @@ class RouteSocket:
                 "find",
                 device,
             )
-        msg = link_message(lib.RTM_GETLINK, 0, 0)
-        check(lib.nla_put_string(msg, lib.IFLA_IFNAME, name), "build a request")
-        return self._link(msg, device)
+        named = attribute(lib.IFLA_IFNAME, name + b"\0")
+        return self._link(link_message(lib.RTM_GETLINK, 0, 0, named), device)
 
     def link_name(self, ifindex: int) -> str:
         """The name of the device with this interface index; DeviceNotFound where there is none."""
         return self._link(link_message(lib.RTM_GETLINK, 0, ifindex), f"device {ifindex}").name
 
-    def _link(self, msg: CData, device: str) -> LinkInfo:
-        message = self.get(msg, "find", device) or b""
+    def _link(self, question: bytes, device: str) -> LinkInfo:
+        replies = self.ask(question, "find", device)
+        message = replies[0].message if replies else b""
         read = ffi.new("struct libnlplug_link *")
         if not lib.libnlplug_read_link(message, len(message), read) or read.ifindex <= 0:
             raise NetlinkError(None, f"cannot find {device}: the kernel answered with no link", "find", device)
@@ -303,72 +271,64 @@ class RouteSocket:
         One question about one qdisc, however many links there are: RTM_GETQDISC without NLM_F_DUMP answers to the
         asker only with NLM_F_ECHO. With ``handle`` or ``kind``, a qdisc that differs is QdiscNotFound.
         """
-        msg = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, ifindex, parent, handle, kind)
-        message = self.get(msg, "read the qdisc of", device)
-        found = None if message is None else qdisc_info(message)
-        if message is not None and found is None:
+        question = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, ifindex, parent, handle, kind)
+        replies = self.ask(question, "read the qdisc of", device)
+        if not replies:
+            return None
+        found = qdisc_info(replies[0].message)
+        if found is None:
             why = f"cannot read the qdisc of {device}: the kernel answered with something else"
             raise NetlinkError(None, why, "read the qdisc of", device)
         return found
 
     def qdiscs(self, wanted: Container[tuple[int, int]] | None = None) -> list[QdiscInfo]:
         """Every qdisc of the namespace, or those at the ``wanted`` places (ifindex and parent), by one dump."""
-        msg = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_DUMP, 0, 0, 0, None)
+        question = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_DUMP, 0, 0, 0, None)
         found = []
-        for message in self._listed(msg, "list the qdiscs", None):
-            info = qdisc_info(message)
+        for reply in self.ask(question, "list the qdiscs", None):
+            info = qdisc_info(reply.message)
             if info is not None and (wanted is None or (info.ifindex, info.parent) in wanted):
                 found.append(info)
         return found
 
-    def _failure(self, error: int, answers: list[Answer], operation: str, device: str | None) -> Exception:
+    def _error(self, error: int, replies: list[Reply], operation: str, device: str | None) -> Exception:
         if self.closed:
-            return ClosedError("this object was closed in the middle of a request")
-        if error < 0:
+            return ClosedError("this object was closed during a request")
+        if error < 0:  # nothing was sent
             return refusal(-error, operation, device)
-        for answer in answers:
-            if answer.kind == lib.NLMSG_ERROR:
-                return failure(_code(answer.message), operation, device, answer.message)
-        return failure(_code_of(error), operation, device)
+        for reply in replies:
+            if reply.kind == lib.NLMSG_ERROR:
+                return refusal_in(reply.message, operation, device)
+        return unanswered(error, operation, device)
 
 
-class Answer(Record):
-    """One message of the kernel's: ``kind`` and ``flags`` are netlink's, ``number`` is that of the message it answers,
-    ``message`` all of its bytes."""
+class Reply(Record):
+    """One message from the kernel: ``kind`` and ``flags`` as netlink has them, ``seq`` the sequence number of the
+    request that it answers, ``message`` all of its bytes."""
 
-    __slots__ = ("kind", "flags", "number", "message")
+    __slots__ = ("kind", "flags", "seq", "message")
     kind: int
     flags: int
-    number: int
+    seq: int
     message: bytes
 
+    @property
+    def payload(self) -> bytes:
+        """What follows the netlink header."""
+        return self.message[lib.NLMSG_HDRLEN :]
 
-def _taken(answer: CData) -> tuple[int, list[Answer]]:
+
+def _replies(answer: CData) -> tuple[int, list[Reply]]:
     """What libnlplug_exchange() returned: its error, and the messages."""
     if not answer:
         return 0, []
     answer = ffi.gc(answer, lib.libnlplug_answer_free)
-    messages, at = [], 0
+    replies, at = [], 0
     while at + lib.NLMSG_HDRLEN <= answer.length:
         header = ffi.cast("struct nlmsghdr *", answer.messages + at)
         if not lib.NLMSG_HDRLEN <= header.nlmsg_len <= answer.length - at:
             break
         message = ffi.buffer(header, header.nlmsg_len)[:]
-        messages.append(Answer(header.nlmsg_type, header.nlmsg_flags, header.nlmsg_seq, message))
+        replies.append(Reply(header.nlmsg_type, header.nlmsg_flags, header.nlmsg_seq, message))
         at += aligned(header.nlmsg_len)
-    return answer.error, messages
-
-
-def _code(message: bytes) -> int:
-    """libnl's code for the error in an NLMSG_ERROR message: the errno that it would have made of it."""
-    reply = parse_reply(message)
-    return _code_of(reply[0] if reply and 0 <= reply[0] < 4096 else errno.EBADMSG)
-
-
-def _code_of(number: int) -> int:
-    return -int(lib.nl_syserr2nlerr(number))
-
-
-def _reply_of(number: int) -> bytes:
-    """The bytes of the kernel's reply to a request that it refuses with this errno."""
-    return bytes(lib.NLMSG_HDRLEN) + (-number).to_bytes(4, sys.byteorder, signed=True) + bytes(lib.NLMSG_HDRLEN)
+    return answer.error, replies

@@ -256,6 +256,8 @@ def in_c(name: str, cases: int, seed: int) -> int | str:
         *SANITIZED.split(),
         "-I",
         str(ROOT / "vendor_headers"),
+        "-I",
+        str(ROOT / "libnlplug"),
         "-o",
         str(program),
         str(HERE / file),

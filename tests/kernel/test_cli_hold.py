@@ -16,7 +16,7 @@ import pytest
 
 import libnlplug
 from libnlplug import PlugQdisc
-from libnlplug.command.verbs import main as cli_main
+from libnlplug.command import main as cli_main
 from tests.support.command import PATIENCE, Cli, let_end
 from tests.support.hold import (
     NOBODY,

@@ -19,12 +19,12 @@ from tests.support.netlab import eventually, in_guest
 EXAMINE = "from libnlplug import doctor; print(doctor.as_json(doctor.examine()))"
 # The interpreter may be where another user cannot go, so the change of user comes when all is loaded.
 EXAMINE_AS_NOBODY = f"""
-import ctypes, os, libnlplug.doctor, libnlplug.hold
+import ctypes, os, libnlplug.doctor.probe, libnlplug.hold
 os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: its own /proc files are its own
 {EXAMINE}
 """
-LANE = ("ifb", "sch_ingress", "cls_u32", "act_mirred")
+LANE = ("ifb", "sch_ingress", "cls_flower", "act_mirred")
 MODPROBE = Path("/proc/sys/kernel/modprobe")
 USER_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
 

@@ -17,8 +17,7 @@ from libnlplug.lane.filters import FIRST_PRIO
 from libnlplug.lane.hook import hook_number
 from libnlplug.netlink.attributes import attribute
 from libnlplug.netlink.libnl import ffi, lib
-from libnlplug.netlink.messages import qdisc_message
-from libnlplug.netlink.refusals import check
+from libnlplug.netlink.messages import message
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support import bpf
 from tests.support.lane import UDP, Road, Sight, need, roots, tc, tc_filters, veth
@@ -80,11 +79,12 @@ class Admin:
             options += attribute(lib.TCA_BPF_ACT + 7, struct.pack("=I", 1))  # TCA_BPF_FLAGS: direct action
             index = route.link(self.road.device)
             flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
-            message = qdisc_message(lib.RTM_NEWTFILTER, flags, index, hook_number(self.ingress), 0, b"bpf")
-            header = ffi.cast("struct tcmsg *", ffi.cast("char *", lib.nlmsg_hdr(message)) + lib.NLMSG_HDRLEN)
-            header.tcm_info = prio << 16 | 0x0300  # ETH_P_ALL in network byte order
-            check(lib.nla_put(message, lib.TCA_OPTIONS, len(options), options), "build a request")
-            route.send_one(message, "add a filter to", self.road.device)
+            place = {"tcm_ifindex": index, "tcm_parent": hook_number(self.ingress)}
+            place["tcm_info"] = prio << 16 | 0x0300  # ETH_P_ALL in network byte order
+            body = ffi.buffer(ffi.new("struct tcmsg *", place))[:] + attribute(lib.TCA_KIND, b"bpf\0")
+            body += attribute(lib.TCA_OPTIONS, options)
+            request = message(lib.RTM_NEWTFILTER, flags, body)
+            route.execute(request, "add a filter to", self.road.device)
             route.close()
 
         self.road.near.run(add)

@@ -14,7 +14,7 @@ import libnlplug
 from libnlplug import ClosedError, Match, PlugLane
 from libnlplug.lane.ifb import ifbs
 from libnlplug.lane.remove import delete_lanes
-from libnlplug.netlink.route_socket import RouteSocket
+from libnlplug.netlink.route_socket import Reply, RouteSocket
 from tests.support.hold import wait_until
 from tests.support.lane import (
     FAR,
@@ -263,9 +263,9 @@ def test_many_links_do_not_matter(netns: Netns) -> None:
     with PlugLane("d7", UDP, netns=netns) as lane:
         assert [found.ifb for found in listed(netns, "d7")] == [lane.ifb]
         route = RouteSocket(netns)
-        shown: list[bytes] = []
-        dump = route.dump
-        route.dump = lambda *words: shown.extend(dump(*words)) or shown  # type: ignore[method-assign]
+        shown: list[Reply] = []
+        ask = route.ask
+        route.ask = lambda *words: shown.extend(ask(*words)) or shown  # type: ignore[method-assign]
         assert [ifb.name for ifb in ifbs(route)] == [lane.ifb]
         assert len(shown) == 1
         route.close()

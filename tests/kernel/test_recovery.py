@@ -11,6 +11,7 @@ import pytest
 import libnlplug
 from libnlplug import PlugQdisc
 from libnlplug.netlink.libnl import ffi, lib
+from libnlplug.netlink.messages import joined
 from tests.support.netlab import Wire, eventually, random_name
 
 SOL_NETLINK, ADD_MEMBERSHIP, DROP_MEMBERSHIP, RTNLGRP_LINK = 270, 1, 2, 1  # linux/netlink.h, linux/rtnetlink.h
@@ -52,9 +53,13 @@ def test_more_answers_than_the_queue_takes(wire: Wire, plug: PlugQdisc) -> None:
     """A send whose answers overflow the queue: none of them is taken for another's, and the next call is in step."""
     with socket.socket(fileno=os.dup(plug._route.fileno())) as shared:
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    buffer = [plug._built(lib.rtnl_qdisc_plug_buffer) for _ in range(200)]
-    answers = plug._route.send_all(buffer)
-    assert [(code < 0, reply) for code, reply in answers] == [(True, None)] * 200
+    buffer = plug._built(lib.rtnl_qdisc_plug_buffer)
+    batch = bytearray(joined([buffer] * 200))
+    for start in range(0, len(batch), len(buffer)):  # each asks for an answer
+        ffi.cast("struct nlmsghdr *", ffi.from_buffer(batch) + start).nlmsg_flags |= lib.NLM_F_ACK
+    failures = plug._route.execute_all(bytes(batch), ["lo"] * 200, "buffer on")
+    assert sorted(failures) == list(range(200))
+    assert {failure.errno for failure in failures.values()} == {None}
     numbers = wire.send(2)
     assert plug.stats().qlen == 2  # all were carried out: it is only not known
     plug.release_indefinite()

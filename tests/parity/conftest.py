@@ -26,10 +26,17 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_c(output, "-shared", "-fPIC", HERE / "capture.c")
 
 
+@pytest.fixture(scope="session")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """calls.c as a library to preload. It takes libnl's headers, and libnl from the program."""
+    output = tmp_path_factory.mktemp("calls") / "calls.so"
+    return compile_c(output, "-shared", "-fPIC", HERE / "calls.c", packages=("libnl-route-3.0",), link=False)
+
+
 @pytest.fixture(scope="module")
-def pair(reference: Path, capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def pair(reference: Path, capture: Path, calls: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """The reference program and the port, each in a namespace of its own."""
-    both = Pair(reference, capture, tmp_path_factory.mktemp("pair"))
+    both = Pair(reference, (capture, calls), tmp_path_factory.mktemp("pair"))
     yield both
     both.close()
 

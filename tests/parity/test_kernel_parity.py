@@ -263,6 +263,19 @@ def test_scenario(pair: Pair, script: str) -> None:
             pair.show(seen)
 
 
+def test_a_refused_release(pair: Pair) -> None:
+    """A release that fails after the attach is a failure of the port's attach, which the C ignores: the plug holds."""
+    device = pair.new_device()
+    pair.begin(environment={"CALLS_REFUSE": "2"})
+    assert pair.call_each(f"attach {device.name} root 40: 32768")[0] == {"c": 0, "port": -1}
+    called = pair.calls_each()
+    assert called["port"] == called["c"]
+    pair.send_packets(device, 2)
+    assert pair.worlds["port"].plug(device, qlen=2) == {"qlen": 2}
+    assert pair.call("release") == 0
+    assert pair.worlds["port"].plug(device, qlen=0) == {"qlen": 0}
+
+
 def test_limit_0(pair: Pair) -> None:
     """With limit 0 the port's plug takes the kernel's default limit, where the C's drops every packet for ever."""
     device = pair.new_device()

@@ -60,6 +60,27 @@ def test_messages(pair: Pair, where: str, limit: int) -> None:
         assert len(pair.last_sent) == 1
 
 
+def test_calls_of_libnl(pair: Pair) -> None:
+    """The port calls the functions of libnl that plug_qdisc.c calls, in the same order, with the same arguments."""
+    where = "device 1 parent ffffffff handle 400000 kind plug"
+    release = ["rtnl_qdisc_plug_release_indefinite", f"rtnl_qdisc_add {where} flags 0"]
+    buffer = ["rtnl_qdisc_plug_buffer", f"rtnl_qdisc_add {where} flags 0"]
+    pair.begin()
+    attached = pair.call("attach lo root 40: 32768") == 0  # a kernel without sch_plug refuses it
+    assert pair.last_called == [
+        "device 1",
+        "rtnl_tc_set_parent ffffffff",
+        "rtnl_tc_set_handle 400000",
+        "rtnl_tc_set_kind plug",
+        "rtnl_qdisc_plug_set_limit 32768",
+        f"rtnl_qdisc_add {where} flags 400",
+        *(release if attached else []),
+    ]
+    for command, called in (("buffer", buffer), ("release", release)):
+        pair.call(command)
+        assert pair.last_called == called
+
+
 @pytest.mark.parametrize("parent", ["none", ":", "0:", "0"])
 def test_no_parent(pair: Pair, parent: str) -> None:
     """A parent that is no place is -1 and sends nothing; a toggle after it is sent and refused, as in the C."""

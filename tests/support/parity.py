@@ -45,12 +45,12 @@ class NotCompiled(Exception):
     """The compiler's complaint."""
 
 
-def compile_c(output: Path, *sources: Path | str, packages: tuple[str, ...] = ()) -> Path:
+def compile_c(output: Path, *sources: Path | str, packages: tuple[str, ...] = (), link: bool = True) -> Path:
     """Compile C with every warning an error, against the installed headers of libnl's ``packages``."""
     compiler = os.environ.get("CC", "cc")
     flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2"]
     if packages:
-        known = _tool("pkg-config", "--cflags", "--libs", *packages)
+        known = _tool("pkg-config", "--cflags", *(["--libs"] if link else []), *packages)
         if known.returncode:
             cannot(f"libnl's headers are missing (libnl-3-dev, libnl-route-3-dev, libnl-cli-3-dev): {known.stderr}")
         flags += known.stdout.split()
@@ -165,23 +165,22 @@ class Ended(Exception):
 
 
 class Driver:
-    """The reference program or the port in a namespace: takes commands, and everything it sends is captured."""
+    """The reference program or the port in a namespace: takes commands, and what it sends and calls is written down."""
 
     def __init__(
         self,
         program: list[str],
         world: World,
-        capture: Path,
+        preloaded: tuple[Path, ...],
         log: Path,
         prefix: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
     ) -> None:
-        self._log = log
-        self._read = 0
-        log.write_bytes(b"")
+        self._sent, self._called = _Log(log.with_suffix(".sent")), _Log(log.with_suffix(".called"))
+        logs = {"CAPTURE_FILE": str(self._sent.path), "CALLS_FILE": str(self._called.path)}
         self._talk = _Talk(
             world.inside(*prefix, *program),
-            env={**os.environ, "LD_PRELOAD": str(capture), "CAPTURE_FILE": str(log), **(environment or {})},
+            env={**os.environ, "LD_PRELOAD": ":".join(map(str, preloaded)), **logs, **(environment or {})},
         )
 
     @property
@@ -198,17 +197,34 @@ class Driver:
 
     def requests(self) -> list[str]:
         """The RTM_NEWQDISC messages sent since the last call, in order, in hexadecimal, without seq and pid."""
-        sent = self._log.read_bytes()[self._read :]
-        self._read += len(sent)
         return [
             f"{message[:8].hex()} {message[16:].hex()}"
-            for line in sent.split()
-            for message in _messages(bytes.fromhex(line.decode()))
+            for line in self._sent.more()
+            for message in _messages(bytes.fromhex(line))
             if struct.unpack_from("=H", message, 4) == (lib.RTM_NEWQDISC,)
         ]
 
+    def calls(self) -> list[str]:
+        """The calls of libnl's functions since the last call, in order, with their arguments."""
+        return self._called.more()
+
     def close(self) -> None:
         self._talk.close()
+
+
+class _Log:
+    """A file that a preloaded library writes lines to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read = 0
+        path.write_bytes(b"")
+
+    def more(self) -> list[str]:
+        """The lines that are new."""
+        written = self.path.read_bytes()[self._read :]
+        self._read += len(written)
+        return written.decode().splitlines()
 
 
 def _messages(sent: bytes) -> list[bytes]:
@@ -225,9 +241,9 @@ def _messages(sent: bytes) -> list[bytes]:
 class Pair:
     """The reference program and the port, each in a world of its own, with devices of the same name and index."""
 
-    def __init__(self, reference: Path, capture: Path, directory: Path) -> None:
+    def __init__(self, reference: Path, preloaded: tuple[Path, ...], directory: Path) -> None:
         self._programs = {"c": [str(reference)], "port": [sys.executable, str(HERE / "port_driver.py")]}
-        self._capture = capture
+        self._preloaded = preloaded
         self._directory = directory
         self._drivers: dict[str, Driver] = {}
         self._options: dict[str, Any] = {}
@@ -235,11 +251,12 @@ class Pair:
         self._indexes = itertools.count(100)
         self.worlds = {name: World() for name in self._programs}
         self.last_sent: list[str] = []
+        self.last_called: list[str] = []
 
     def driver(self, name: str, **options: Any) -> Driver:
         """A new process of ``c`` or ``port``."""
         log = self._directory / f"sent-{name}-{os.urandom(4).hex()}"
-        return Driver(self._programs[name], self.worlds[name], self._capture, log, **options)
+        return Driver(self._programs[name], self.worlds[name], self._preloaded, log, **options)
 
     def begin(self, **options: Any) -> None:
         """Let neither know of an attach: the processes go on where they can, but with a new socket and qdisc."""
@@ -249,6 +266,7 @@ class Pair:
                     self._drivers[name].close()
                 self._drivers[name] = self.driver(name, **options)
             assert self._drivers[name].call("init") == 0
+            self._drivers[name].calls()
         self._options = options
 
     def new_device(self) -> Device:
@@ -279,12 +297,20 @@ class Pair:
         returned = {name: driver.call(command) for name, driver in self._drivers.items()}
         return returned, {name: driver.requests() for name, driver in self._drivers.items()}
 
+    def calls_each(self) -> dict[str, list[str]]:
+        """The calls of libnl's functions since the last look, by program."""
+        return {name: driver.calls() for name, driver in self._drivers.items()}
+
     def call(self, command: str) -> int:
-        """The value that the command returned, which is the same for both, as are the messages that were sent."""
+        """The value that the command returned, which is the same for both, as are libnl's functions that were called,
+        their arguments, and the messages that were sent."""
+        self.calls_each()
         returned, sent = self.call_each(command)
+        called = self.calls_each()
+        assert called["port"] == called["c"], f"'{command}' calls something else in the port"
         assert returned["port"] == returned["c"], f"'{command}' returns something else in the port"
         assert sent["port"] == sent["c"], f"'{command}' sends something else in the port"
-        self.last_sent = sent["c"]
+        self.last_sent, self.last_called = sent["c"], called["c"]
         return returned["c"]
 
     def show(self, device: Device) -> None:

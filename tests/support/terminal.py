@@ -63,6 +63,11 @@ class Terminal:
         os.close(self._fd)
         return self.process.wait(20)
 
+    def hang_up(self) -> int:
+        """Close the other end, as when a connection is lost; the exit status."""
+        os.close(self._fd)
+        return self.process.wait(20)
+
     def screen(self) -> list[str]:
         """The lines that the screen shows, for a program that prints text, and moves up and erases (ESC [ n A, J)."""
         lines, row, column = [""], 0, 0

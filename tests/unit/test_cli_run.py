@@ -176,3 +176,14 @@ def test_ctrl_c_ends_a_program_that_does_not_mind() -> None:
     terminal.expect("ready")
     terminal.type(CTRL_C)
     assert terminal.status() == 130
+
+
+def test_a_terminal_that_hangs_up_ends_the_program(tmp_path: Path) -> None:
+    """The kernel tells the session's leader alone that the terminal has gone, as when ssh -t loses its connection: the
+    SIGHUP is passed on, so that nothing stays held by a program that waits for nobody."""
+    said = tmp_path / "said"
+    script = f"trap 'echo gone >{said}; exit 3' HUP; echo ready; while :; do sleep 0.01; done"
+    terminal = Terminal(sys.executable, "-c", PROGRAM, "sh", "-c", script)
+    terminal.expect("ready")
+    assert terminal.hang_up() == 3
+    assert said.read_text() == "gone\n"

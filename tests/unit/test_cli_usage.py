@@ -8,12 +8,15 @@ import shlex
 import pytest
 
 import libnlplug
-from libnlplug.command import verbs as cli
+from libnlplug.command import main
+from libnlplug.command.hold import sentence as sentence_of
+from libnlplug.command.parser import read
+from libnlplug.command.table import VERBS as TABLE
 from libnlplug.command.units import parse_size
 from libnlplug.lane.lane import LIMIT
 from libnlplug.netlink import route_socket as route
 
-VERBS = [verb.name for verb in cli.VERBS]
+VERBS = [verb.name for verb in TABLE]
 
 NOT_UNDERSTOOD = {
     # stray words, and what a missing or an extra space makes of good ones
@@ -44,7 +47,7 @@ NOT_UNDERSTOOD = {
     "release lo --one=1": "--one",
     "show lo --limit 32mb": "--limit",
     # sizes, times, handles, parents, devices, namespaces
-    "attach lo --limit ''": "size is ''",
+    "attach lo --limit ''": "--limit is ''",
     "attach lo --limit 32mib": "'32mib'",
     "attach lo --limit 1e6": "'1e6'",
     "attach lo --limit -1": "'-1'",
@@ -58,7 +61,7 @@ NOT_UNDERSTOOD = {
     "hold lo --limit 0 -- true": "drop every packet",
     "buffer lo --timeout -1": "'-1'",
     "buffer lo --timeout soon": "'soon'",
-    "buffer lo --timeout 5m": "'5m'",
+    "buffer lo --timeout 5y": "'5y'",
     "hold lo --timeout inf -- true": "'inf'",
     "hold lo --timeout 1e10 -- true": "'1e10'",
     "hold lo --timeout 2000000000 -- true": "31 years",
@@ -66,9 +69,9 @@ NOT_UNDERSTOOD = {
     "attach lo --handle 40:1": "'40:1'",
     "attach lo --handle 0:": "'0:'",
     "attach lo --handle ffff:": "'ffff:'",
-    "attach lo --handle ''": "handle is ''",
+    "attach lo --handle ''": "--handle is ''",
     "attach lo --handle x:": "'x:'",
-    "attach lo --parent ''": "parent is ''",
+    "attach lo --parent ''": "--parent is ''",
     "attach lo --parent none": "'none'",
     "attach lo --parent ingress": "'ingress'",
     "attach lo --parent 1:2:3": "'1:2:3'",
@@ -76,13 +79,13 @@ NOT_UNDERSTOOD = {
     "release lo --parent nosuchname": "'nosuchname'",
     "limit lo 32mb --parent x:1": "'x:1'",
     "detach lo --parent 10000:": "'10000:'",
-    "hold lo --parent ''  -- true": "parent is ''",
-    "attach ''": "device is ''",
-    "show ''": "device is ''",
-    "hold '' -- true": "device is ''",
-    "buffer a234567890123456": "15 bytes",
-    "attach lo --netns ''": "netns is ''",
-    "show --netns 0": "netns is 0",
+    "hold lo --parent ''  -- true": "--parent is ''",
+    "attach ''": "DEV is ''",
+    "show ''": "DEV is ''",
+    "hold '' -- true": "DEV is ''",
+    f"buffer {'a' * 128}": "127 bytes",
+    "attach lo --netns ''": "--netns is ''",
+    "show --netns 0": "--netns is 0",
     # hold and its command
     "hold lo": "needs '--' and a command",
     "hold lo true": "needs '--' and a command",
@@ -107,7 +110,7 @@ def test_what_is_not_understood_sends_nothing(
     no_kernel: None, capfd: pytest.CaptureFixture[str], line: str, named: str
 ) -> None:
     """Status 2, one line on stderr that names the culprit, nothing on stdout, and no socket was opened."""
-    assert cli.main(shlex.split(line)) == 2
+    assert main(shlex.split(line)) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("libnlplug")
@@ -123,13 +126,14 @@ def test_an_option_that_nobody_has_is_refused_by_every_verb(
     """--nosuch is status 2 with every verb, wherever it stands."""
     words = [verb, *(["add"] if verb == "lane" else []), *([] if verb == "doctor" else ["lo"])]
     words += ["10k"] if verb == "limit" else []
-    assert cli.main([*words, "--nosuch", *(["--", "true"] if verb == "hold" else [])]) == 2
+    words = ["help"] if verb == "help" else words
+    assert main([*words, "--nosuch", *(["--", "true"] if verb == "hold" else [])]) == 2
     assert "--nosuch" in capfd.readouterr().err
 
 
 def test_a_newline_in_a_word_makes_no_second_line(no_kernel: None, capfd: pytest.CaptureFixture[str]) -> None:
     """What the user wrote is shown on the one line, whatever it contains."""
-    assert cli.main(["release", "lo", "a\nb"]) == 2
+    assert main(["release", "lo", "a\nb"]) == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert "a\\nb" in err
@@ -137,43 +141,56 @@ def test_a_newline_in_a_word_makes_no_second_line(no_kernel: None, capfd: pytest
 
 def test_the_words_after_the_dashes_are_the_commands_own() -> None:
     """Options and further dashes of the command are neither read nor changed."""
-    args = cli._read(["hold", "eth0", "--timeout", "3", "--", "prog", "--timeout", "9", "--", "-h", ""])
+    args = read(["hold", "eth0", "--timeout", "3", "--", "prog", "--timeout", "9", "--", "-h", ""])
     assert args.command == ["prog", "--timeout", "9", "--", "-h", ""]
     assert (args.dev, args.timeout) == ("eth0", 3.0)
 
 
-@pytest.mark.parametrize(("words", "timeout"), [([], 10.0), (["--timeout", "0"], 0.0), (["--timeout", "250ms"], 0.25)])
+@pytest.mark.parametrize(
+    ("words", "timeout"),
+    [([], 10.0), (["--timeout", "0"], 0.0), (["--timeout", "250ms"], 0.25), (["--timeout", "5m"], 300.0)],
+)
 def test_a_hold_has_ten_seconds_unless_told_otherwise(words: list[str], timeout: float) -> None:
     """The default --timeout is 10 seconds; 0 is for none."""
-    assert cli._read(["hold", "eth0", *words, "--", "true"]).timeout == timeout
+    assert read(["hold", "eth0", *words, "--", "true"]).timeout == timeout
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_shows_every_option_and_ends_with_0(capfd: pytest.CaptureFixture[str], verb: str) -> None:
     """Each verb's --help names all its arguments and what they are for, on stdout."""
-    assert cli.main([verb, "--help"]) == 0
+    assert main([verb, "--help"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
-    (entry,) = (one for one in cli.VERBS if one.name == verb)
-    for names, options in entry.arguments:
-        assert (options.get("metavar") or names[0]) in out or names[0] == "action"
-        assert options["help"]
-        for name in names:
-            assert name in out or not name.startswith("-")
+    (entry,) = (one for one in TABLE if one.name == verb)
+    for one in entry.all:
+        assert one.shown in out
+        assert words_of(one.help) in words_of(out)
+    assert words_of(entry.more) in words_of(out)
+    assert main(["help", verb]) == 0
+    assert capfd.readouterr().out == out
+
+
+def words_of(text: str) -> str:
+    """The text on one line."""
+    return " ".join(text.split())
 
 
 def test_help_shows_every_verb(capfd: pytest.CaptureFixture[str]) -> None:
     """libnlplug --help has one line for each verb."""
-    assert cli.main(["--help"]) == 0
-    lines = capfd.readouterr().out.splitlines()
+    assert main(["--help"]) == 0
+    out = capfd.readouterr().out
+    assert main(["help"]) == 0
+    assert capfd.readouterr().out == out
+    lines = out.splitlines()
     for verb in VERBS:
         assert any(line.split()[:1] == [verb] for line in lines)
 
 
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
-    """--version prints name and version."""
-    assert cli.main(["--version"]) == 0
-    assert capfd.readouterr().out == f"libnlplug {libnlplug.__version__}\n"
+    """--version and -V print name and version."""
+    for word in ("--version", "-V"):
+        assert main([word]) == 0
+        assert capfd.readouterr().out == f"libnlplug {libnlplug.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -199,12 +216,12 @@ def test_the_report_is_one_sentence(values: dict[str, int], sentence: str) -> No
     report.seconds = 1.5
     for name, value in values.items():
         setattr(report, name, value)
-    assert cli._sentence("eth0", report) == sentence
+    assert sentence_of("eth0", report) == sentence
 
 
 def test_the_help_says_the_limit_that_is_had_without_one() -> None:
     """What --limit is where it is left out: the kernel's default, and a lane's own."""
-    said = {verb.name: how["help"] for verb in cli.VERBS for names, how in verb.arguments if names == ("--limit",)}
+    said = {verb.name: one.help for verb in TABLE for one in verb.options if one.key == "limit"}
     assert {verb: ("kernel's default" in text, "4mb" in text) for verb, text in said.items()} == {
         "attach": (True, False),
         "hold": (True, True),

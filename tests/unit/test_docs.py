@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 import libnlplug
-from libnlplug.command import show
-from libnlplug.command import verbs as cli
+from libnlplug.command.table import VERBS
 from libnlplug.netlink import refusals
 from tests.support.doc_blocks import MARKS, PAGES, ROOT, RUN, SHOWN, blocks
 from tests.support.netlab import unable
@@ -42,7 +41,7 @@ def test_they_are_built_without_a_warning(tmp_path: Path) -> None:
     for name in libnlplug.__all__:
         assert name.startswith("__") or f'id="libnlplug.{name}"' in reference, name
     command_page = (tmp_path / "html" / "command.html").read_text()
-    for verb in cli.VERBS:
+    for verb in VERBS:
         assert f"<strong>libnlplug {verb.name}</strong>" in command_page
 
 

@@ -12,7 +12,8 @@ from test_reply import ATTR_MSG, attribute, message
 
 import libnlplug
 from libnlplug.errors import NetlinkError
-from libnlplug.netlink.refusals import check, failure
+from libnlplug.netlink.libnl import lib
+from libnlplug.netlink.refusals import check, refusal_in, unanswered
 
 # errno, the kernel's sentence, the class, the builtin it is too, words of the advice
 REFUSALS = [
@@ -47,11 +48,12 @@ def test_each_refusal_is_its_own_class(
     """Errno and sentence decide the class; the message says what failed, on what, why in the kernel's words, and what
     to do; and one can catch it as NetlinkError, as OSError and as the builtin that fits."""
     attributes = attribute(ATTR_MSG, sentence.encode() + b"\0") if sentence else b""
-    error = failure(-12, "attach a plug to", "eth0", message(number, attributes))
+    error = refusal_in(message(number, attributes), "attach a plug to", "eth0")
     assert type(error) is kind
     assert isinstance(error, (NetlinkError, OSError))
     assert isinstance(error, builtin)
-    assert (error.errno, error.code, error.device, error.operation) == (number, -12, "eth0", "attach a plug to")
+    assert (error.errno, error.device, error.operation) == (number, "eth0", "attach a plug to")
+    assert error.code == -lib.nl_syserr2nlerr(number)
     assert error.ext_ack == sentence
     assert str(error).startswith("cannot attach a plug to eth0: ")
     assert (sentence or "").rstrip(".") in str(error)
@@ -63,7 +65,7 @@ def test_each_refusal_is_its_own_class(
 
 def test_an_unknown_refusal_is_the_base_class() -> None:
     """What is in no list is NetlinkError with the kernel's errno and sentence, and no advice."""
-    error = failure(-7, "buffer on", "eth0", message(errno.EINVAL, attribute(ATTR_MSG, b"Something new\0")))
+    error = refusal_in(message(errno.EINVAL, attribute(ATTR_MSG, b"Something new\0")), "buffer on", "eth0")
     assert type(error) is NetlinkError
     assert str(error) == "cannot buffer on eth0: Something new (Invalid argument)"
     assert (error.errno, error.hint) == (errno.EINVAL, None)
@@ -71,10 +73,10 @@ def test_an_unknown_refusal_is_the_base_class() -> None:
 
 def test_no_answer_has_no_errno() -> None:
     """Where the kernel did not answer, errno is None: libnl's code alone would be a guess."""
-    for reply in (None, b"", b"short"):
-        error = failure(-4, "release", "eth0", reply)
+    lost = unanswered(errno.ENOBUFS, "release", "eth0")
+    for error in (lost, refusal_in(b"", "release", "eth0"), refusal_in(b"short", "release", "eth0")):
         assert type(error) is NetlinkError
-        assert (error.errno, error.code) == (None, -4)
+        assert error.errno is None
         assert "answer did not arrive" in str(error)
 
 

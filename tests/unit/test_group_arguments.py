@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import libnlplug
 from libnlplug import ClosedError, GroupError, NetlinkError, PlugGroup, PlugQdisc
 from libnlplug.netlink.libnl import ffi, lib
-from libnlplug.netlink.messages import joined, message_bytes, qdisc_message
+from libnlplug.netlink.messages import joined, qdisc_message
+from libnlplug.netlink.refusals import unanswered
 from libnlplug.netlink.route_socket import RouteSocket
 
 LOOPBACK = 1
@@ -28,7 +29,7 @@ def plug_at(route: RouteSocket, parent: int) -> PlugQdisc:
 
 
 def message(device: int) -> bytes:
-    return message_bytes(qdisc_message(lib.RTM_NEWQDISC, 0, device, lib.TC_H_ROOT, 0x504C_0000, b"plug"))
+    return qdisc_message(lib.RTM_NEWQDISC, 0, device, lib.TC_H_ROOT, 0x504C_0000, b"plug")
 
 
 @given(devices=st.lists(st.integers(1, 2**31 - 1), max_size=30))
@@ -153,14 +154,14 @@ def test_an_unknown_outcome_counts_as_holding(monkeypatch: pytest.MonkeyPatch) -
     plugs = [plug_at(route, 0x7777_0000 + number) for number in range(1, 4)]
     group = PlugGroup(plugs)
 
-    def lose_all(_route: RouteSocket, _messages: bytes, count: int) -> dict[int, tuple[int, None]]:
-        return dict.fromkeys(range(count), (-int(lib.nl_syserr2nlerr(errno.ENOBUFS)), None))
+    def lose_all(_: RouteSocket, _messages: bytes, devices: list[str], operation: str) -> dict[int, NetlinkError]:
+        return {seq: unanswered(errno.ENOBUFS, operation, device) for seq, device in enumerate(devices)}
 
     def interrupt(*_request: object) -> None:
         raise KeyboardInterrupt
 
     for batch, raised in ((lose_all, GroupError), (interrupt, KeyboardInterrupt)):
-        monkeypatch.setattr(RouteSocket, "batch", batch)
+        monkeypatch.setattr(RouteSocket, "execute_all", batch)
         for action in (group.buffer, group.release_one, group.release_indefinite):
             for plug in plugs:
                 plug._last_action = None

@@ -24,7 +24,7 @@ from libnlplug import ForkedError, GuardUnavailable, PlugBusy
 from libnlplug.guard import client as guard
 from libnlplug.guard.client import Guard, holder_of
 from libnlplug.netlink.libnl import ffi, lib
-from libnlplug.netlink.messages import qdisc_message
+from libnlplug.netlink.messages import qdisc_message, without_ack
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.netlab import Netns, eventually
 
@@ -34,9 +34,7 @@ HOLD, RELEASE, END = lib.GUARD_HOLD, lib.GUARD_RELEASE, lib.GUARD_END
 
 def message(kind: int, ifindex: int = 1, parent: int = 0x7_0000) -> bytes:
     """A request about a qdisc that is not there: the kernel's answer is ENOENT, where there is such a device."""
-    msg = qdisc_message(kind, lib.NLM_F_REQUEST, ifindex, parent, 0x7_0000, b"pfifo")
-    header = lib.nlmsg_hdr(msg)
-    return ffi.buffer(header, (header.nlmsg_len + 3) & ~3)[:]
+    return without_ack(qdisc_message(kind, 0, ifindex, parent, 0x7_0000, b"pfifo"))
 
 
 RELEASES = message(lib.RTM_NEWQDISC)

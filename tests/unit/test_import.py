@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ MAY_BE_LOADED = {
     "libnlplug.errors",
     "libnlplug.plug",
     "libnlplug.netlink",
+    "libnlplug.netlink.attributes",
     "libnlplug.netlink.libnl",
     "libnlplug.netlink.messages",
     "libnlplug.netlink.netns",
@@ -109,16 +111,76 @@ def test_without_libnl_the_import_names_the_packages(tmp_path: Path, found: byte
     assert "During handling" not in done.stderr
 
 
-@pytest.mark.parametrize(("verb", "status"), [("doctor", 1), ("show", 1), ("hold", 125)])
-def test_without_libnl_the_command_says_so(tmp_path: Path, verb: str, status: int) -> None:
-    """Without libnl the command ends with one line that names the packages, and the status of a failure."""
+def command_without_libnl(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command where libnl is missing."""
     package = copy_with(tmp_path, b"libnl-3.so.200", b"libnl-9.so.200")
-    script = f"sys.argv[1:] = [{verb!r}]; import libnlplug.command as c; sys.exit(c.main())"
-    done = python(script, package)
+    return python(f"sys.argv[1:] = {list(words)!r}; import libnlplug.command as c; sys.exit(c.main())", package)
+
+
+VERBS_WITHOUT_LIBNL = [
+    ("attach lo", 1),
+    ("buffer lo", 1),
+    ("release lo", 1),
+    ("limit lo 10k", 1),
+    ("detach lo", 1),
+    ("show", 1),
+    ("show --json", 1),
+    ("lane show", 1),
+    ("lane add lo --tcp-syn", 1),
+    ("hold lo -- true", 125),
+    ("hold lo --tcp-syn -- true", 125),
+]
+
+
+@pytest.mark.parametrize(("line", "status"), VERBS_WITHOUT_LIBNL)
+def test_without_libnl_the_command_says_so(tmp_path: Path, line: str, status: int) -> None:
+    """Without libnl a verb ends with one line that names the packages, and the status of a failure."""
+    done = command_without_libnl(tmp_path, *line.split())
     assert (done.returncode, done.stdout) == (status, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("libnlplug: libnlplug needs the system's libnl-3 and libnl-route-3")
-    assert line.endswith("or libnl (Arch)")
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("libnlplug: libnlplug needs the system's libnl-3 and libnl-route-3")
+    assert said.endswith("or libnl (Arch)")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--help", "usage: libnlplug "),
+        ("--version", f"libnlplug {libnlplug.__version__}"),
+        ("help hold", "Hold while a command runs."),
+        ("release --help", "Let everything go"),
+        ("--man", ".SH EXIT STATUS"),
+        ("--bash-completion", "complete -F _libnlplug libnlplug"),
+        ("--zsh-completion", "#compdef libnlplug"),
+        ("--fish-completion", "complete -c libnlplug"),
+    ],
+)
+def test_without_libnl_the_help_is_there(tmp_path: Path, line: str, words: str) -> None:
+    """What needs no libnl works without it."""
+    done = command_without_libnl(tmp_path, *line.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert words in done.stdout
+
+
+def test_without_libnl_the_doctor_says_what_to_install(tmp_path: Path) -> None:
+    """The doctor answers every check, says what is missing and what to install, and ends with 1."""
+    from libnlplug.doctor import NAMES
+
+    done = command_without_libnl(tmp_path, "doctor", "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    checks = {one["name"]: one for one in json.loads(done.stdout)}
+    assert tuple(checks) == NAMES
+    assert checks["libnl"]["state"] == "failed"
+    assert "libnl-9.so.200" in checks["libnl"]["detail"]
+    assert "install libnl-3-200 and libnl-route-3-200 (Debian, Ubuntu)" in checks["libnl"]["advice"]
+    assert checks["kernel"]["state"] == "ok"
+    assert checks["sch_plug"] == {
+        "name": "sch_plug",
+        "state": "failed",
+        "detail": "not known: libnl is needed to find out",
+        "advice": "see libnl",
+        "needed": True,
+    }
 
 
 def test_a_missing_compiled_module_is_not_blamed_on_libnl(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -14,13 +13,23 @@ from pathlib import Path
 
 import pytest
 
-from libnlplug.command import verbs as cli
-from libnlplug.command.manual import EXAMPLES, bash_completion, man_page
+from libnlplug.command import table
+from libnlplug.command.completion import bash_completion
+from libnlplug.command.manual import man_page
+from libnlplug.command.parser import read
+from libnlplug.command.table import EXAMPLES, HELP, STATUSES, TOP
 
-PARSER = cli.parser()
-VERBS = next(action.choices for action in PARSER._actions if isinstance(action, argparse._SubParsersAction))
-PAGE = man_page(PARSER, cli.STATUSES)
-COMPLETION = bash_completion(PARSER)
+VERBS = {verb.name: verb for verb in table.VERBS}
+PAGE = man_page()
+COMPLETION = bash_completion()
+
+
+def options_of(verb: str) -> list[str]:
+    """The options of a verb by all their names."""
+    return [name for one in [HELP, *VERBS[verb].options] for name in one.names]
+
+
+TOP_OPTIONS = [name for one in TOP for name in one.names]
 
 
 def plain(roff: str) -> str:
@@ -39,21 +48,20 @@ def section(name: str) -> str:
 def test_the_page_has_every_verb_and_option(verb: str) -> None:
     """Each verb has its part, with the help of each of its arguments, word for word."""
     part = section(verb)
-    for action in VERBS[verb]._actions:
-        for option in action.option_strings:
-            assert option in part
-        assert action.help in part
-    assert VERBS[verb].description in part
-    assert (VERBS[verb].epilog or "") in part
+    for option in options_of(verb):
+        assert option in part
+    for one in VERBS[verb].all:
+        assert one.help in part
+    assert VERBS[verb].help[1:] in part
+    assert VERBS[verb].more in part
     assert f"libnlplug {verb}" in section("SYNOPSIS")
 
 
 def test_the_page_has_what_help_shows() -> None:
     """The options of libnlplug itself, the exit statuses and the examples are there."""
-    for action in PARSER._actions:
-        for option in action.option_strings:
-            assert option in section("OPTIONS")
-    for status, meaning in cli.STATUSES:
+    for option in TOP_OPTIONS:
+        assert option in section("OPTIONS")
+    for status, meaning in STATUSES:
         assert f"{status}\n{meaning}" in section("EXIT STATUS")
     for command, meaning in EXAMPLES:
         assert f"{command}\n{meaning}" in section("EXAMPLES")
@@ -61,9 +69,9 @@ def test_the_page_has_what_help_shows() -> None:
 
 def test_the_statuses_are_the_commands() -> None:
     """The table of statuses has each one that the command ends with by itself."""
-    shown = {status for status, _ in cli.STATUSES}
+    shown = {status for status, _ in STATUSES}
     assert {"0", "1", "2", "124", "125", "126", "127"} <= shown
-    assert (cli.DONE, cli.FAILED, cli.USAGE, cli.EXPIRED, cli.NOT_HELD) == (0, 1, 2, 124, 125)
+    assert (table.DONE, table.FAILED, table.USAGE, table.EXPIRED, table.NOT_HELD) == (0, 1, 2, 124, 125)
 
 
 @pytest.mark.parametrize("command", [command for command, _ in EXAMPLES])
@@ -71,7 +79,9 @@ def test_the_examples_are_understood(command: str) -> None:
     """Each example of the page is one that the parser takes."""
     name, *words = shlex.split(command)
     assert name == "libnlplug"
-    assert cli._read(words).verb == words[0]
+    verb = read(words).verb
+    assert verb is not None
+    assert verb.name in words
 
 
 def test_no_line_is_mistaken_for_roff() -> None:
@@ -132,15 +142,14 @@ def test_verbs_and_options_come_first(tmp_path: Path) -> None:
     """The first word is a verb, or an option where a dash was typed."""
     assert complete(tmp_path, "") == list(VERBS)
     assert complete(tmp_path, "de") == ["detach"]
-    own = [option for action in PARSER._actions for option in action.option_strings]
-    assert sorted(complete(tmp_path, "-")) == sorted(own)
+    assert sorted(complete(tmp_path, "-")) == sorted(TOP_OPTIONS)
     assert complete(tmp_path, "nosuch") == []
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_offers_its_options(tmp_path: Path, verb: str) -> None:
     """After a verb, a dash offers exactly the verb's options; for hold also the dashes before its command."""
-    own = [option for action in VERBS[verb]._actions for option in action.option_strings]
+    own = options_of(verb)
     assert sorted(complete(tmp_path, verb, "-")) == sorted([*own, "--"] if verb == "hold" else own)
 
 

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from libnlplug import ClosedError, DeviceNotFound, ForkedError, NetlinkError, PlugQdisc
 from libnlplug.netlink.libnl import lib
-from libnlplug.netlink.messages import link_message, message_bytes
-from libnlplug.netlink.refusals import failure
+from libnlplug.netlink.messages import link_message
 from libnlplug.netlink.route_socket import RouteSocket, qdisc_info
 
 LOOPBACK = 1  # lo's interface index, in every namespace
@@ -176,13 +175,13 @@ def test_forgotten_sockets_are_closed() -> None:
 
 def test_what_cannot_be_sent_is_certain(route: RouteSocket) -> None:
     """A request that the socket does not take has that errno, each message of it, and the next one is answered."""
-    message = message_bytes(link_message(lib.RTM_GETLINK, 0, LOOPBACK), 0)
+    message = link_message(lib.RTM_GETLINK, 0, LOOPBACK)
     too_long = message + bytes(1 << 20)
     with pytest.raises(NetlinkError, match="cannot find lo: Message too long") as caught:
-        route.request(too_long, "find", "lo")
+        route.execute(too_long, "find", "lo")
     assert caught.value.errno == errno.EMSGSIZE
-    refused = route.batch(too_long, 2)
-    assert [failure(code, "find", "lo", reply).errno for code, reply in refused.values()] == [errno.EMSGSIZE] * 2
+    failures = route.execute_all(too_long, ["lo", "lo"], "find")
+    assert [failures[seq].errno for seq in (0, 1)] == [errno.EMSGSIZE] * 2
     assert route.link("lo") == LOOPBACK
 
 

@@ -25,6 +25,9 @@ SECONDS = {
     "msecs": 1e-3,
     "us": 1e-6,
     "usecs": 1e-6,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
 }
 WRONG_SIZES = [
     "",
@@ -99,9 +102,9 @@ def test_a_printed_size_can_be_read_again(size: int) -> None:
         assert read == size
 
 
-@given(st.decimals(0, 10**6, places=3), st.sampled_from(sorted(SECONDS)))
+@given(st.decimals(0, 10**4, places=3), st.sampled_from(sorted(SECONDS)))
 def test_a_bare_time_is_seconds(number: object, unit: str) -> None:
-    """A time without a unit is seconds, as for timeout(1); s, ms and us are what they say."""
+    """A time without a unit is seconds, as for timeout(1); so are its m, h and d, and tc's s, ms and us."""
     assert parse_time(f"{number}{unit}") == pytest.approx(float(str(number)) * SECONDS[unit])
 
 
@@ -119,10 +122,10 @@ def test_a_time_is_understood_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-1", "5 s", "5m", "5min", "1h", "1d", "5sms", "inf", "nan", "1e3", "1e10", "2000000000"]
+    "text", ["", "-1", "5 s", "5min", "5M5", "1w", "1y", "5sms", "inf", "nan", "1e3", "1e10", "2000000000"]
 )
 def test_what_is_no_time_is_refused_by_name(text: str) -> None:
-    """Minutes (tc has none, and 'm' might be milli), signs, exponents and more than 31 years are refused."""
+    """Other units, signs, exponents and more than 31 years are refused."""
     with pytest.raises(ValueError) as caught:
         parse_time(text)
     assert repr(text) in str(caught.value)

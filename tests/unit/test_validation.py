@@ -35,7 +35,7 @@ class Deaf:
     def __init__(self) -> None:
         self.sent: list[str] = []
 
-    def request(self, message: bytes, operation: str, device: str) -> None:
+    def execute(self, message: bytes, operation: str, device: str) -> None:
         self.sent.append(operation)
 
 

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Advice: an error in the words of the command line, with what its user can do about it.
+
+The library says what failed and why, and advises whoever programs with it. Here options are named as they are typed,
+advice repeats the namespace, and a device that cannot take a plug is shown the way by a lane.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from ..errors import NetlinkError, NotPermitted, QdiscExists
+
+__all__ = ["as_typed", "elsewhere", "explained", "words"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .parser import Args
+
+# Qdiscs a class of which can be held while the others flow.
+_CLASSFUL = ("prio", "htb", "ets", "multiq", "mq", "mqprio")
+_AT_A_CLASS = "hold at a class of it"
+_NET_ADMIN = 1 << 12
+
+
+def words(error: OSError) -> str:
+    """The sentence of an error."""
+    return str(error) if isinstance(error, NetlinkError) else error.strerror or str(error)
+
+
+def explained(error: OSError, args: Args) -> str:
+    """The sentence, with the advice that fits the command that was given."""
+    sentence = words(error)
+    dev, parent = getattr(args, "dev", None), getattr(args, "parent", "root")
+    if isinstance(error, QdiscExists) and _AT_A_CLASS in sentence:
+        sentence = sentence.replace(f", or {_AT_A_CLASS}", _other_ways(args))
+    elif isinstance(error, NotPermitted) and "CAP_NET_ADMIN is missing" in sentence and _has_the_right():
+        what = sentence.partition("; CAP_NET_ADMIN is missing")[0]
+        sentence = f"{what}; this process has CAP_NET_ADMIN, so a seccomp filter or the like refuses it"
+    elif error.errno == errno.EINVAL and parent != "root" and type(error) is NetlinkError:
+        classes = f"'tc class show dev {dev}' lists them"
+        sentence += f"; if the class {parent} has classes of its own, hold at one of those: {classes}"
+    return elsewhere(sentence, args)
+
+
+def _other_ways(args: Args) -> str:
+    """How packets can be held where another qdisc is the root."""
+    at_class = f", {_AT_A_CLASS} (--parent; 'tc class show dev {args.dev}' lists them)" if _has_classes(args) else ""
+    if args.verb is not None and args.verb.name == "hold":
+        return f"{at_class}, or hold chosen packets by a lane, which leaves it alone: give packet options, as --tcp-syn"
+    return f"{at_class}, or use a lane, which leaves it alone: 'libnlplug lane add {args.dev}'"
+
+
+def _has_classes(args: Args) -> bool:
+    from ..netlink.messages import parse_handle
+    from ..netlink.route_socket import RouteSocket
+
+    try:
+        route = RouteSocket(args.netns)
+        found = route.qdisc(route.link(args.dev), parse_handle(args.parent) or 0, args.dev)
+    except OSError:
+        return False
+    return found is not None and found.kind in _CLASSFUL
+
+
+def _has_the_right() -> bool:
+    """Whether this process has CAP_NET_ADMIN and is under a seccomp filter."""
+    try:
+        with open("/proc/self/status", errors="replace") as file:
+            status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
+        return bool(int(status["CapEff"], 16) & _NET_ADMIN) and status["Seccomp"].strip() != "0"
+    except (OSError, KeyError, ValueError):
+        return False
+
+
+def as_typed(error: ValueError, args: Args) -> str:
+    """The sentence of an invalid argument, its options named as they are typed, and where to find more."""
+    sentence = str(error)
+    for one in args.verb.options if args.verb is not None else ():
+        typed = args.typed.get(one.key, one.names[-1])
+        if "_" in one.key:
+            sentence = sentence.replace(one.key, typed)
+        elif sentence.startswith(f"{one.key} is "):
+            sentence = typed + sentence[len(one.key) :]
+    name = f"libnlplug {args.verb.name}" if args.verb is not None else "libnlplug"
+    return f"{name}: {sentence} (try '{name} --help')"
+
+
+def elsewhere(sentence: str, args: Args) -> str:
+    """The sentence, its quoted commands for the namespace that --netns gives."""
+    netns = getattr(args, "netns", None)
+    if netns is None:
+        return sentence
+    from shlex import quote
+
+    inside = f"-n {quote(str(netns))}"
+    named = isinstance(netns, str) and "/" not in netns
+    path = netns if isinstance(netns, str) else f"/proc/{netns}/ns/net"
+    for program in ("libnlplug", "tc", "ip"):
+        takes_it = named or program == "libnlplug"
+        does = f"{program} {inside}" if takes_it else f"nsenter --net={quote(path)} {program}"
+        sentence = sentence.replace(f"'{program} ", f"'{does} ")
+    return sentence.replace(f"'ip {inside} netns'", "'ip netns'")

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""hold: hold while a command runs, and end as timeout(1) does.
+
+    what to hold?  -->  hold it, run the command, release  -->  put back what was made  -->  tell
+         |                       |                                     |
+         '-- not held: 125       '-- expired: 124, not released: 125   '-- somebody holds it now: it stays
+
+Each arrow down notes in the Outcome what went wrong; nothing that comes later can hide it.
+"""
+
+from __future__ import annotations
+
+from ..errors import HoldExpired, NetlinkError, PlugBusy, QdiscExists, QdiscNotFound
+from ..hold import HoldReport, PacketsDropped
+from ..netlink.route_socket import RouteSocket
+from ..plug import PlugQdisc
+from ..plug import attach as attach_plug
+from .advice import elsewhere, explained
+from .child import Command
+from .lane import chosen, lane_for
+from .output import err, say
+from .parser import UsageError
+from .table import DONE, EXPIRED, NOT_HELD
+from .units import format_size
+from .verbs import device_of, opened
+
+__all__ = ["hold"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Union
+
+    from ..lane.lane import PlugLane
+    from ..lane.match import Match
+    from .parser import Args
+
+    Held = Union[PlugQdisc, PlugLane]
+
+
+class Outcome:
+    """What became of a hold: the command's status (None where it was not run), the report, this command's own status
+    where something failed (else 0), and a sentence for each thing that went wrong."""
+
+    def __init__(self, args: Args) -> None:
+        self.args = args
+        self.ended: int | None = None
+        self.report = HoldReport()
+        self.failed = 0
+        self.troubles: list[str] = []
+
+    def not_held(self, sentence: str) -> None:
+        """Nothing could be held, so the command was not run; or it could not be released."""
+        self._fail(NOT_HELD, sentence)
+
+    def expired(self, sentence: str) -> None:
+        """The guard released it while the command still ran."""
+        self._fail(EXPIRED, sentence)
+
+    def stays(self, sentence: str) -> None:
+        """What was made for the hold stays, because somebody else holds it now. The hold itself may have gone well."""
+        stays = f"the plug that was made for this stays: 'libnlplug detach {self.args.dev}' removes it"
+        if self.failed:
+            self.troubles[-1] += f"; {elsewhere(stays, self.args)}"
+        else:
+            self.troubles.append(f"{sentence}; {elsewhere(stays, self.args)}")
+
+    def _fail(self, status: int, sentence: str) -> None:
+        """The first failure counts: what comes after it, comes of it."""
+        if not self.failed:
+            self.failed = status
+            did = "the command was not run" if self.ended is None else f"the command's status was {self.ended}"
+            self.troubles.append(f"{sentence}; {did}")
+
+    @property
+    def status(self) -> int:
+        """What this command ends with."""
+        return self.failed or self.ended or DONE
+
+
+def hold(args: Args) -> int:
+    """libnlplug hold DEV -- COMMAND..."""
+    import warnings
+
+    warnings.simplefilter("ignore", PacketsDropped)  # the report says it
+    outcome = Outcome(args)
+    command = Command(args.command, outcome.troubles.append)
+    try:
+        held = _what_to_hold(args)
+        try:
+            with held:
+                _hold(held, command, outcome)
+        except PlugBusy as error:
+            outcome.stays(explained(error, args))
+        except OSError as error:
+            outcome.not_held(explained(error, args))
+    except OSError as error:
+        if isinstance(error, ValueError):  # a handle or a limit that cannot be: status 2
+            raise
+        outcome.not_held(explained(error, args))
+    finally:
+        command.close()
+    _tell(outcome)
+    return outcome.status
+
+
+def _hold(held: Held, command: Command, outcome: Outcome) -> None:
+    """Hold, run the command, release."""
+    args = outcome.args
+    try:
+        with held.hold(timeout=args.timeout or None) as outcome.report:
+            outcome.ended = command.run()
+    except HoldExpired as error:
+        outcome.expired(_named(explained(error, args), held))
+    except OSError as error:
+        outcome.not_held(_named(explained(error, args), held))
+
+
+def _named(sentence: str, held: Held) -> str:
+    """The sentence about a lane: its device and packets are what was asked for, and nobody has heard of its ifb."""
+    if isinstance(held, PlugQdisc):
+        return sentence
+    arriving = " arriving" if held.ingress else ""
+    return sentence.replace(held.ifb, f"{held.device} ({held.match}{arriving})", 1)
+
+
+def _what_to_hold(args: Args) -> Held:
+    """The device's plug or, with packet options, a lane."""
+    match = chosen(args)
+    if match is not None or args.ingress:
+        if args.parent != "root":
+            raise UsageError("option --parent chooses a class: it goes with no packet option", args.verb)
+        if args.limit is not None:
+            _refuse_if_lane_held(args, match)
+        return lane_for(args, match)
+    if args.limit is not None:
+        _refuse_if_held(args)  # or the limit would change under the one who holds
+    try:
+        return attach_plug(device_of(args), parent=args.parent, limit=args.limit, netns=args.netns)
+    except QdiscExists:
+        if not _lane_for_all_is_kept(args):
+            raise
+        return lane_for(args, None)
+
+
+def _lane_for_all_is_kept(args: Args) -> bool:
+    from ..lane.inventory import lanes
+    from ..lane.match import Match
+
+    if args.parent != "root":
+        return False
+    wanted = ("egress", str(Match()), "kept")
+    return any((one.hook, one.match, one.state) == wanted for one in lanes(RouteSocket(args.netns), args.dev))
+
+
+def _refuse_if_held(args: Args) -> None:
+    try:
+        _refuse(opened(args), args.dev)
+    except QdiscNotFound:
+        pass
+
+
+def _refuse_if_lane_held(args: Args, match: Match | None) -> None:
+    from ..lane.inventory import lanes
+    from ..lane.match import Match
+
+    wanted = ("ingress" if args.ingress else "egress", str(match or Match()))
+    for one in lanes(RouteSocket(args.netns), device_of(args)):
+        if (one.hook, one.match) == wanted:
+            try:
+                plug = PlugQdisc.open(one.ifb, netns=args.netns)
+            except NetlinkError:  # it is gone, or an orphan's rest
+                continue
+            _refuse(plug, f"{args.dev} ({one.match})")
+
+
+def _refuse(plug: PlugQdisc, shown: str) -> None:
+    """Refuse where somebody holds the plug."""
+    holder = plug.holder()
+    if holder is not None:
+        from ..guard.client import busy
+
+        raise busy(shown, holder, "hold")
+
+
+def _tell(outcome: Outcome) -> None:
+    """Say on stderr what was held and what went wrong."""
+    args, report = outcome.args, outcome.report
+    if args.json:
+        import json
+
+        shown = {"device": args.dev, **report.as_dict(), "command_status": outcome.ended, "status": outcome.status}
+        err(json.dumps({**shown, "error": "; ".join(outcome.troubles) or None}))
+        return
+    for trouble in outcome.troubles:
+        say(trouble)
+    if outcome.ended is not None and not outcome.failed:
+        say(sentence(args.dev, report))
+
+
+def sentence(device: str, report: HoldReport) -> str:
+    """The report in one sentence, with nothing in it that is not known."""
+    if report.packets is None:
+        return f"held {device} for {report.seconds:.3f} s; how many packets is not known"
+    dropped = "none" if report.dropped == 0 else "an unknown number" if report.dropped is None else str(report.dropped)
+    packets = "1 packet" if report.packets == 1 else f"{report.packets} packets"
+    said = f"held {packets} ({report.bytes} bytes) of {device} for {report.seconds:.3f} s, dropped {dropped}"
+    if report.limit_needed:
+        needed = report.limit_needed
+        return f"{said}: a limit of {format_size(needed)} would have been enough (--limit {needed})"
+    return f"{said}: give it a larger --limit" if report.dropped else said

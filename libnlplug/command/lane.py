@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""lane: make, list and delete the lanes that stay; and the lane that 'hold' makes or finds."""
+
+from __future__ import annotations
+
+from ..errors import DeviceNotFound
+from .advice import elsewhere
+from .output import say, table
+from .parser import UsageError
+from .table import DONE, FAILED, PACKETS
+from .verbs import device_of
+
+__all__ = ["chosen", "lane", "lane_for"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..lane.inventory import LaneInfo
+    from ..lane.lane import PlugLane
+    from ..lane.match import Match
+    from ..netlink.route_socket import RouteSocket
+    from .parser import Args
+
+_PARTS = tuple(one.key for one in PACKETS)
+_MEANS_NOTHING = {"add": ("json",), "show": (*_PARTS, "ingress", "limit"), "del": ("limit", "json")}
+
+
+def lane(args: Args) -> int:
+    """libnlplug lane add|show|del DEV"""
+    for key in _MEANS_NOTHING[args.action]:
+        if key in args.typed:
+            raise UsageError(f"option {args.typed[key]} means nothing to 'lane {args.action}'", args.verb)
+    if args.dev is None and args.action != "show":
+        raise UsageError(f"DEV is missing: 'lane {args.action}' needs the network device", args.verb)
+    return {"add": _add, "show": _show, "del": _delete}[args.action](args)
+
+
+def _add(args: Args) -> int:
+    lane_for(args, chosen(args), keep=True).close()
+    return DONE
+
+
+def _delete(args: Args) -> int:
+    from ..lane.remove import delete_lanes
+    from ..netlink.route_socket import RouteSocket
+
+    match = chosen(args)
+    every = match is None and not args.ingress  # with packet options it is what 'add' with the same ones has made
+    gone = delete_lanes(RouteSocket(args.netns), device_of(args), match, None if every else args.ingress)
+    if not gone:
+        say(elsewhere(f"no such lane on {args.dev}: 'libnlplug lane show {args.dev}' lists them", args))
+    return DONE if gone else FAILED
+
+
+def _show(args: Args) -> int:
+    from ..netlink.route_socket import RouteSocket
+
+    found = _listed(RouteSocket(args.netns), None if args.dev is None else device_of(args))
+    if args.json:
+        import json
+
+        print(json.dumps([one.as_dict() for one in found], indent=2))
+    elif found:
+        rows = [[one.device, one.hook, one.match, one.ifb, _state(one)] for one in found]
+        print("\n".join(table(["DEVICE", "HOOK", "MATCH", "IFB", "STATE"], rows)))
+    else:
+        print(f"no lane on {args.dev}" if args.dev else "no lane in this network namespace")
+    return DONE
+
+
+def _state(one: LaneInfo) -> str:
+    return f"alive, pid {one.pid}" if one.state == "alive" else one.state
+
+
+def _listed(route: RouteSocket, device: str | None) -> list[LaneInfo]:
+    """The lanes of the device, or of every device that has a lane or a place for one."""
+    from ..lane.inventory import all_lanes, lanes
+
+    if device is not None:
+        return lanes(route, device)
+    places = {one.ifindex for one in all_lanes(route)}
+    places |= {one.ifindex for one in route.qdiscs() if one.kind == "clsact"}
+    found = []
+    for ifindex in sorted(places):
+        try:
+            found += lanes(route, route.link_name(ifindex))
+        except DeviceNotFound:  # it has gone, and the next lane of any device removes what it left
+            continue
+    return found
+
+
+def chosen(args: Args) -> Match | None:
+    """What the packet options choose, or None where none was given."""
+    parts = {key: getattr(args, key) for key in _PARTS if key in args.typed}
+    if not parts:
+        return None
+    from ..lane.match import Match
+
+    return Match(**parts)
+
+
+def lane_for(args: Args, match: Match | None, *, keep: bool = False) -> PlugLane:
+    """A lane of the device, made or found; what comes before it is said as a warning."""
+    import warnings
+
+    from ..lane.lane import LaneShadowed, PlugLane
+    from ..lane.match import Match
+
+    warnings.simplefilter("ignore", LaneShadowed)  # it is said below
+    make = PlugLane.keep if keep else PlugLane
+    made = make(device_of(args), match or Match(), ingress=args.ingress, limit=args.limit, netns=args.netns)
+    for sentence in made.shadowed:
+        say(f"warning: {sentence}")
+    return made

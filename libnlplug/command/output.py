@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Output: lines on stderr that fail nothing, and tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["discard", "err", "say", "table"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from typing import TextIO
+
+
+def err(line: str) -> None:
+    """A line on stderr; where nobody can read it, that changes neither what is done nor the exit status."""
+    try:
+        if sys.stderr is not None:  # print() would take stdout instead
+            print(line.replace("\n", "\\n"), file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def say(sentence: str) -> None:
+    """The sentence on stderr, with the command's name before it."""
+    err(f"libnlplug: {sentence}")
+
+
+def discard(stream: TextIO | None) -> None:
+    """Throw away what is still in the stream's buffer, so that it does not fail once more when Python ends."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def table(heads: list[str], rows: list[list[str]], numbers: Container[str] = ()) -> list[str]:
+    """The lines of a table: columns are aligned, those named in ``numbers`` to the right."""
+    every = [heads, *rows]
+    widths = [max(len(row[at]) for row in every) for at in range(len(heads))]
+    return [
+        "  ".join(
+            cell.rjust(width) if head in numbers else cell.ljust(width) for head, cell, width in zip(heads, row, widths)
+        ).rstrip()
+        for row in every
+    ]

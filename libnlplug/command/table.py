@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Table: every verb of the command and its options, as data. The reader of the command line, --help, the manual page
+and the completions are made from it.
+
+A verb's ``run`` and an option's are "module.function" of this package: main() loads the module when it is needed.
+"""
+
+from __future__ import annotations
+
+from . import units
+
+__all__ = ["EXAMPLES", "PACKETS", "STATUSES", "SUMMARY", "TOP", "VERBS", "Option", "Verb"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+DONE, FAILED, USAGE, EXPIRED, NOT_HELD, INTERRUPTED = 0, 1, 2, 124, 125, 130
+STATUSES = (
+    ("0", "done"),
+    ("1", "failed: one line on stderr says what failed, why, and what to do"),
+    ("2", "the command line was not understood, so nothing was done"),
+    ("124", "hold: the time was up before the command ended; it was released then, and the command ran on to its end"),
+    ("125", "hold: holding failed, and the command was not run, or releasing failed"),
+    ("126", "hold: the command cannot be run"),
+    ("127", "hold: there is no such command"),
+    ("128+n", "hold: signal n ended the command"),
+    ("other", "hold: the command's own"),
+)
+EXAMPLES = (
+    ("libnlplug hold eth0 --timeout 5 -- systemctl reload haproxy", "What leaves eth0 waits while haproxy reloads."),
+    ("libnlplug attach eth0 --limit 32mb", "A plug that stays, for the verbs that follow."),
+    ("libnlplug buffer eth0 --timeout 2", "Hold for two seconds, or until the next line."),
+    ("libnlplug release eth0", "Let everything go."),
+    ("libnlplug -n blue show --watch", "What is in the plugs of the namespace blue, twice a second."),
+)
+SUMMARY = "Hold the packets of a Linux network device and let them go again. A hold stops traffic."
+MORE = (
+    "Sizes are written as tc writes them: 65536, 64k or 32mb. Times are seconds, or have a unit: 5, 0.5s, 250ms, 5m"
+    " or 1h. Exit status: 0 done, 1 failed, 2 not understood; that of 'hold' is the command's own, or as timeout's:"
+    " 'libnlplug --man' lists them."
+)
+DEFAULT_TIMEOUT = 10.0
+
+
+class Option:
+    """An option, whose names begin with a dash, or a word that a verb takes at its place.
+
+    ``value`` is what stands for its value in the help, "" for a switch; ``read`` makes the value of the text, and
+    raises a ValueError that begins with "NAME is"; ``choices`` are all there are; ``run`` is done instead of a verb.
+    """
+
+    def __init__(
+        self,
+        *names: str,
+        help: str,
+        value: str = "",
+        read: Callable[[str], object] = str,
+        default: object = None,
+        choices: tuple[str, ...] = (),
+        needed: bool = False,
+        key: str = "",
+        run: str = "",
+    ) -> None:
+        self.names, self.help, self.value, self.read, self.choices = names, help, value, read, choices
+        self.needed, self.run = needed, run
+        self.is_option = names[0].startswith("-")
+        self.default = False if self.is_option and not value else default
+        self.key = key or max(names, key=len).lstrip("-").replace("-", "_").lower()
+
+    @property
+    def shown(self) -> str:
+        """As the help writes it: '-n, --netns NAME'."""
+        return " ".join(part for part in (", ".join(self.names), self.value if self.is_option else "") if part)
+
+
+class Verb:
+    """A verb: its name, the function that does it, one line of help, the words and options that it takes, and what more
+    there is to say. ``command`` is the name of what follows two dashes, "" where nothing does."""
+
+    def __init__(self, name: str, run: str, help: str, *options: Option, more: str = "", command: str = "") -> None:
+        self.name, self.run, self.help, self.more, self.command = name, run, help, more, command
+        self.words = [one for one in options if not one.is_option]
+        self.options = [one for one in options if one.is_option]
+
+    @property
+    def all(self) -> list[Option]:
+        """Its words, then its options."""
+        return [*self.words, *self.options]
+
+
+def _limit(default: str) -> Option:
+    text = f"bytes it may hold, as 32mb; {default} if left out"
+    return Option("--limit", value="SIZE", read=units.limit, help=text)
+
+
+HELP = Option("-h", "--help", run="manual.print_help", help="print this help")
+DEV = Option("DEV", read=units.device, needed=True, help="the network device")
+ANY_DEV = Option("DEV", read=units.device, help="only this device")
+PARENT = Option("--parent", value="P", default="root", help="'root' (the default) or a class, as 1:4")
+NETNS = Option(
+    "-n", "--netns", value="NAME", read=units.netns, help="the device's network namespace: a name, a path or a pid"
+)
+JSON = Option("-j", "--json", help="print JSON")
+PACKETS = (
+    Option("--ip-proto", value="PROTO", help="only this protocol: tcp, udp, sctp, icmp, icmpv6 or a number"),
+    Option("--src-ip", value="IP", help="only from this address or prefix"),
+    Option("--dst-ip", value="IP", help="only to this address or prefix"),
+    Option("--src-port", value="PORT", read=units.port, help="only from this port"),
+    Option("--dst-port", value="PORT", read=units.port, help="only to this port"),
+    Option("--tcp-syn", help="only what opens a TCP connection: SYN without ACK"),
+)
+INGRESS = Option("--ingress", help="arriving packets, not leaving ones")
+TIMEOUT = Option(
+    "--timeout",
+    value="TIME",
+    read=units.parse_time,
+    default=DEFAULT_TIMEOUT,
+    help=f"release after this time even if the command still runs; else {DEFAULT_TIMEOUT:g} s, 0 for never",
+)
+GUARD_TIMEOUT = Option(
+    "--timeout",
+    value="TIME",
+    read=units.parse_time,
+    help="release after this time: a guard stays behind that does it; never if left out or 0",
+)
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        "attach",
+        "verbs.attach",
+        "put a plug on a device, released, or adopt the one that is there",
+        DEV,
+        PARENT,
+        Option("--handle", value="H", help="its handle, as 40:"),
+        _limit("the kernel's default"),
+        NETNS,
+    ),
+    Verb(
+        "buffer",
+        "verbs.buffer",
+        "hold packets from now on, until release or the deadline",
+        DEV,
+        PARENT,
+        GUARD_TIMEOUT,
+        NETNS,
+        more="Where the plug holds already, a new epoch begins: see release --one. Refused while a hold is on. Without"
+        " --timeout nothing releases it but 'release'; 'hold' and 'buffer --timeout' cannot be forgotten. SIGTERM makes"
+        " the guard of a --timeout release at once.",
+    ),
+    Verb(
+        "release",
+        "verbs.release",
+        "let everything go and hold no more",
+        DEV,
+        PARENT,
+        Option("--one", help="only the packets before the latest buffer; go on holding"),
+        NETNS,
+        more="It also ends the guard that 'buffer --timeout' has left behind.",
+    ),
+    Verb(
+        "limit",
+        "verbs.limit",
+        "change how many bytes a plug may hold",
+        DEV,
+        Option("SIZE", read=units.limit, needed=True, help="bytes, as 65536, 64k or 32mb"),
+        PARENT,
+        NETNS,
+    ),
+    Verb(
+        "detach",
+        "verbs.detach",
+        "release, wait until the plug is empty, and remove it",
+        DEV,
+        PARENT,
+        NETNS,
+        more="Nothing that it holds is lost. Refused while a hold is on.",
+    ),
+    Verb(
+        "show",
+        "show.show",
+        "the plugs, their counters, and who holds them",
+        ANY_DEV,
+        JSON,
+        Option("--watch", help="go on showing, twice a second, until interrupted"),
+        NETNS,
+        more="All numbers are counters of the kernel's: QLEN packets and BACKLOG bytes are in the plug, DROPS packets"
+        " found it full, PACKETS and BYTES have left it. No kernel tells whether a plug holds, so that is not shown;"
+        " HOLDER is who holds it by 'hold' or 'buffer --timeout', and a plain 'buffer' leaves none. --watch shows sizes"
+        " as tc writes them, 1Kb being 1024 bytes, a bar where the holder has set the limit, and how many PACKETS/S"
+        " leave. --json prints a list,"
+        " for each plug an object: device, ifindex, parent, handle, qlen, backlog, drops, packets, bytes, and holder,"
+        " which is null or an object: pid, since (seconds of the epoch), timeout (seconds or null), limit (bytes, or"
+        " null where the holder has not set it), guard (pid), detached (by 'buffer --timeout'), foreign (the plug's"
+        " mark is another user's, or does not answer as a guard does: only pid and uid are known), uid. A pid that"
+        " cannot be known, as in another pid namespace, is 0, a uid -1. --json --watch prints one line a look: an"
+        " object of time (seconds of the epoch) and plugs (that list).",
+    ),
+    Verb(
+        "hold",
+        "hold.hold",
+        "hold while a command runs",
+        DEV,
+        PARENT,
+        TIMEOUT,
+        *PACKETS,
+        INGRESS,
+        _limit("the kernel's default, 4mb for a lane,"),
+        Option("-j", "--json", help="report as one line of JSON, on stderr as the plain one"),
+        NETNS,
+        command="COMMAND...",
+        more="It uses the plug that is there, or makes one and removes it again. With packet options it holds only what"
+        " they choose, by a lane that leaves the device's root qdisc alone; where another qdisc is the root and a lane"
+        " for all packets is kept, it holds that one. A guard releases if libnlplug dies. The command gets the signals"
+        " that libnlplug gets, and is not run if nothing could be held. --json prints one object: device, packets and"
+        " bytes (held when it was released), dropped (packets that found the plug full), seconds, limit_needed (bytes"
+        " that would have been enough, null if nothing was dropped), expired, command_status (null if it was not run),"
+        " status (this command's own), error (a sentence, or null). What is not known, as the counts after an expiry,"
+        " is null.",
+    ),
+    Verb(
+        "lane",
+        "lane.lane",
+        "keep lanes for chosen packets in place: add, show or delete them",
+        Option(
+            "ACTION", needed=True, choices=("add", "show", "del"), help="add a lane, show the lanes, or delete them"
+        ),
+        Option("DEV", read=units.device, help="the network device; 'lane show' without it shows all"),
+        *PACKETS,
+        INGRESS,
+        _limit("4mb"),
+        JSON,
+        NETNS,
+        more="'lane show' prints a line for each lane: DEVICE, HOOK (egress for leaving packets, ingress for arriving"
+        " ones), MATCH, IFB (the device that carries its plug), and STATE: kept (by 'lane add'), alive (a running"
+        " program's; its pid is shown), or orphan (left behind; the next lane of the device removes it). --json prints"
+        " a list, for each lane an object: device, hook, match, state, pid (null unless alive), ifb, slot (its number"
+        " at the device), ifindex (the ifb's). 'lane del' with packet options deletes the lane that 'lane add' with the"
+        " same ones made, and without any all of the device.",
+    ),
+    Verb(
+        "doctor",
+        "verbs.doctor",
+        "whether this host can hold packets, and if not, what to do",
+        JSON,
+        more="It prints a line for each check: ok, warning or failed, the check's name, what was found, and what to do."
+        " --json prints a list, for each check an object: name, state (ok, warning or failed), detail and advice"
+        " (sentences; advice is null where nothing need be done), needed (whether holding depends on it). Names and"
+        " states stay the same in later versions, sentences may change. The status is 1 where a needed check failed.",
+    ),
+    Verb(
+        "help",
+        "manual.print_help",
+        "the help of a verb, or this one",
+        Option("VERB", key="about", help="the verb"),
+    ),
+)
+
+# What may stand before the verb: -n and -j are the verb's own then.
+TOP: tuple[Option, ...] = (
+    HELP,
+    Option("-V", "--version", run="manual.print_version", help="print the version"),
+    NETNS,
+    JSON,
+    Option("--man", run="manual.print_man_page", help="print the manual page: libnlplug --man | man -l -"),
+    Option(
+        "--bash-completion",
+        run="completion.print_bash",
+        help='print the completion for bash: eval "$(libnlplug --bash-completion)"',
+    ),
+    Option(
+        "--zsh-completion",
+        run="completion.print_zsh",
+        help='print the completion for zsh: eval "$(libnlplug --zsh-completion)"',
+    ),
+    Option(
+        "--fish-completion",
+        run="completion.print_fish",
+        help="print the completion for fish: libnlplug --fish-completion | source",
+    ),
+)

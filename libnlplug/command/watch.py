@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""watch: the plugs again and again: one screen that is drawn anew on a terminal, plain lines elsewhere.
+
+    15:04:05  sizes are bytes, 1Kb is 1024 bytes; Ctrl-C ends
+    DEVICE  PARENT  QLEN  BACKLOG  LIMIT  FULL          PACKETS/S  DROPS  HOLDER
+    veth0   root      24   23.4Kb   48Kb  [#####.....]         10      0  pid 4711, 2.4 of 10 s
+
+LIMIT and the bar are there only where the holder has set the limit: no kernel tells it. On a terminal the screen is
+the alternate one, as for top(1), so what was there comes back, and a resized terminal is right at the next look.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from .output import table
+from .plugs import NO_PLUG, holder_name
+from .units import format_size
+
+__all__ = ["Rates", "lines", "watch"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    Plugs = list[dict[str, Any]]
+
+INTERVAL = 0.5
+BAR = 10
+NOTE = "sizes are bytes, 1Kb is 1024 bytes; Ctrl-C ends"
+_ENTER, _LEAVE, _HOME, _ERASE_LINE, _ERASE_BELOW = "\033[?1049h", "\033[?1049l", "\033[H", "\033[K", "\033[J"
+_NUMBERS = ("QLEN", "BACKLOG", "LIMIT", "PACKETS/S", "DROPS")
+_HEADS = ["DEVICE", "PARENT", "QLEN", "BACKLOG", "LIMIT", "FULL", "PACKETS/S", "DROPS", "HOLDER"]
+
+
+def watch(look: Callable[[], Plugs], as_json: bool) -> None:
+    """Show what ``look`` finds twice a second until interrupted."""
+    if as_json:
+        _each_look(look, _json)
+    elif sys.stdout.isatty():
+        _on_a_screen(look)
+    else:
+        _each_look(look, _PlainLines().text)
+
+
+def _each_look(look: Callable[[], Plugs], text: Callable[[Plugs], str]) -> None:
+    try:
+        while True:
+            sys.stdout.write(text(look()))  # in one write
+            sys.stdout.flush()
+            time.sleep(INTERVAL)
+    except KeyboardInterrupt:
+        pass
+
+
+def _json(found: Plugs) -> str:
+    import json
+
+    return json.dumps({"time": time.time(), "plugs": found}) + "\n"
+
+
+def _on_a_screen(look: Callable[[], Plugs]) -> None:
+    """The same on a terminal's alternate screen, which is left whatever ends the watching."""
+    import signal
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    rates = Rates()
+    before = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGHUP)}
+    sys.stdout.write(_ENTER)
+    try:
+        _each_look(look, lambda found: _screen(found, rates))
+    finally:
+        sys.stdout.write(_LEAVE)
+        sys.stdout.flush()
+        for one, what in before.items():
+            signal.signal(one, what)
+
+
+def _screen(found: Plugs, rates: Rates) -> str:
+    """What draws one screen: no line is wider than it, and it never scrolls."""
+    try:
+        columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        columns, rows = 0, 0
+    columns, rows = columns or 80, rows or 24
+    shown = [f"{time.strftime('%H:%M:%S')}  {NOTE}", *lines(found, rates)]
+    if len(shown) > rows:
+        hidden = len(shown) - rows + 1
+        shown[rows - 1 :] = [f"... {hidden} more lines"]
+    drawn = [line if len(line) <= columns else line[: columns - 1] + ">" for line in shown]
+    return _HOME + "\n".join(line + _ERASE_LINE for line in drawn) + _ERASE_BELOW
+
+
+def lines(found: Plugs, rates: Rates) -> list[str]:
+    """The table, a line for each plug."""
+    return table(_HEADS, [_cells(plug, rates) for plug in found], _NUMBERS) if found else [NO_PLUG]
+
+
+def _cells(plug: dict[str, Any], rates: Rates) -> list[str]:
+    holder = plug["holder"]
+    limit = holder["limit"] if holder else None
+    return [
+        plug["device"],
+        plug["parent"],
+        str(plug["qlen"]),
+        format_size(plug["backlog"]),
+        format_size(limit) if limit else "-",
+        _bar(plug["backlog"], limit) if limit else "-",
+        f"{rates.of(plug):.0f}",
+        str(plug["drops"]),
+        _holder(holder),
+    ]
+
+
+def _bar(backlog: int, limit: int) -> str:
+    filled = min(BAR, -(-backlog * BAR // limit))
+    return f"[{'#' * filled}{'.' * (BAR - filled)}]"
+
+
+def _holder(holder: dict[str, Any] | None) -> str:
+    if holder is None:
+        return "-"
+    if holder["foreign"]:
+        return holder_name(holder)
+    of = f" of {holder['timeout']:g} s" if holder["timeout"] else " s, no timeout"
+    return f"{holder_name(holder)}, {max(0.0, time.time() - holder['since']):.1f}{of}"
+
+
+class Rates:
+    """How many packets a second leave each plug, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._before: dict[object, tuple[float, int]] = {}
+
+    def of(self, plug: dict[str, Any]) -> float:
+        """The rate since the last look; 0 at the first one, and where the plug was made anew."""
+        key, now, packets = (plug["ifindex"], plug["parent"], plug["handle"]), time.monotonic(), plug["packets"]
+        then, before = self._before.get(key, (now, packets))
+        self._before[key] = now, packets
+        return (packets - before) / (now - then) if now > then and packets > before else 0.0
+
+
+class _PlainLines:
+    """For a pipe or a file: the heads once, then a line for each plug a look, with the time; columns stay in place."""
+
+    def __init__(self) -> None:
+        self._rates = Rates()
+        self._heads = ["TIME", *(one for one in _HEADS if one != "FULL")]
+        self._widths = [len("00:00:00"), 8, 6, 6, 9, 9, 9, 6]
+        self._begun = False
+
+    def text(self, found: Plugs) -> str:
+        """What is printed of one look."""
+        now = time.strftime("%H:%M:%S")
+        rows = [] if self._begun else [self._heads]
+        self._begun = True
+        at = _HEADS.index("FULL")
+        for plug in found:
+            cells = _cells(plug, self._rates)
+            rows.append([now, *cells[:at], *cells[at + 1 :]])
+        return "".join(f"{self._line(row)}\n" for row in rows)
+
+    def _line(self, row: list[str]) -> str:
+        self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row)]
+        cells = [
+            cell.rjust(width) if head in _NUMBERS else cell.ljust(width)
+            for head, width, cell in zip(self._heads, self._widths, row)
+        ]
+        return "  ".join([*cells, row[-1]])
