@@ -11,7 +11,7 @@ Each arrow down notes in the Outcome what went wrong; nothing that comes later c
 from __future__ import annotations
 
 from ..errors import HoldExpired, NetlinkError, PlugBusy, QdiscExists, QdiscNotFound
-from ..hold import HoldReport, PacketsDropped
+from ..hold import Hold, HoldReport
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc
 from ..plug import attach as attach_plug
@@ -81,7 +81,7 @@ def hold(args: Args) -> int:
     """libnlplug hold DEV -- COMMAND..."""
     import warnings
 
-    warnings.simplefilter("ignore", PacketsDropped)  # the report says it
+    warnings.simplefilter("ignore", RuntimeWarning)  # the report says it
     outcome = Outcome(args)
     command = Command(args.command, outcome.troubles.append)
     try:
@@ -106,13 +106,21 @@ def hold(args: Args) -> int:
 def _hold(held: Held, command: Command, outcome: Outcome) -> None:
     """Hold, run the command, release."""
     args = outcome.args
+    hold = _holding(held, args)
     try:
-        with held.hold(timeout=args.timeout or None) as outcome.report:
+        with hold as outcome.report:
             outcome.ended = command.run()
     except HoldExpired as error:
         outcome.expired(_named(explained(error, args), held))
     except OSError as error:
         outcome.not_held(_named(explained(error, args), held))
+
+
+def _holding(held: Held, args: Args) -> Hold:
+    timeout = args.timeout or None
+    if isinstance(held, PlugQdisc):
+        return held.hold(timeout=timeout)
+    return held.hold(timeout=timeout, handover=args.handover)
 
 
 def _named(sentence: str, held: Held) -> str:
@@ -126,6 +134,11 @@ def _named(sentence: str, held: Held) -> str:
 def _what_to_hold(args: Args) -> Held:
     """The device's plug or, with packet options, a lane."""
     match = chosen(args)
+    if args.handover:
+        from ..lane.handover import checked
+        from ..lane.match import Match
+
+        checked(match or Match(), args.timeout or None)
     if match is not None or args.ingress:
         if args.parent != "root":
             raise UsageError("option --parent chooses a class: it goes with no packet option", args.verb)
@@ -195,6 +208,23 @@ def _tell(outcome: Outcome) -> None:
         say(trouble)
     if outcome.ended is not None and not outcome.failed:
         say(sentence(args.dev, report))
+        for more in _about_listeners(report):
+            say(more)
+
+
+def _about_listeners(report: HoldReport) -> list[str]:
+    """What a lane's report says of the listeners."""
+    said = []
+    handover, needed = getattr(report, "handover", None), getattr(report, "backlog_needed", None)
+    if handover == "same socket":
+        said.append("the same socket listens as before: this server keeps it over a reload and needs no hold")
+    elif handover == "nothing listened":
+        said.append("nothing listened on the port before, in this network namespace: there was nothing to hand over")
+    if needed is not None and report.packets is not None:
+        from ..lane.lane import backlog_sentence
+
+        said.append(backlog_sentence(report.packets, getattr(report, "backlog", 0)))
+    return said
 
 
 def sentence(device: str, report: HoldReport) -> str:

@@ -68,7 +68,9 @@ def _show(args: Args) -> int:
 
 
 def _state(one: LaneInfo) -> str:
-    return f"alive, pid {one.pid}" if one.state == "alive" else one.state
+    if one.state == "alive":
+        return f"alive, pid {one.pid}"
+    return f"{one.state}: {one.trouble}" if one.trouble else one.state
 
 
 def _listed(route: RouteSocket, device: str | None) -> list[LaneInfo]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["device", "format_size", "limit", "netns", "parse_size", "parse_time", "port"]
+__all__ = ["device", "format_size", "limit", "netns", "parse_size", "parse_time"]
 
 _DIGITS = frozenset("0123456789")
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -89,8 +89,10 @@ def netns(text: str) -> str | int:
     return text
 
 
-def port(text: str) -> int:
-    """A port."""
-    if not text.isascii() or not text.isdecimal() or len(text) > 5:
-        raise ValueError(f"port is {text!r}: it must be one number, 1 to 65535; for several ports add a lane for each")
-    return int(text)
+def ports(text: str) -> str:
+    """One port, a range or several, as Match takes them."""
+    for part in text.split(","):
+        ends = part.split("-")
+        if len(ends) > 2 or not all(end.isascii() and end.isdecimal() and len(end) <= 5 for end in ends):
+            raise ValueError(f"port is {text!r}: it must be 1 to 65535, a range, as 8000-8010, or several, as 80,443")
+    return text
