@@ -18,7 +18,10 @@ ffi.cdef(
     """
     /* the kernel's structures, as far as they are read or written here */
     struct nlmsghdr { uint32_t nlmsg_len; uint16_t nlmsg_type; uint16_t nlmsg_flags; uint32_t nlmsg_seq; ...; };
-    struct ifinfomsg { unsigned char ifi_family; unsigned short ifi_type; int ifi_index; unsigned int ifi_flags; unsigned int ifi_change; ...; };
+    struct ifinfomsg {
+        unsigned char ifi_family; unsigned short ifi_type; int ifi_index; unsigned int ifi_flags;
+        unsigned int ifi_change; ...;
+    };
     struct rtnl_link_stats64 {
         uint64_t rx_packets; uint64_t tx_packets; uint64_t rx_dropped; uint64_t tx_dropped; ...;
     };

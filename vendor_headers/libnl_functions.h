@@ -61,7 +61,6 @@ void rtnl_tc_set_ifindex(struct rtnl_tc *tc, int ifindex);
 void rtnl_tc_set_parent(struct rtnl_tc *tc, uint32_t parent);
 void rtnl_tc_set_handle(struct rtnl_tc *tc, uint32_t handle);
 int rtnl_tc_get_ifindex(struct rtnl_tc *tc);
-uint32_t rtnl_tc_get_handle(struct rtnl_tc *tc);
 int rtnl_tc_set_kind(struct rtnl_tc *tc, const char *kind);
 int rtnl_tc_str2handle(const char *str, uint32_t *res);
 

@@ -123,6 +123,13 @@ _libnlplug_namespaces() {
     compadd -a namespaces
 }
 _libnlplug() {
+    local dashes=${words[(i)--]}
+    if (( dashes < CURRENT )); then
+        shift $dashes words
+        (( CURRENT -= dashes ))
+        _normal
+        return
+    fi
     local context state state_descr line
     local -A opt_args
     local -a verbs=(
@@ -152,8 +159,6 @@ def zsh_completion() -> str:
     verbs = []
     for verb in VERBS:
         specs = [_zsh_option(one) for one in _options(verb)] + [_zsh_word(verb, one) for one in verb.words]
-        if verb.command:
-            specs.append("'*::command:_normal'")
         lines = " \\\n".join(f"            {spec}" for spec in specs)
         verbs.append(f"        {verb.name}) _arguments \\\n{lines} ;;")
     names = [f"        {_quoted(f'{verb.name}:{verb.help}')}" for verb in VERBS]
@@ -209,7 +214,9 @@ function __libnlplug_in_command
 end
 complete -c libnlplug -f
 function __libnlplug_command
-    __fish_complete_subcommand --fcs-skip=(contains -i -- -- (commandline -opc))
+    set -l words (commandline -opc) (commandline -ct)
+    set -e words[1..(contains -i -- -- $words)]
+    complete -C "$words"
 end
 complete -c libnlplug -n __libnlplug_in_command -a '(__libnlplug_command)'"""
 _FISH_VALUES = {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 from ..errors import NetlinkError
 from ..record import Record
@@ -42,9 +43,9 @@ def device_of(route: RouteSocket, ifindex: int) -> Device:
 
 def ports_of(route: RouteSocket, ifindex: int) -> list[str]:
     """The names of the devices whose master (bridge, bond, VRF) this one is."""
-    master = attribute(lib.IFLA_MASTER, ffi.buffer(ffi.new("int *", ifindex))[:])
+    master = attribute(lib.IFLA_MASTER, ifindex.to_bytes(4, sys.byteorder))
     replies = route.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, master), "list the ports", None)
-    return [_read(reply.payload).name for reply in replies]
+    return [device.name for device in (_read(reply.payload) for reply in replies) if device.name]
 
 
 def refuse_below_one_packet(device: Device, limit: int) -> None:
@@ -70,7 +71,7 @@ def refuse_silent_class(route: RouteSocket, ifindex: int, device: str, parent: i
     """NetlinkError where the class ``parent`` is below a scheduler that serves no other class while a plug holds."""
     by_handle = {one.handle: one for one in route.qdiscs() if one.ifindex == ifindex}
     seen: set[int] = set()
-    while (major := parent >> 16 << 16) in by_handle and major not in seen:
+    while (major := parent & 0xFFFF_0000) in by_handle and major not in seen:
         seen.add(major)
         there = by_handle[major]
         if there.kind in STOPPED_BY_SILENCE:
