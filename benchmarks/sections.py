@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Callable
 
-from peers import HERE, Missing, Program, compiled, ip, nl_qdisc_module, reference, run, tc, worker
+from peers import HERE, Missing, Program, compiled, ip, nl_qdisc_module, processor_time, reference, run, tc, worker
 from rounds import Measured, Row, compared, interleaved, time_text
 
 OURS = "libnlplug"
@@ -370,6 +370,26 @@ def commands(bench: Bench) -> Iterator[Row]:
     yield compared(found, 5, "libnlplug release DEV", "libnlplug release DEV", "python3 -c 'import re'", 1.5)
     for name in list(contestants)[2:]:
         yield compared(found, 5, "libnlplug release DEV", "libnlplug release DEV", name)
+    yield from processor_times(bench, python, launcher)
+
+
+def processor_times(bench: Bench, python: Path, launcher: Path) -> Iterator[Row]:
+    """What whole processes of the command take of the processor."""
+    bare = "python3 -c 'import re'"
+    with dummies(1):
+        tc(f"qdisc add dev b0 root handle {HANDLE} plug limit 100000")
+        found = interleaved(
+            {
+                "libnlplug show": lambda: processor_time(launcher, "show"),
+                "libnlplug --version": lambda: processor_time(launcher, "--version"),
+                "libnlplug hold DEV -- true": lambda: processor_time(launcher, "hold", "b0", "--", "true"),
+                bare: lambda: processor_time(python, "-c", "import re"),
+            },
+            bench.rounds,
+        )
+    bench.figures["command's processor time"] = {name: found.of(name) for name in found.values}
+    for name, most in (("libnlplug show", 1.5), ("libnlplug --version", 1.5), ("libnlplug hold DEV -- true", None)):
+        yield compared(found, 5, f"{name}, processor time", name, bare, most)
 
 
 def clean_environment(directory: Path) -> tuple[Path, Path]:

@@ -116,6 +116,7 @@ class _Lib:
     TC_ACT_UNSPEC: int
     IFLA_ADDRESS: int
     IFLA_IFNAME: int
+    IFLA_ALT_IFNAME: int
     IFLA_IFALIAS: int
     IFLA_STATS64: int
     IFLA_AF_SPEC: int
@@ -129,6 +130,7 @@ class _Lib:
     CLONE_NEWNET: int
     CLONE_NEWUSER: int
     IFNAMSIZ: int
+    ALTIFNAMSIZ: int
     SI_KERNEL: int
     nl_ver_maj: int
     nl_ver_min: int

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The drop-in port of haproxy's plug_qdisc.c: its four functions, with their names, argument order and results.
 
-    from libnlplug.plug_qdisc import plug_qdisc_attach, plug_qdisc_plug_buffer, plug_qdisc_release_indefinite_buffer
-
     plug_qdisc_attach("lo", "root", "1:", 32768)     # 0: the plug is there, and released
     plug_qdisc_plug_buffer()                         # 0: packets are held from now on
     plug_qdisc_release_indefinite_buffer()           # 0: they go, and new ones pass
@@ -169,10 +167,7 @@ def _encoded(text: str) -> bytes:
 
 
 def _failed(sentence: str, error: int = 0, said: CData = ffi.NULL) -> int:
-    """-1, and on stderr what failed, why (in the kernel's words or libnl's) and what to do.
-
-    As in the C, a stderr that cannot be written to changes nothing.
-    """
+    """-1, and on stderr what failed, why, and what to do. A stderr that takes nothing changes nothing, as in the C."""
     if error:
         why = (said and ffi.string(said) or ffi.string(lib.nl_geterror(error))).decode(errors="replace")
         sentence += f": {why}: 'tc qdisc show' lists the qdiscs, 'libnlplug doctor' says what is missing"

@@ -59,9 +59,10 @@ def record() -> str:
 
 
 def main() -> None:
-    looks = re.split(r"\x1b\[\d+A\x1b\[J", record())
-    lines = ["$ libnlplug show veth0 --watch     (each look replaces the one before it)", ""]
-    lines += [look.replace("\r", "").rstrip("\n") for look in looks]
+    _before, *looks = record().split("\x1b[H")
+    lines = ["$ libnlplug show veth0 --watch     (each look replaces the one before it)"]
+    for look in looks:
+        lines += ["", re.sub(r"\x1b\[[?\d]*[A-Za-z]|\r", "", look).rstrip("\n")]
     (Path(__file__).parent / "show-watch.txt").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

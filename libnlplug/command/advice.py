@@ -82,6 +82,7 @@ def as_typed(error: ValueError, args: Args) -> str:
             sentence = sentence.replace(one.key, typed)
         elif sentence.startswith(f"{one.key} is "):
             sentence = typed + sentence[len(one.key) :]
+    sentence = sentence.replace(" is None", " is not given")
     name = f"libnlplug {args.verb.name}" if args.verb is not None else "libnlplug"
     return f"{name}: {sentence} (try '{name} --help')"
 

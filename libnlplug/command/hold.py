@@ -10,8 +10,10 @@ Each arrow down notes in the Outcome what went wrong; nothing that comes later c
 
 from __future__ import annotations
 
+import warnings
+
 from ..errors import HoldExpired, NetlinkError, PlugBusy, QdiscExists, QdiscNotFound
-from ..hold import Hold, HoldReport
+from ..hold import Hold, HoldReport, PacketsDropped
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc
 from ..plug import attach as attach_plug
@@ -35,6 +37,12 @@ if TYPE_CHECKING:
     from .parser import Args
 
     Held = Union[PlugQdisc, PlugLane]
+
+
+HANDED_OVER = {
+    "same socket": "the same socket listens as before: a server that keeps its socket needs no hold",
+    "nothing listened": "nothing listened on the port before, in this network namespace: nothing was handed over",
+}
 
 
 class Outcome:
@@ -79,9 +87,7 @@ class Outcome:
 
 def hold(args: Args) -> int:
     """libnlplug hold DEV -- COMMAND..."""
-    import warnings
-
-    warnings.simplefilter("ignore", RuntimeWarning)  # the report says it
+    warnings.simplefilter("ignore", PacketsDropped)  # the report says it
     outcome = Outcome(args)
     command = Command(args.command, outcome.troubles.append)
     try:
@@ -106,9 +112,8 @@ def hold(args: Args) -> int:
 def _hold(held: Held, command: Command, outcome: Outcome) -> None:
     """Hold, run the command, release."""
     args = outcome.args
-    hold = _holding(held, args)
     try:
-        with hold as outcome.report:
+        with _begun(held, args) as outcome.report:
             outcome.ended = command.run()
     except HoldExpired as error:
         outcome.expired(_named(explained(error, args), held))
@@ -116,11 +121,15 @@ def _hold(held: Held, command: Command, outcome: Outcome) -> None:
         outcome.not_held(_named(explained(error, args), held))
 
 
-def _holding(held: Held, args: Args) -> Hold:
+def _begun(held: Held, args: Args) -> Hold:
+    """The hold, to be entered."""
     timeout = args.timeout or None
     if isinstance(held, PlugQdisc):
-        return held.hold(timeout=timeout)
-    return held.hold(timeout=timeout, handover=args.handover)
+        return held.hold(timeout)
+    from ..lane.lane import BacklogTooSmall
+
+    warnings.simplefilter("ignore", BacklogTooSmall)  # it is said at the end
+    return held.hold(timeout, handover=args.handover)
 
 
 def _named(sentence: str, held: Held) -> str:
@@ -134,11 +143,8 @@ def _named(sentence: str, held: Held) -> str:
 def _what_to_hold(args: Args) -> Held:
     """The device's plug or, with packet options, a lane."""
     match = chosen(args)
-    if args.handover:
-        from ..lane.handover import checked
-        from ..lane.match import Match
-
-        checked(match or Match(), args.timeout or None)
+    if args.handover and (match is None or match.dst_port is None):
+        raise UsageError("option --handover needs --ip-proto tcp or --tcp-syn, and --dst-port", args.verb)
     if match is not None or args.ingress:
         if args.parent != "root":
             raise UsageError("option --parent chooses a class: it goes with no packet option", args.verb)
@@ -208,23 +214,15 @@ def _tell(outcome: Outcome) -> None:
         say(trouble)
     if outcome.ended is not None and not outcome.failed:
         say(sentence(args.dev, report))
-        for more in _about_listeners(report):
-            say(more)
+        shown = report.as_dict()
+        about = HANDED_OVER.get(str(shown.get("handover")))
+        if about:
+            say(about)
+        held, backlog = shown.get("backlog_needed"), shown.get("backlog")
+        if isinstance(held, int) and isinstance(backlog, int):
+            from ..lane.lane import backlog_sentence
 
-
-def _about_listeners(report: HoldReport) -> list[str]:
-    """What a lane's report says of the listeners."""
-    said = []
-    handover, needed = getattr(report, "handover", None), getattr(report, "backlog_needed", None)
-    if handover == "same socket":
-        said.append("the same socket listens as before: this server keeps it over a reload and needs no hold")
-    elif handover == "nothing listened":
-        said.append("nothing listened on the port before, in this network namespace: there was nothing to hand over")
-    if needed is not None and report.packets is not None:
-        from ..lane.lane import backlog_sentence
-
-        said.append(backlog_sentence(report.packets, getattr(report, "backlog", 0)))
-    return said
+            say(f"warning: {backlog_sentence(held, backlog)}")
 
 
 def sentence(device: str, report: HoldReport) -> str:

@@ -68,9 +68,8 @@ def _show(args: Args) -> int:
 
 
 def _state(one: LaneInfo) -> str:
-    if one.state == "alive":
-        return f"alive, pid {one.pid}"
-    return f"{one.state}: {one.trouble}" if one.trouble else one.state
+    more = one.trouble or (f"pid {one.pid}" if one.state == "alive" else "")
+    return f"{one.state}, {more}" if more else one.state
 
 
 def _listed(route: RouteSocket, device: str | None) -> list[LaneInfo]:

@@ -104,16 +104,17 @@ NETNS = Option(
 JSON = Option("-j", "--json", help="print JSON")
 PACKETS = (
     Option("--ip-proto", value="PROTO", help="only this protocol: tcp, udp, sctp, icmp, icmpv6 or a number"),
-    Option("--src-ip", value="IP", help="only from this address or prefix, or several: 192.0.2.1,10.0.0.0/8"),
-    Option("--dst-ip", value="IP", help="only to this address or prefix, or several"),
-    Option(
-        "--src-port", value="PORT", read=units.ports, help="only from this port, these, or a range: 80,443 or 8000-8010"
-    ),
-    Option("--dst-port", value="PORT", read=units.ports, help="only to this port, these, or a range"),
+    Option("--src-ip", value="IP", help="only from this address or prefix"),
+    Option("--dst-ip", value="IP", help="only to this address or prefix"),
+    Option("--src-port", value="PORT", read=units.ports, help="only from this port or these, written alike"),
+    Option("--dst-port", value="PORT", read=units.ports, help="only to this port or these: 443, https, 80,8000-8010"),
     Option("--tcp-syn", help="only what opens a TCP connection: SYN without ACK"),
 )
+HANDOVER = Option(
+    "--handover",
+    help="of the listeners on --dst-port: wait until nothing waits in them, and release when they have closed",
+)
 INGRESS = Option("--ingress", help="arriving packets, not leaving ones")
-HANDOVER = Option("--handover", help="hold until the listeners on the TCP port have been replaced, losing nobody")
 TIMEOUT = Option(
     "--timeout",
     value="TIME",
@@ -215,17 +216,15 @@ VERBS: tuple[Verb, ...] = (
         command="COMMAND...",
         more="It uses the plug that is there, or makes one and removes it again. With packet options it holds only what"
         " they choose, by a lane that leaves the device's root qdisc alone; where another qdisc is the root and a lane"
-        " for all packets is kept, it holds that one. --handover, with a TCP --dst-port, waits before COMMAND until the"
-        " accept queues of the port's listeners are empty and no handshake is half done, and after it until those"
-        " listeners have closed and another one is there; what did not happen within --timeout is said, and the status"
-        " is 124. A guard releases if libnlplug dies. The command gets the signals"
+        " for all packets is kept, it holds that one. A guard releases if libnlplug dies. --handover is for a server"
+        " that hands its port over to another process: the command is run when no connection waits to be accepted, and"
+        " the hold ends when the old listeners have closed and a new one is there. The command gets the signals"
         " that libnlplug gets, and is not run if nothing could be held. --json prints one object: device, packets and"
         " bytes (held when it was released), dropped (packets that found the plug full), seconds, limit_needed (bytes"
         " that would have been enough, null if nothing was dropped), expired, command_status (null if it was not run),"
-        " status (this command's own), error (a sentence, or null), and for a lane handover ('handed over', 'same"
-        " socket', 'nothing listened' or null), backlog (the room of the listener) and backlog_needed (null, or the"
-        " room that the held connections needed). What is not known, as the counts after an expiry,"
-        " is null.",
+        " status (this command's own), error (a sentence, or null); of a lane also handover (null, 'handed"
+        " over', 'same socket' or 'nothing listened'), backlog and backlog_needed (connections that the listener has"
+        " room for, and that it would have needed). What is not known, as the counts after an expiry, is null.",
     ),
     Verb(
         "lane",
@@ -242,11 +241,11 @@ VERBS: tuple[Verb, ...] = (
         NETNS,
         more="'lane show' prints a line for each lane: DEVICE, HOOK (egress for leaving packets, ingress for arriving"
         " ones), MATCH, IFB (the device that carries its plug), and STATE: kept (by 'lane add'), alive (a running"
-        " program's; its pid is shown), orphan (left behind; the next lane of the device removes it), or drops (every"
-        " packet that it matches is lost: why, and what mends it, is shown). --json prints a list, for each lane an"
-        " object: device, hook, match, state, pid (null unless alive), ifb, slot (its number at the device), ifindex"
-        " (the ifb's), trouble (of a lane that drops, else null). 'lane del' with packet options deletes the lane that"
-        " 'lane add' with the same ones made, and without any all of the device.",
+        " program's; its pid is shown), orphan (left behind; the next lane of the device removes it), or drops (it"
+        " throws packets away; why and what to do is shown). --json prints a list, for each lane an object: device,"
+        " hook, match, state, pid (null unless alive), ifb, slot (its number at the device), ifindex (the ifb's),"
+        " trouble (a sentence, or null). 'lane del' with packet options deletes the lane that 'lane add' with the"
+        " same ones made, and without any all of the device.",
     ),
     Verb(
         "doctor",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["device", "format_size", "limit", "netns", "parse_size", "parse_time"]
+__all__ = ["device", "format_size", "limit", "netns", "parse_size", "parse_time", "ports"]
 
 _DIGITS = frozenset("0123456789")
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -89,10 +89,20 @@ def netns(text: str) -> str | int:
     return text
 
 
-def ports(text: str) -> str:
-    """One port, a range or several, as Match takes them."""
-    for part in text.split(","):
-        ends = part.split("-")
-        if len(ends) > 2 or not all(end.isascii() and end.isdecimal() and len(end) <= 5 for end in ends):
-            raise ValueError(f"port is {text!r}: it must be 1 to 65535, a range, as 8000-8010, or several, as 80,443")
-    return text
+def ports(text: str) -> int | str:
+    """A port, or several: numbers, ranges and services by their names, with commas between them."""
+    numbers = ",".join(map(_port, text.split(",")))
+    return int(numbers) if numbers.isdecimal() else numbers
+
+
+def _port(text: str) -> str:
+    """A number or a range as it is, a service as its number."""
+    if text.isascii() and all(end.isdecimal() for end in text.split("-", 1)):
+        return text
+    from _socket import getservbyname
+
+    try:
+        return str(getservbyname(text))
+    except (OSError, ValueError):
+        example = "as 443, 80,443 or 8000-8010"
+        raise ValueError(f"port is {text!r}: it must be a number, a range or a service, {example}") from None

@@ -109,7 +109,7 @@ def _cells(plug: dict[str, Any], rates: Rates) -> list[str]:
         str(plug["qlen"]),
         format_size(plug["backlog"]),
         format_size(limit) if limit else "-",
-        _bar(plug["backlog"], limit) if limit else "-",
+        (_bar(plug["backlog"], limit) if limit else "-").ljust(BAR + 2),  # so that nothing moves when a bar comes
         f"{rates.of(plug):.0f}",
         str(plug["drops"]),
         _holder(holder),
@@ -150,7 +150,7 @@ class _PlainLines:
     def __init__(self) -> None:
         self._rates = Rates()
         self._heads = ["TIME", *(one for one in _HEADS if one != "FULL")]
-        self._widths = [len("00:00:00"), 8, 6, 6, 9, 9, 9, 6]
+        self._widths = [8, 15, 9, 6, 9, 9, 9, 6]
         self._begun = False
 
     def text(self, found: Plugs) -> str:

@@ -251,11 +251,10 @@ def _redirect(lo: int) -> Iterator[Check]:
         for name in ("cls_flower", "act_mirred"):
             yield unknown(name, "it cannot be tried without sch_ingress", "see there")
         return
-    filter_ = struct.pack("=BxHiIII", 0, 0, lo, 0, major | lib.TC_H_MIN_EGRESS, htons(lib.ETH_P_IP))
-    filter_ += attribute(lib.TCA_KIND, b"flower\0")
-    everything = attribute(lib.TCA_FLOWER_KEY_ETH_TYPE, struct.pack("!H", lib.ETH_P_IP))
-    options = attribute(lib.TCA_OPTIONS, everything)
-    empty = _made("cls_flower", message(lib.RTM_NEWTFILTER, _CREATE, filter_ + options))
+    flower = struct.pack("=BxHiIII", 0, 0, lo, 0, major | lib.TC_H_MIN_EGRESS, htons(lib.ETH_P_IP))
+    flower += attribute(lib.TCA_KIND, b"flower\0")
+    keys = attribute(lib.TCA_FLOWER_KEY_ETH_TYPE, struct.pack("!H", lib.ETH_P_IP))
+    empty = _made("cls_flower", message(lib.RTM_NEWTFILTER, _CREATE, flower + attribute(lib.TCA_OPTIONS, keys)))
     yield empty
     if empty.state != "ok":
         yield unknown("act_mirred", "it cannot be tried without cls_flower", "see there")
@@ -263,8 +262,8 @@ def _redirect(lo: int) -> Iterator[Check]:
     mirred = struct.pack("=IIiiiiI", 0, 0, lib.TC_ACT_STOLEN, 0, 0, lib.TCA_EGRESS_REDIR, lo)  # struct tc_mirred
     parameters = attribute(lib.TCA_ACT_OPTIONS, attribute(lib.TCA_MIRRED_PARMS, mirred))
     action = attribute(1, attribute(lib.TCA_ACT_KIND, b"mirred\0") + parameters)
-    options = attribute(lib.TCA_OPTIONS, everything + attribute(lib.TCA_FLOWER_ACT, action))
-    yield _made("act_mirred", message(lib.RTM_NEWTFILTER, _CREATE, filter_ + options))
+    options = attribute(lib.TCA_OPTIONS, keys + attribute(lib.TCA_FLOWER_ACT, action))
+    yield _made("act_mirred", message(lib.RTM_NEWTFILTER, _CREATE, flower + options))
 
 
 def _made(name: str, msg: bytes) -> Check:

@@ -241,14 +241,11 @@ class RouteSocket:
         if not isinstance(device, str):
             raise TypeError(f"a device is named by a str, as 'eth0', not by {device!r}")
         name = encoded(device)
-        if name is None or not 0 < len(name) < lib.IFNAMSIZ:
-            raise DeviceNotFound(
-                None,
-                f"cannot find {device!r}: a device's name has 1 to {lib.IFNAMSIZ - 1} bytes",
-                "find",
-                device,
-            )
-        named = attribute(lib.IFLA_IFNAME, name + b"\0")
+        if name is None or not 0 < len(name) < lib.ALTIFNAMSIZ:
+            why = f"a device's name has 1 to {lib.IFNAMSIZ - 1} bytes, an alternative one {lib.ALTIFNAMSIZ - 1}"
+            raise DeviceNotFound(None, f"cannot find {device!r}: {why}", "find", device)
+        kind = lib.IFLA_IFNAME if len(name) < lib.IFNAMSIZ else lib.IFLA_ALT_IFNAME
+        named = attribute(kind, name + b"\0")
         return self._link(link_message(lib.RTM_GETLINK, 0, 0, named), device)
 
     def link_name(self, ifindex: int) -> str:

@@ -120,21 +120,28 @@ def test_a_reader_that_has_gone_is_no_traceback(wire: Wire, plug: PlugQdisc, cli
 
 
 def test_watching_into_a_pipe_is_plain_lines(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
-    """--watch where stdout is no terminal: a whole line each time, no escapes, and status 0 after SIGINT."""
+    """--watch where stdout is no terminal: the heads once, then a whole line for each look, no escapes, no bar; 0 after
+    SIGINT."""
     process = cli.start("show", wire.device, "--watch")
     assert process.stdout is not None
-    first = process.stdout.readline()
+    heads, first = process.stdout.readline(), process.stdout.readline()
     with plug.hold(timeout=30):
         expect_held(wire, plug, 4)
-        while "4 packets" not in (line := process.stdout.readline()):
-            assert line.startswith(f"{wire.device} root [")
+        while (line := process.stdout.readline()).split()[3:5] != ["4", "400b"]:
+            assert line.split()[1:3] == [wire.device, "root"]
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
-    assert "\x1b" not in first + line + out
-    assert first.rstrip().endswith("0 packets/s leaving, 0 drops, holder -")
-    assert "[####################] 4 packets, 400b most seen 400b" in line
-    assert f"holder pid {os.getpid()} since" in line
+    assert "\x1b" not in heads + first + line + out
+    assert heads.split() == ["TIME", "DEVICE", "PARENT", "QLEN", "BACKLOG", "LIMIT", "PACKETS/S", "DROPS", "HOLDER"]
+    assert "DEVICE" not in first + line + out
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", first.split()[0])
+    assert first.split()[1:] == [wire.device, "root", "0", "0b", "-", "0", "0", "-"]
+    assert line.split()[5] == "-", "nobody has set a limit, so none is shown"
+    assert re.search(rf"pid {os.getpid()}, \d+\.\d of 30 s$", line.rstrip())
+    at = heads.index("HOLDER")
+    assert [one[at - 1] for one in (first, line)] == [" ", " "]
+    assert [one[at] for one in (first, line)] == ["-", "p"], "columns are aligned"
 
 
 def test_watching_as_json_is_one_object_a_line(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
@@ -150,29 +157,55 @@ def test_watching_as_json_is_one_object_a_line(wire: Wire, plug: PlugQdisc, cli:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("columns", [100, 48])
 def test_watching_on_a_terminal_redraws(wire: Wire, plug: PlugQdisc, cli: Cli, columns: int) -> None:
-    """On a terminal, however narrow, the screen shows each plug once, now: bar, limit, rate, holder; 0 on Ctrl-C."""
+    """On a terminal, however narrow, one screen: a note that sizes are bytes, the heads, and each plug once, now, with
+    a bar where the limit is known; on Ctrl-C what was there before comes back, with status 0."""
     plug.set_limit(1000)
     terminal = cli.terminal("show", "--watch", columns=columns)
-    terminal.expect("holder -")
+    terminal.until(lambda _: len(terminal.screen()) == 3)
+    note, heads, row = terminal.screen()
+    assert note[10:].startswith("sizes are bytes, 1Kb is 1024 "[: columns - 11])
+    assert heads.split()[:5] == ["DEVICE", "PARENT", "QLEN", "BACKLOG", "LIMIT"]
+    assert row.split()[:5] == [wire.device, "root", "0", "0b", "-"], "the holder has set no limit: none is shown"
 
-    def words() -> str:
-        return " ".join(" ".join(terminal.screen()).split())
+    def shown() -> list[str]:
+        return terminal.screen()[2].split()
 
     with plug.hold(timeout=30):
         numbers = expect_held(wire, plug, 5)
-        terminal.until(lambda _: "5 packets" in words() and f"pid {os.getpid()} since" in words())
-        assert "[##########..........] 5 packets, 500b of limit 1000b" in words()
+        terminal.until(lambda _: shown()[2:5] == ["5", "500b", "1000b"])
+        if columns == 100:
+            heads, row = terminal.screen()[1:]
+            assert shown()[5] == "[#####.....]"
+            assert heads.index("FULL") == row.index("[")
+            assert row.index(f"pid {os.getpid()}, ") == heads.index("HOLDER")
+            assert re.search(r" \d+\.\d of 30 s$", row)
     wire.expect(numbers)
-    terminal.until(lambda _: "most seen 500b" in words() and words().endswith("holder -"))
-    terminal.until(lambda _: re.search(r" (?!0 )\d+ packets/s", terminal.text.replace("\r\n    ", " ")))
-    assert words().count(wire.device) == 1
-    assert len(terminal.screen()) in ((2,) if columns == 80 else (3, 4))
+    terminal.until(lambda _: shown()[2:5] == ["0", "0b", "-"])
+    if columns == 100:
+        terminal.until(lambda _: re.search(rf"{wire.device} +root +0 +0b +- +- +[1-9]\d* +0 +-", terminal.text))
+    assert len(terminal.screen()) == 3
     assert max(len(line) for line in terminal.screen()) <= columns
     terminal.type(CTRL_C)
     assert terminal.status() == 0
+    assert terminal.screen() == []
     assert "Traceback" not in terminal.text
+
+
+def test_a_terminal_that_is_resized(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """The next look has the new size: no line is wrapped or left over."""
+    terminal = cli.terminal("show", "--watch", columns=100)
+    terminal.expect("HOLDER", 2)
+    terminal.resize(30, 2)
+    terminal.until(lambda _: len(terminal.text.rpartition("\x1b[H")[2].splitlines()) == 2)
+    assert max(len(line) for line in terminal.screen()) == 30
+    assert terminal.screen()[1] == "... 2 more lines"
+    terminal.resize(120, 24)
+    terminal.until(lambda _: len(terminal.screen()) == 3 and terminal.screen()[2].endswith(" -"))
+    terminal.process.terminate()
+    assert terminal.status() == 128 + signal.SIGTERM
+    assert terminal.text.endswith("\x1b[?1049l"), "the screen is given back"
 
 
 def test_more_plugs_than_rows_stay_on_the_screen(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
@@ -182,11 +215,11 @@ def test_more_plugs_than_rows_stay_on_the_screen(wire: Wire, plug: PlugQdisc, cl
         libnlplug.attach("lo", parent=f"1:{band}", netns=wire.near).close()
     terminal = cli.terminal("show", "--watch", columns=200, rows=5)
     terminal.expect("more lines", 3)
-    lines = terminal.screen()  # before the terminal echoes ^C
+    lines = terminal.screen()
     terminal.type(CTRL_C)
     assert terminal.status() == 0
-    assert [line for line in lines if "more lines" in line] == ["... 4 more lines"]
-    assert len([line for line in lines if " root [" in line or line.startswith("lo 1:")]) == 3
+    assert len(lines) == 5
+    assert lines[4] == "... 5 more lines"
 
 
 def test_a_device_that_vanishes_ends_the_watching(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -139,15 +140,15 @@ def test_what_shadows_a_lane_is_a_warning(road: Road, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--dst-port", "80"), "dst_port needs ip_proto tcp, udp or sctp"),
-        (("--ip-proto", "tpc"), "ip_proto is 'tpc'"),
-        (("--ip-proto", "udp", "--tcp-syn"), "tcp_syn is of tcp"),
-        (("--src-ip", "10.0.0.1/8"), "src_ip is '10.0.0.1/8'"),
-        (("--ip-proto", "tcp", "--dst-port", "0"), "dst_port is 0"),
+        (("--dst-port", "80"), "--dst-port needs --ip-proto tcp, udp or sctp, and --ip-proto is not given"),
+        (("--ip-proto", "tpc"), "--ip-proto is 'tpc'"),
+        (("--ip-proto", "udp", "--tcp-syn"), "--tcp-syn is of tcp"),
+        (("--src-ip", "10.0.0.1/8"), "--src-ip is '10.0.0.1/8'"),
+        (("--ip-proto", "tcp", "--dst-port", "0"), "--dst-port is 0"),
         (("--ip-proto", "tcp", "--parent", "1:2"), "--parent"),
-        (("--dst-ip", ""), "dst_ip is ''"),
-        (("--ip-proto", ""), "ip_proto is ''"),
-        (("--dst-port", "0"), "dst_port is 0"),
+        (("--dst-ip", ""), "--dst-ip is ''"),
+        (("--ip-proto", ""), "--ip-proto is ''"),
+        (("--dst-port", "0"), "--dst-port is 0"),
     ],
 )
 def test_what_cannot_be_expressed(road: Road, cli: Cli, words: tuple[str, ...], sentence: str) -> None:
@@ -179,11 +180,19 @@ def test_lane_show(road: Road, cli: Cli) -> None:
     cli("lane", "add", road.device, "--tcp-syn", "--dst-port", "80")
     with PlugLane(road.device, Match(), ingress=True, netns=road.near) as mine:
         kept, alive = listed(road.near, road.device)
-        assert cli("lane", "show", road.device).out.splitlines() == [
-            f"{road.device} egress ip_proto=tcp,dst_port=80,tcp_syn on {kept.ifb}: kept",
-            f"{road.device} ingress ip on {mine.ifb}: alive, pid {os.getpid()}",
+        table = [re.split("  +", line) for line in cli("lane", "show", road.device).out.splitlines()]
+        assert table == [
+            ["DEVICE", "HOOK", "MATCH", "IFB", "STATE"],
+            [road.device, "egress", "ip_proto=tcp,dst_port=80,tcp_syn", kept.ifb, "kept"],
+            [road.device, "ingress", "ip", mine.ifb, f"alive, pid {os.getpid()}"],
         ]
         assert json.loads(cli("lane", "show", road.device, "--json").out) == [kept.as_dict(), alive.as_dict()]
+        everywhere = json.loads(cli("lane", "show", "--json").out)
+        assert everywhere == [kept.as_dict(), alive.as_dict()]
+        cli("lane", "add", "lo", "--ip-proto", "udp")
+        assert [one["device"] for one in json.loads(cli("lane", "show", "-j").out)] == ["lo", road.device, road.device]
+        cli("lane", "del", "lo")
+        assert "DEV is missing" in cli.complaint_of_usage("lane", "del")
     assert "nosuch0" in cli.complaint("lane", "show", "nosuch0")
     cli("lane", "del", road.device)
 
@@ -208,7 +217,7 @@ def test_lane_del(road: Road, cli: Cli) -> None:
     for words in (OPTIONS, (*OPTIONS, "--ingress"), ("--ip-proto", "tcp"), ("--ip-proto", "icmp")):
         cli("lane", "add", road.device, *words)
     assert "no such lane" in cli.complaint("lane", "del", road.device, "--ip-proto", "sctp")
-    assert "dst_ip is ''" in cli.complaint("lane", "del", road.device, "--dst-ip", "", status=2)
+    assert "--dst-ip is ''" in cli.complaint_of_usage("lane", "del", road.device, "--dst-ip", "")
     cli("lane", "del", road.device, *OPTIONS, "--ingress")
     assert [lane.hook for lane in listed(road.near, road.device)] == ["egress"] * 3
     cli("lane", "del", road.device, "--ip-proto", "tcp")
@@ -252,7 +261,7 @@ def test_without_the_right(road: Road, cli: Cli) -> None:
         assert "CAP_NET_ADMIN is " in err
     before.expect(Sight(road.near, road.device))
     cli("lane", "add", road.device)
-    assert cli("lane", "show", road.device, before=drop).out.endswith(": kept\n")
+    assert cli("lane", "show", road.device, before=drop).out.endswith("  kept\n")
     assert "CAP_NET_ADMIN is " in cli.complaint("lane", "del", road.device, before=drop)
     cli("lane", "del", road.device)
 
@@ -263,6 +272,6 @@ def test_stray_words(road: Road, cli: Cli) -> None:
         cli.complaint_of_usage(*words)
     for action, option in (("add", "--json"), ("show", "--tcp-syn"), ("show", "--ingress"), ("del", "--limit=1k")):
         name = option.partition("=")[0]
-        complaint = cli.complaint("lane", action, road.device, option, status=2)
-        assert complaint == f"{name} means nothing to 'lane {action}'"
+        complaint = cli.complaint_of_usage("lane", action, road.device, option)
+        assert f"option {name} means nothing to 'lane {action}'" in complaint
     assert listed(road.near, road.device) == []

@@ -105,6 +105,7 @@ def test_without_the_right(pair: Pair) -> None:
         "nosuchdevice root 1:",
         "devicenamewithoutend root 1:",
         " root 1:",
+        "lo:1 root 1:",
         "lo  1:",
         "lo 1:x -",
         "lo 1:4:4 -",

@@ -68,14 +68,26 @@ class Terminal:
         os.close(self._fd)
         return self.process.wait(20)
 
+    def resize(self, columns: int, rows: int) -> None:
+        """Give the window another size."""
+        self.columns, self.rows = columns, rows
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
     def screen(self) -> list[str]:
-        """The lines that the screen shows, for a program that prints text, and moves up and erases (ESC [ n A, J)."""
-        lines, row, column = [""], 0, 0
-        for escape, character in re.findall(r"\x1b\[(\d*[A-Za-z])|(.)", self.text, re.DOTALL):
-            if escape.endswith("A"):
-                row = max(row - int(escape[:-1] or 1), len(lines) - self.rows, 0)
+        """The lines that the screen shows, for a program that prints text, goes home and erases (ESC [ H, K, J), and
+        uses the alternate screen (ESC [ ?1049 h and l)."""
+        lines, row, column, kept = [""], 0, 0, [""]
+        for escape, character in re.findall(r"\x1b\[(\??\d*[A-Za-z])|(.)", self.text, re.DOTALL):
+            if escape == "?1049h":
+                lines, row, column, kept = [""], 0, 0, lines
+            elif escape == "?1049l":
+                lines, row, column = kept, len(kept) - 1, 0
+            elif escape == "H":
+                row, column = 0, 0
             elif escape == "J":
                 lines[row:] = [lines[row][:column]]
+            elif escape == "K":
+                lines[row] = lines[row][:column]
             elif escape:
                 raise NotImplementedError(escape)
             elif character == "\r":

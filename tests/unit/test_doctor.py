@@ -80,9 +80,9 @@ def test_parts_are_those_that_tc_can_make(here: dict[str, doctor.Check]) -> None
     assert here["sch_ingress"].state == tc("qdisc add dev lo clsact")
     if here["sch_ingress"].state == "ok":
         flower = "filter add dev lo egress protocol ip flower"
-        assert here["cls_flower"].state == tc(f"{flower} classid 1:1")
-        if here["cls_flower"].state == "ok":
-            assert here["act_mirred"].state == tc(f"{flower} action mirred egress redirect dev lo")
+        assert here["cls_flower"].state == tc(flower)
+        redirected = tc(f"{flower} action mirred egress redirect dev lo")
+        assert here["act_mirred"].state == (redirected if here["cls_flower"].state == "ok" else "warning")
     netns.close()
 
 

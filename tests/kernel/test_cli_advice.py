@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the command's refusals advise: it fits what was typed, and following it leads on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from libnlplug import PlugQdisc
+from tests.support.command import Cli, let_end
+from tests.support.hold import expect_flow
+from tests.support.netlab import Wire, unable
+
+PIDFD_OPEN = 434
+UDP = ("--ip-proto", "udp")
+
+
+@pytest.fixture
+def cli(wire: Wire) -> Cli:
+    """The command in the wire's near namespace."""
+    return Cli(wire.near)
+
+
+def test_advice_repeats_the_namespace(wire: Wire) -> None:
+    """Where --netns was given, the commands that are advised are for that namespace; as they stand they work."""
+    outside = Cli(wire.far)
+    where = wire.near.path
+    why = outside.complaint("-n", where, "show", wire.device)
+    assert why == f"no plug on {wire.device}: attach one with 'libnlplug -n {where} attach {wire.device}'"
+    advised = why.split("'")[1].split()
+    assert outside(*advised[1:]) == ("", "")
+    outside("buffer", wire.device, "--timeout", "60", "--netns", where)
+    why = outside.complaint("buffer", wire.device, "--netns", where)
+    assert f"'libnlplug -n {where} release {wire.device}'" in why
+    outside("-n", where, "release", wire.device)
+    outside("-n", where, "detach", wire.device)
+    why = outside.complaint("show", "nosuch", "--netns", where)
+    assert f"'nsenter --net={where} ip link'" in why
+
+
+def test_a_root_without_classes_offers_a_lane(wire: Wire, cli: Cli) -> None:
+    """Where the root qdisc has no classes, none is advised; packet options are, and they work."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: pfifo")
+    why = cli.complaint("hold", wire.device, "--", "true", status=125)
+    assert "pfifo 1: stands there and is never displaced" in why
+    assert "class" not in why
+    assert "give packet options, as --tcp-syn" in why
+    assert f"'libnlplug lane add {wire.device}'" in cli.complaint("attach", wire.device)
+    cli("hold", wire.device, *UDP, "--", "true")
+
+
+def test_a_root_with_classes_offers_one_and_a_lane(wire: Wire, cli: Cli) -> None:
+    """Where the root qdisc has classes, both are advised."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio")
+    why = cli.complaint("hold", wire.device, "--", "true", status=125)
+    assert f"hold at a class of it (--parent; 'tc class show dev {wire.device}' lists them), or hold chosen" in why
+    cli("hold", wire.device, "--parent", "1:1", "--", "true")
+
+
+def test_a_class_that_has_classes_says_where_to_hold(wire: Wire, cli: Cli) -> None:
+    """An inner class of htb cannot have a plug: the line says that its own classes can."""
+    if subprocess.run(["modprobe", "sch_htb"], capture_output=True).returncode:
+        unable("this kernel has no htb")
+    for what in ("qdisc add dev {} root handle 1: htb", "class add dev {} parent 1: classid 1:1 htb rate 1gbit"):
+        wire.near.tc(what.format(wire.device))
+    wire.near.tc(f"class add dev {wire.device} parent 1:1 classid 1:10 htb rate 1gbit")
+    why = cli.complaint("hold", wire.device, "--parent", "1:1", "--", "true", status=125)
+    assert "if the class 1:1 has classes of its own, hold at one of those: 'tc class show dev" in why
+    cli("hold", wire.device, "--parent", "1:10", "--", "true")
+
+
+def test_hold_finds_the_lane_for_all_packets(wire: Wire, cli: Cli) -> None:
+    """Where another qdisc is the root, hold DEV holds the lane that 'lane add DEV' made, and leaves both there."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: pfifo")
+    cli("lane", "add", wire.device)
+    process = cli.holding(wire.device)
+    numbers = wire.send(3)
+    assert wire.arrived() == []
+    _, err = let_end(process)
+    assert f"held 3 packets ({3 * 100} bytes) of {wire.device} for " in err
+    wire.expect(numbers)
+    assert [one["state"] for one in json.loads(cli("lane", "show", wire.device, "-j").out)] == ["kept"]
+    assert wire.near.qdisc(wire.device)["kind"] == "pfifo"
+    cli("lane", "del", wire.device)
+
+
+def test_errors_of_a_lane_name_what_was_asked_for(wire: Wire, cli: Cli) -> None:
+    """Not the ifb, which nobody has asked for: the device and the packets."""
+    process = cli.holding(wire.device, *UDP)
+    why = cli.complaint("hold", wire.device, *UDP, "--", "true", status=125)
+    assert why.startswith(f"cannot hold {wire.device} (ip_proto=udp): process {process.pid} holds it")
+    let_end(process)
+    late = let_end(cli.holding(wire.device, *UDP, "--timeout", "0.2", script="sleep 0.5"), 124).err
+    assert f"the hold of {wire.device} (ip_proto=udp) overstayed" in late
+
+
+def test_a_device_is_named_as_ip_link_shows_it(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """eth0@if2 is eth0, unless a device has that very name; an alternative name may be long."""
+    assert cli("release", f"{wire.device}@if2") == ("", "")
+    assert wire.device in cli("show", f"{wire.device}@if2").out
+    assert f"of {wire.device} for " in cli("hold", f"{wire.device}@if2", "--", "true").err
+    assert "cannot find nosuch: No such device" in cli.complaint("release", "nosuch@if2")
+    wire.near.ip(f"link property add dev {wire.device} altname enp195s0f4u1u4u4u3")
+    assert cli("release", "enp195s0f4u1u4u4u3") == ("", "")
+    cli("hold", "enp195s0f4u1u4u4u3", "--", "true")
+    wire.near.ip("link add we@ird type dummy")
+    cli("attach", "we@ird")
+    assert "we@ird" in cli("show", "we@ird").out
+    expect_flow(wire, [])
+
+
+def test_a_filtered_system_call_is_not_a_missing_right(wire: Wire, cli: Cli) -> None:
+    """Where a seccomp filter refuses pidfd_open with EPERM, as old container engines do, CAP_NET_ADMIN is not said to
+    be missing."""
+    if platform.machine() != "x86_64":
+        unable("the number of the system call is not known here")
+    refused = (sys.executable, "-c", FILTERED)
+    err = cli("hold", wire.device, "--", "true", before=refused, status=125).err
+    assert "CAP_NET_ADMIN is missing" not in err
+    assert "seccomp" in err
+    assert "plug" not in wire.near.kinds(wire.device)
+
+
+FILTERED = f"""
+import ctypes, os, struct, sys
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, {PIDFD_OPEN}), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
+text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in code))
+class Program(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+libc = ctypes.CDLL(None)
+libc.prctl(38, 1, 0, 0, 0)
+assert libc.prctl(22, 2, ctypes.byref(Program(len(code), ctypes.cast(text, ctypes.c_void_p)))) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
