@@ -1,80 +1,108 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# make demo: the main job, on a real kernel.      make test: everything.      Both install what this host lacks.
-# One test: make kernel-test ARGS='-k epoch -x'   (ARGS goes to pytest; so with unit and parity)
+# `make` says what there is. Each target installs what it needs and this host lacks.
 
 PYTHON ?= python3
 PY := .venv/bin/python
 REAL_KERNEL := tools/testkernel/with-plug
+TWO_PROCESSORS := tools/testkernel/run --kernel debian --timeout
 SOURCES := setup.py pyproject.toml build_ffi.py $(wildcard vendor_headers/* libnlplug/*/*.[ch])
 export PYTHON
 
-# The tests run two at a time: each test kernel is one process, and half of the kernel tests go to each of two.
+# pytest, believed only with its report
+TESTED = $(PY) tools/tested build/$@.xml
+PYTEST = $(PY) -m pytest --junitxml=build/$@.xml
+
+# `make test` makes these, two at a time: each test kernel is one process, and half of the kernel tests go to each of two.
 HALVES := kernel-test-1of2 kernel-test-2of2
+PARTS := $(HALVES) unit parity types lint
+REPORTS := $(HALVES) unit parity
 
-.PHONY: demo test lint types unit parity kernel-test $(HALVES) smp-test wheel matrix fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench for-smp
+# What of the kernel tests depends most on a second processor.
+SHORT := epochs hold_and_release hold_exclusive hold_ends threads_and_fork group lane_hold
 
-demo: .venv/built | for-demo
+SCRIPTS := benchmarks/lab/run tests/matrix/run tools/testkernel/run tools/fresh tools/parts tools/summary tools/tested
+
+# ARGS, and the tests $(1) unless ARGS names some
+tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
+
+.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-short skips durations wheel matrix fresh fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench for-smp
+
+help: ## this
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: .venv/built | for-demo ## the main job: hold the packets of a running ping, on a real kernel
 	@$(REAL_KERNEL) $(PY) examples/demo/demo.py
 
-test: lint types
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(HALVES) unit parity
-	@echo "lint, types  passed"
-	@$(PY) tools/summary build/unit.xml build/parity.xml $(HALVES:%=build/%.xml)
+test: .venv/test | for-test ## everything; stops at the first part that fails
+	@$(PY) tools/parts $(PARTS)
+	@$(PY) tools/summary $(REPORTS:%=build/%.xml)
 
-lint: .venv/test
-	$(PY) -m ruff check . benchmarks/lab/run tests/matrix/run tools/testkernel/run tools/summary
+lint: .venv/test ## ruff
+	$(PY) -m ruff check . $(SCRIPTS)
 
-types: .venv/test
+types: .venv/test ## mypy
 	$(PY) -m mypy
 
-unit: .venv/test | for-test
-	$(PY) -m pytest tests/unit --junitxml=build/$@.xml $(ARGS)
+unit: .venv/test | for-test ## the unit tests; ARGS goes to pytest: make unit ARGS='-k netns'
+	$(TESTED) $(PYTEST) $(call tests,tests/unit)
 
-parity: .venv/test | for-test
-	$(REAL_KERNEL) $(PY) -m pytest tests/parity --junitxml=build/$@.xml $(ARGS)
+parity: .venv/test | for-test ## the drop-in port beside the C; ARGS too
+	$(TESTED) $(REAL_KERNEL) $(PYTEST) $(call tests,tests/parity)
 
-kernel-test: .venv/test | for-test
-	$(REAL_KERNEL) $(PY) -m pytest tests/kernel --junitxml=build/$@.xml $(ARGS)
+kernel-test: .venv/test | for-test ## the tests on a real kernel: make kernel-test ARGS='tests/kernel/test_epochs.py'
+	$(TESTED) $(REAL_KERNEL) $(PYTEST) $(call tests,tests/kernel)
 
 $(HALVES): kernel-test-%: .venv/test | for-test
-	$(REAL_KERNEL) $(PY) -m pytest tests/kernel --part=$* --junitxml=build/$@.xml $(ARGS)
+	$(TESTED) $(REAL_KERNEL) $(PYTEST) tests/kernel --part=$* $(ARGS)
 
-smp-test: .venv/test | for-smp
-	tools/testkernel/run --kernel debian --timeout 7200 -- $(PY) -m pytest $(or $(ARGS),tests/kernel) --junitxml=build/$@.xml
+smp-test: .venv/test | for-smp ## those on Debian's own kernel with two processors, in QEMU; ARGS too
+	$(TESTED) $(TWO_PROCESSORS) 9000 -- $(PYTEST) $(call tests,tests/kernel tests/unit/test_redirect.py)
 
-wheel: .venv/test
+smp-short: .venv/test | for-smp ## some of those, in five minutes
+	$(TESTED) $(TWO_PROCESSORS) 900 -- $(PYTEST) $(SHORT:%=tests/kernel/test_%.py) tests/unit/test_redirect.py
+
+skips: .venv/test ## what the runs so far have shown, and which tests ran nowhere
+	@$(PY) tools/summary $(REPORTS:%=build/%.xml) $(wildcard build/smp-*.xml)
+
+durations: .venv/test ## measure again how the kernel tests are divided, from the reports of make test
+	$(PY) tools/summary --durations $(HALVES:%=build/%.xml) >tests/kernel/durations.txt
+
+wheel: .venv/test ## the sdist and the wheel, in dist/
 	PYTHON=$(PY) tools/wheel dist
 
-matrix: .venv/test
+matrix: .venv/test ## that wheel on other systems and Pythons: make matrix RELEASES='bullseye 3.9'
 	$(PY) tests/matrix/run $(RELEASES)
 
-fuzz: .venv/test
+fresh: ## demo and test in an empty Debian: make fresh RELEASE=trixie
+	tools/fresh $(RELEASE)
+
+fuzz: .venv/test ## everything that parses, fed with 100,000 cases each
 	@$(PY) -c "import atheris" 2>/dev/null || $(PY) -m pip install --quiet atheris 2>/dev/null || true
 	$(PY) -m tests.fuzz.run $(ARGS)
 
-bench: .venv/bench | for-bench
+bench: .venv/bench | for-bench ## what it costs beside its peers; ARGS=--short for a look
 	$(PY) benchmarks/bench.py $(ARGS)
 
-reload-bench: .venv/test | for-test
+reload-bench: .venv/test | for-test ## connections lost in reloads of the real engines
 	tools/testkernel/run --pin 1 --timeout 3000 -- $(PY) benchmarks/reload/run.py $(ARGS)
 
-lab: .venv/test | for-test
+lab: .venv/test | for-test ## what stands in front of servers, on the real engines
 	$(PY) benchmarks/lab/run $(ARGS)
 
-docs: .venv/test
+docs: .venv/test ## the pages, in build/docs
 	$(PY) -m sphinx -q -W -b html docs build/docs
 
-pictures: .venv/test
+pictures: .venv/test ## the pictures and recordings of the docs
 	$(PY) docs/img/queue.py > docs/img/queue.svg
 	$(REAL_KERNEL) $(PY) docs/recordings/record.py
 
-race: .venv/test
+race: .venv/test ## the example that chases a race, 100 times
 	RACE_RUNS=100 $(REAL_KERNEL) $(PY) -m pytest -s examples/race
 
-faults: .venv/test
+faults: .venv/test ## holders killed 200 times and the other faults, with figures
 	tools/testkernel/run --pin 1 --mem 3G --timeout 1800 -- $(PY) -m tests.faults.run $(ARGS)
 
-clean:
+clean: ## remove what was built
 	rm -rf .venv build dist *.egg-info libnlplug/*.so libnlplug/_libnl.c libnlplug/guard/libnlplug-guard .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.netlab import Netns
+from tests.support.netlab import Netns, unable
 
 # A fixture is shared by the examples of a property on purpose: making a namespace for each would take minutes.
 settings.register_profile(
@@ -30,6 +30,6 @@ def netns():
     try:
         made = Netns.take()
     except PermissionError:
-        pytest.skip("no right to make a network namespace: run as root, or under 'unshare --map-root-user --net'")
+        unable("no right to make a network namespace: run as root, or under 'unshare --map-root-user --net'")
     yield made
     made.give_back()

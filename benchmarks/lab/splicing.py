@@ -31,7 +31,7 @@ from libnlplug import Match, PlugLane
 
 PLACE = "d1"
 CONFIG = Path(__file__).with_name("haproxy.cfg")
-COUNTERS = ("TotalBytesOut", "TotalSplicdedBytesOut")  # of 'show info', in haproxy's spelling
+COUNTERS = ("TotalBytesOut", "TotalSplicd?edBytesOut")  # of 'show info'; haproxy spelt it with a d until 2.6
 GB = 1e9
 KB, MB = 1000, 1000000
 COPIED, AUTO, RESPONSE, REQUEST = "no splicing", "splice-auto", "splice-response", "splice-request"

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 
 import libnlplug
 from tests.support.netlab import Netns, Wire, unable
+
+DURATIONS = Path(__file__).with_name("durations.txt")  # seconds and file, as measured: `make durations` writes it
 
 
 @functools.cache
@@ -25,15 +28,29 @@ def why_not() -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--part=1of2 runs the first of two parts."""
-    parser.addoption("--part", metavar="NofM", help="of M parts of the files run the Nth")
+    parser.addoption("--part", metavar="NofM", help="of M parts of the files, about as long as each other, run the Nth")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is in the other parts: every Mth file is in one."""
+    """Leave out the files that are in the other parts."""
     if part := config.getoption("--part"):
         number, count = map(int, part.split("of"))
-        files = sorted({item.path for item in items})
-        items[:] = [item for item in items if files.index(item.path) % count == number - 1]
+        own = parts({item.path.name for item in items}, count)[number - 1]
+        items[:] = [item for item in items if item.path.name in own]
+
+
+def parts(files: set[str], count: int) -> list[set[str]]:
+    """The files in so many parts: the longest goes first into the part that is the shortest so far."""
+    lines = map(str.split, DURATIONS.read_text().splitlines())
+    seconds = {name: float(duration) for duration, name in lines}
+    usual = sum(seconds.values()) / len(seconds)
+    made: list[set[str]] = [set() for _ in range(count)]
+    lengths = [0.0] * count
+    for file in sorted(files, key=lambda file: (-seconds.get(file, usual), file)):
+        shortest = lengths.index(min(lengths))
+        made[shortest].add(file)
+        lengths[shortest] += seconds.get(file, usual)
+    return made
 
 
 def pytest_runtest_setup() -> None:

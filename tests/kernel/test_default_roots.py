@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import libnlplug
-from tests.support.netlab import FRAME, HEADERS, PORT, Netns, Wire, eventually, in_guest, random_name, up
+from tests.support.netlab import FRAME, HEADERS, PORT, Netns, Wire, eventually, need_guest, random_name, up
 from tests.support.netlab import udp_socket as udp
 
 TUNSETIFF, IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI = 0x400454CA, 0x2, 0x100, 0x1000
@@ -97,10 +97,10 @@ def test_whatever_this_kernels_default_is(tap: Tap) -> None:
     hold_and_release(tap)
 
 
-@pytest.mark.skipif(not in_guest(), reason="net.core.default_qdisc is the whole machine's")
 @pytest.mark.parametrize("kind", ["pfifo_fast", "fq_codel"])
 def test_both_common_defaults(netns: Netns, kind: str) -> None:
     """pfifo_fast, the kernel's own default, and fq_codel, systemd's."""
+    need_guest("net.core.default_qdisc is the whole machine's")
     with default_qdisc(kind):
         tap = Tap(netns, 1)
         assert tap.kinds() == [(kind, "0:")]
@@ -110,8 +110,7 @@ def test_both_common_defaults(netns: Netns, kind: str) -> None:
 
 def test_detach_gives_the_current_default(netns: Netns) -> None:
     """Detaching gives the default that is current then, not the one that stood there before (here: changed)."""
-    if not in_guest():
-        pytest.skip("net.core.default_qdisc is the whole machine's")
+    need_guest("net.core.default_qdisc is the whole machine's")
     tap = Tap(netns, 1)
     plug = libnlplug.attach(tap.device, netns=netns)
     with default_qdisc("fq_codel"):

@@ -14,7 +14,7 @@ import pytest
 
 from libnlplug import doctor
 from libnlplug.guard import client as guard
-from tests.support.netlab import eventually, in_guest
+from tests.support.netlab import eventually, need_guest
 
 EXAMINE = "from libnlplug import doctor; print(doctor.as_json(doctor.examine()))"
 # The interpreter may be where another user cannot go, so the change of user comes when all is loaded.
@@ -48,8 +48,7 @@ def examined(*before: str, text: str = EXAMINE) -> dict[str, doctor.Check]:
 @pytest.fixture
 def own_kernel() -> None:
     """A kernel whose modules and settings may be changed."""
-    if not in_guest():
-        pytest.skip("this changes the kernel's modules and settings: for the test kernel alone")
+    need_guest("this changes the kernel's modules and settings: for the test kernel alone")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from libnlplug import Match, NetlinkError, PlugLane, PlugUnavailable
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child
 from tests.support.lane import UDP, Road, Sight, marks, roots, veth
-from tests.support.netlab import eventually, in_guest
+from tests.support.netlab import eventually, need_guest
 
 AUTOLOAD = Path("/proc/sys/kernel/modprobe")
 LOADER = AUTOLOAD.read_text().strip()
@@ -185,8 +185,7 @@ MODULES = {
 def without(request: pytest.FixtureRequest):
     """The test kernel without a module, which it cannot load either; afterwards it has it again."""
     module = request.param
-    if not in_guest():
-        pytest.skip("modules are taken out of the test kernel only, never out of a host's")
+    need_guest("modules are taken out of the test kernel only, never out of a host's")
     if not Path(f"/sys/module/{module}").exists():
         pytest.skip(f"{module} is built into this kernel")
 

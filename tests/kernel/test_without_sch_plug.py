@@ -11,7 +11,7 @@ import pytest
 
 import libnlplug
 from libnlplug import plug_qdisc
-from tests.support.netlab import Netns, eventually, in_guest
+from tests.support.netlab import Netns, eventually, need_guest
 
 AUTOLOAD = Path("/proc/sys/kernel/modprobe")
 MODULE = Path("/sys/module/sch_plug")
@@ -20,8 +20,7 @@ MODULE = Path("/sys/module/sch_plug")
 @pytest.fixture
 def unloaded(netns: Netns):
     """The kernel without the module; it loads it again when it is asked for. Yields the program that loads modules."""
-    if not in_guest():
-        pytest.skip("modules are taken out of the test kernel only, never out of a host's")
+    need_guest("modules are taken out of the test kernel only, never out of a host's")
     if not MODULE.exists():
         pytest.skip("sch_plug is built into this kernel")
     plug_qdisc.qdisc_init()  # lets go of the namespace that the port's socket keeps alive

@@ -64,8 +64,14 @@ class Cli:
         options = {"text": True, "env": ENVIRONMENT, **pipes, **options}
         return self._netns.run(subprocess.Popen, [*before, *COMMAND, *words], **options)
 
-    def holding(self, device: str, *options: str, script: str = "", **popen) -> subprocess.Popen[str]:
-        """Start ``hold`` with a command that ends when a line is typed; it is running when this returns."""
+    def holding(
+        self, device: str, *options: str, timeout: str | None = "60", script: str = "", **popen
+    ) -> subprocess.Popen[str]:
+        """Start ``hold`` with a command that ends when a line is typed; it is running when this returns.
+
+        The command's own timeout (``timeout=None``) is shorter than a slow machine takes for a few other commands.
+        """
+        options = ("--timeout", timeout, *options) if timeout else options
         script = f"echo running; read line; {script}"
         words = ("hold", device, *options, "--", "sh", "-c", script)
         process = self.start(*words, stdin=subprocess.PIPE, **popen)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from libnlplug.netlink.libnl import lib
+from tests.support.netlab import required
 
 HERE = Path(__file__).resolve().parents[1] / "parity"
 PATIENCE = 20.0  # seconds for one answer of a program, on a slow machine
@@ -31,7 +32,7 @@ _NSENTER = ["nsenter", "-n"] if _ROOT else ["nsenter", "--preserve-credentials",
 
 def cannot(reason: str) -> None:
     """End the test: skipped at a desk, failed where every test must run."""
-    if os.environ.get("CI") or os.environ.get("LIBNLPLUG_REQUIRE_KERNEL"):
+    if required():
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 

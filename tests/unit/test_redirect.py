@@ -195,6 +195,7 @@ def test_the_kernels_answer_about_tcx_fits(fresh: Netns) -> None:
 
 NETFILTER, BATCH_BEGIN, BATCH_END, NEWTABLE, NEWCHAIN = 12, 16, 17, 10 << 8, 10 << 8 | 3
 NETDEV, INET = 5, 1
+INGRESS = {NETDEV: 0, INET: 5}
 
 
 def _nft(kind: int, family: int, body: bytes, resource: int = 0, flags: int = 0x405) -> bytes:
@@ -206,7 +207,8 @@ def _nft(kind: int, family: int, body: bytes, resource: int = 0, flags: int = 0x
 def add_chain(family: int, hook: int, device: str, priority: int = 0) -> int:
     """'nft add chain netdev t c { type filter hook ingress device lo priority 0; }': the errno, 0 for done."""
     where = attribute(1, struct.pack("!I", hook)) + attribute(2, struct.pack("!i", priority))
-    where += attribute(3, device.encode() + b"\0")
+    if hook == INGRESS[family]:
+        where += attribute(3, device.encode() + b"\0")  # an older kernel refuses a device elsewhere
     names = attribute(1, b"t\0") + attribute(3, b"c\0")
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as sock:
         sock.settimeout(5)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tools that run the tests cannot be fooled: whatever does not come to its proper end is a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.netlab import unable
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "tools"
+PASSES = "def test_it():\n    pass\n"
+ENDS_THE_PROCESS = "import os\ndef test_it():\n    pass\ndef test_that():\n    os._exit(0)\n"
+SKIPS = "import pytest\ndef test_it():\n    pytest.skip('not today')\n"
+REPORT = '<testsuite><testcase classname="{}" name="test_it" time="1.0">{}</testcase></testsuite>'
+
+
+def run(*words: object, cwd: Path) -> tuple[int, str]:
+    """The status of a tool, and all that it printed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTEST"))}
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 120, "env": environment}
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=cwd, **options)
+    return done.returncode, done.stdout + done.stderr
+
+
+def run_tested(tmp_path: Path, *command: str) -> tuple[int, str]:
+    """What tools/tested says of a command."""
+    return run(TOOLS / "tested", "build/report.xml", *command, cwd=tmp_path)
+
+
+def pytest_of(tmp_path: Path, text: str) -> list[str]:
+    """The command that runs pytest on these tests, in a directory of their own."""
+    (tmp_path / "test_here.py").write_text(text)
+    (tmp_path / "pytest.ini").touch()
+    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--junitxml=build/report.xml", "test_here.py"]
+
+
+def guest(*words: str) -> list[str]:
+    """The command that runs words in the test kernel."""
+    if not shutil.which("linux.uml"):
+        unable("no User-Mode Linux here")
+    return [str(TOOLS / "testkernel/run"), *words]
+
+
+def test_tests_that_pass(tmp_path: Path) -> None:
+    """What ends well is believed, and so is pytest's own status of a failure."""
+    assert run_tested(tmp_path, *pytest_of(tmp_path, PASSES))[0] == 0
+    assert run_tested(tmp_path, *pytest_of(tmp_path, PASSES + "def test_that():\n    assert 0\n"))[0] == 1
+
+
+def test_a_test_that_ends_the_process(tmp_path: Path) -> None:
+    """os._exit(0) in a test is no success, though the process's status says so."""
+    command = pytest_of(tmp_path, ENDS_THE_PROCESS)
+    assert subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == 0
+    status, words = run_tested(tmp_path, *command)
+    assert status == 1
+    assert "build/report.xml was not written: pytest did not come to its end" in words
+
+
+def test_an_old_report(tmp_path: Path) -> None:
+    """A report of an earlier run does not speak for one that wrote none."""
+    assert run_tested(tmp_path, *pytest_of(tmp_path, PASSES))[0] == 0
+    assert (tmp_path / "build/report.xml").exists()
+    assert run_tested(tmp_path, "true")[0] == 1
+    assert not (tmp_path / "build/report.xml").exists()
+
+
+@pytest.mark.parametrize("text", ["", SKIPS], ids=["no test", "all skipped"])
+def test_a_run_without_a_test_that_passed(tmp_path: Path, text: str) -> None:
+    """Where no test passed, nothing was shown."""
+    status, words = run_tested(tmp_path, *pytest_of(tmp_path, text))
+    assert status != 0
+    assert "no test passed" in words or status == 5
+
+
+def test_a_failure_that_the_status_hides(tmp_path: Path) -> None:
+    """A report with a failure is a failure, whatever the status of the command around pytest."""
+    command = pytest_of(tmp_path, "def test_it():\n    pass\ndef test_that():\n    assert 0\n")
+    status, words = run_tested(tmp_path, "sh", "-c", '"$@" || true', "sh", *command)
+    assert status == 1
+    assert "a test failed, and the status was 0" in words
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("echo c >/proc/sysrq-trigger", 125), ("echo o >/proc/sysrq-trigger; sleep 60", 125), ("sleep 60", 124)],
+    ids=["panics", "goes away", "hangs"],
+)
+def test_a_guest_that_ends_badly(tmp_path: Path, command: str, status: int) -> None:
+    """A test kernel that panics, goes away without a word, or hangs, is a failure with a status of its own."""
+    assert run_tested(tmp_path, *guest("--timeout", "12", "--", "sh", "-c", command))[0] == status
+
+
+# -- tools/parts
+
+
+def parts(tmp_path: Path, makefile: str, *words: str) -> tuple[int, str]:
+    """What tools/parts says of the targets of a makefile."""
+    (tmp_path / "Makefile").write_text(makefile)
+    return run(TOOLS / "parts", *words, cwd=tmp_path)
+
+
+def test_parts_that_end_well(tmp_path: Path) -> None:
+    """Each line has the name of its target before it."""
+    status, words = parts(tmp_path, "one two three:\n\t@echo this is $@\n", "one", "two", "three")
+    assert status == 0
+    for name in ("one", "two", "three"):
+        assert f"{name}: this is {name}\n" in words
+
+
+def test_the_first_broken_part_ends_all(tmp_path: Path) -> None:
+    """The others are ended, no further one is begun, and what the broken one printed comes last."""
+    makefile = "slow:\n\t@echo begun; sleep 60\nbad:\n\t@echo the reason; false\nnext:\n\t@echo never\n"
+    begun = time.monotonic()
+    status, words = parts(tmp_path, makefile, "slow", "bad", "next")
+    assert status == 1
+    assert time.monotonic() - begun < 30
+    assert "never" not in words
+    *_, last = words.split("---- bad\n")
+    assert last.startswith("the reason\n")
+    assert last.endswith("---- bad failed with status 2\n")
+
+
+def test_a_part_that_hangs(tmp_path: Path) -> None:
+    """A target that never ends is a failure."""
+    status, words = parts(tmp_path, "slow:\n\t@echo begun; sleep 60\n", "--longest", "2", "slow")
+    assert status == 1
+    assert "slow did not end within 2 s" in words
+
+
+# -- tools/summary
+
+
+def summary(tmp_path: Path, **reports: str) -> tuple[int, str]:
+    """What tools/summary says, in a project with two files of kernel tests, of these reports."""
+    (tmp_path / "tests/kernel").mkdir(parents=True)
+    for name in ("one", "two"):
+        (tmp_path / f"tests/kernel/test_{name}.py").touch()
+    for name, text in reports.items():
+        (tmp_path / f"{name}.xml").write_text(text)
+    return run(TOOLS / "summary", "first.xml", "second.xml", cwd=tmp_path)
+
+
+ONE, TWO = REPORT.format("tests.kernel.test_one", ""), REPORT.format("tests.kernel.test_two", "")
+SKIPPED = REPORT.format("tests.kernel.test_one", '<skipped message="no such thing"/>')
+
+
+def test_all_reports_are_there(tmp_path: Path) -> None:
+    """Each report is one line."""
+    assert summary(tmp_path, first=ONE, second=TWO) == (0, f"{'first':16} 1 passed, 1 s\n{'second':16} 1 passed, 1 s\n")
+
+
+def test_a_missing_half(tmp_path: Path) -> None:
+    """A half without a report is a failure, and so is one that ran the other half's tests."""
+    status, words = summary(tmp_path, first=ONE)
+    assert status == 1
+    assert "second.xml was not written" in words
+
+
+def test_the_same_half_twice(tmp_path: Path) -> None:
+    """A file of tests that is in no report is a failure."""
+    status, words = summary(tmp_path, first=ONE, second=ONE)
+    assert status == 1
+    assert words.endswith("no report has a test of tests/kernel/test_two.py\n")
+
+
+def test_what_ran_nowhere(tmp_path: Path) -> None:
+    """A test that was skipped in every report is named, with the reason; one that ran in another is not."""
+    assert (
+        "ran nowhere: tests.kernel.test_one::test_it: no such thing\n"
+        in summary(tmp_path, first=SKIPPED, second=TWO)[1]
+    )
+    (tmp_path / "second.xml").write_text(ONE)
+    assert "ran nowhere" not in run(TOOLS / "summary", "first.xml", "second.xml", cwd=tmp_path)[1]
