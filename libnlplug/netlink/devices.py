@@ -94,8 +94,8 @@ def refuse_silent_class(route: RouteSocket, ifindex: int, device: str, parent: i
 
 
 def load_ifb() -> bool:
-    """Whether the kernel will not load the module ifb by itself, which would make the links ifb0 and ifb1: because it is
-    there, is loaded now, without links, or because the kernel has no program for that."""
+    """Whether the kernel will not load the module ifb by itself, which would make the links ifb0 and ifb1: because the
+    module is there, is loaded now without links, or because the kernel has no program for that."""
     if any(map(os.path.isdir, ("/sys/module/ifb", "/sys/class/net/ifb0"))):
         return True
     try:
