@@ -99,7 +99,6 @@ class _Lib:
     RTM_GETTFILTER: int
     TC_H_MIN_INGRESS: int
     TCA_CHAIN: int
-    TCA_U32_SEL: int
     TCA_U32_ACT: int
     TCA_U32_LINK: int
     TCA_FLOWER_ACT: int

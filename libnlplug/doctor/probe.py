@@ -20,8 +20,8 @@ from _socket import socket as Socket
 from functools import partial
 
 from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists
-from ..lane.ifb import load_module
 from ..netlink.attributes import attribute
+from ..netlink.devices import load_ifb
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import message, qdisc_message
 from ..netlink.route_socket import RouteSocket
@@ -231,7 +231,7 @@ def _ifb_is_safe() -> bool:
 
     That is so, too, where its program for that, which sees the same files as this process, has just failed.
     """
-    if load_module():
+    if load_ifb():
         return True
     try:
         alike = os.path.samestat(os.stat("/proc/1/root"), os.stat("/"))
