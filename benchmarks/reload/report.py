@@ -42,23 +42,31 @@ class Row(NamedTuple):
 
 
 FIRST, AT_ONCE = "; answers its queue first", "; closes at once"
+FROZEN = "; the old process is stopped for 2 s"
 ROWS = [
     Row("haproxy", "nothing"),
     Row("haproxy", "plain", short=True),
     Row("haproxy", "migrate", short=True),
     Row("haproxy", "syn-drop", short=True),
     Row("haproxy", "yelp", short=True),
-    Row("haproxy", "hold", safe=True, short=True),
-    Row("haproxy", "lane", safe=True, short=True),
+    Row("haproxy", "hold", short=True),
+    Row("haproxy", "lane", short=True),
+    Row("haproxy", "handover", safe=True, short=True),
+    Row("haproxy", "lane-handover", safe=True, short=True),
+    Row("haproxy-frozen", "lane", FROZEN),
+    Row("haproxy-frozen", "lane-handover", FROZEN, safe=True, short=True),
     Row("slow", "nothing"),
     Row("slow-at-once", "plain", AT_ONCE, short=True),
     Row("slow", "plain", FIRST),
     Row("slow-at-once", "migrate", AT_ONCE),
     Row("slow", "syn-drop", FIRST),
     Row("slow", "yelp", FIRST),
-    Row("slow", "hold", FIRST, safe=True, short=True),
-    Row("slow", "lane", FIRST, safe=True),
+    Row("slow", "hold", FIRST, short=True),
+    Row("slow", "lane", FIRST),
+    Row("slow", "handover", FIRST, safe=True),
+    Row("slow", "lane-handover", FIRST, safe=True),
     Row("slow-at-once", "hold", AT_ONCE),
+    Row("slow-at-once", "lane-handover", AT_ONCE, safe=True, short=True),
 ]
 HEADINGS = {"haproxy": "haproxy, reloaded by `haproxy -D -sf`", "slow": "a Python server with a slow accept loop"}
 

@@ -25,7 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from reload import report
+import report
 from ways import missing
 
 HERE = Path(__file__).resolve().parent

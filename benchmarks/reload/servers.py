@@ -32,6 +32,14 @@ class Haproxy:
         return int(self.pidfile.read_text())
 
 
+class HaproxyFrozen(Haproxy):
+    """The same, whose old process gets no processor for two seconds when it is told to finish."""
+
+    def reload_command(self) -> Words:
+        script = '(kill -STOP $1; sleep 2; kill -CONT $1) & shift; exec "$@"'
+        return ["sh", "-c", script, "sh", str(self.pid()), *super().reload_command()]
+
+
 class Slow:
     """slow_server.py, whose old process answers everybody in its accept queue before it closes it."""
 
@@ -59,4 +67,4 @@ class SlowAtOnce(Slow):
     order = "USR1"
 
 
-SERVERS = {"haproxy": Haproxy, "slow": Slow, "slow-at-once": SlowAtOnce}
+SERVERS = {"haproxy": Haproxy, "haproxy-frozen": HaproxyFrozen, "slow": Slow, "slow-at-once": SlowAtOnce}

@@ -99,9 +99,9 @@ def match(port: int) -> Words:
     return ["--ip-proto", "tcp", "--dst-port", str(port), "--tcp-syn"]
 
 
-def hold(port: int) -> Reload:
+def hold(port: int, *more: str) -> Reload:
     def reload(command: Words) -> float:
-        printed = run([LIBNLPLUG, "hold", "lo", *match(port), "--json", "--", *command])
+        printed = run([LIBNLPLUG, "hold", "lo", *match(port), *more, "--json", "--", *command])
         report = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
         if report["dropped"]:
             raise CommandFailed(f"the plug was full: {report}")
@@ -113,6 +113,15 @@ def hold(port: int) -> Reload:
 def lane_and_hold(port: int) -> Reload:
     run([LIBNLPLUG, "lane", "add", "lo", *match(port)])
     return hold(port)
+
+
+def handover(port: int) -> Reload:
+    return hold(port, "--handover")
+
+
+def lane_and_handover(port: int) -> Reload:
+    run([LIBNLPLUG, "lane", "add", "lo", *match(port)])
+    return handover(port)
 
 
 class Way(NamedTuple):
@@ -131,6 +140,8 @@ WAYS = {
     "yelp": Way("prio + mark + plug, by `tc` (Yelp)", yelp),
     "hold": Way("`libnlplug hold`", hold),
     "lane": Way("`libnlplug hold`, lane kept", lane_and_hold),
+    "handover": Way("`libnlplug hold --handover`", handover),
+    "lane-handover": Way("`libnlplug hold --handover`, lane kept", lane_and_handover),
 }
 
 

@@ -164,9 +164,7 @@ def zsh_completion() -> str:
     names = [f"        {_quoted(f'{verb.name}:{verb.help}')}" for verb in VERBS]
     top = [f"        {_zsh_option(one)} \\" for one in TOP]
     return (
-        _ZSH.replace("@NAMES@", "\n".join(names))
-        .replace("@TOP@", "\n".join(top))
-        .replace("@VERBS@", "\n".join(verbs))
+        _ZSH.replace("@NAMES@", "\n".join(names)).replace("@TOP@", "\n".join(top)).replace("@VERBS@", "\n".join(verbs))
     )
 
 

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     Held = Union[PlugQdisc, PlugLane]
 
 
+HANDED_OVER = {
+    "same socket": "the same socket listens as before: a server that keeps its socket needs no hold",
+    "nothing listened": "nothing listened on the port before, in this network namespace: nothing was handed over",
+}
+
+
 class Outcome:
     """What became of a hold: the command's status (None where it was not run), the report, this command's own status
     where something failed (else 0), and a sentence for each thing that went wrong."""
@@ -190,7 +196,7 @@ def _refuse(plug: PlugQdisc, shown: str) -> None:
     """Refuse where somebody holds the plug."""
     holder = plug.holder()
     if holder is not None:
-        from ..guard.client import busy
+        from ..guard.holders import busy
 
         raise busy(shown, holder, "hold")
 
@@ -209,6 +215,9 @@ def _tell(outcome: Outcome) -> None:
     if outcome.ended is not None and not outcome.failed:
         say(sentence(args.dev, report))
         shown = report.as_dict()
+        about = HANDED_OVER.get(str(shown.get("handover")))
+        if about:
+            say(about)
         held, backlog = shown.get("backlog_needed"), shown.get("backlog")
         if isinstance(held, int) and isinstance(backlog, int):
             from ..lane.lane import backlog_sentence

@@ -40,8 +40,7 @@ def table(heads: list[str], rows: list[list[str]], numbers: Container[str] = ())
     widths = [max(len(row[at]) for row in every) for at in range(len(heads))]
     return [
         "  ".join(
-            cell.rjust(width) if head in numbers else cell.ljust(width)
-            for head, cell, width in zip(heads, row, widths)
+            cell.rjust(width) if head in numbers else cell.ljust(width) for head, cell, width in zip(heads, row, widths)
         ).rstrip()
         for row in every
     ]

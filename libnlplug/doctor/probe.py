@@ -191,10 +191,8 @@ def _kill_a_holder(packets: Socket, out: int) -> None:
 
 def _guard_alone(route: RouteSocket, lo: int, why: str) -> Iterator[Check]:
     """Start a guard and end it, holding nothing."""
-    from ..hold import start_guard
-
     try:
-        guard = start_guard(route, "lo", [PlugQdisc(route, "lo", lo, lib.TC_H_ROOT, 1 << 16)])
+        guard = PlugQdisc(route, "lo", lo, lib.TC_H_ROOT, 1 << 16).guard()
     except NetlinkError as error:
         yield result("guard", "failed", str(error), "nothing can be held without one")
         return

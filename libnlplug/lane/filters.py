@@ -21,7 +21,17 @@ from ..netlink.route_socket import RouteSocket
 from .hook import Filter, filters, hook_number
 from .match import Match
 
-__all__ = ["FIRST_PRIO", "SLOTS", "add_filters", "delete_filters", "ender", "in_place", "is_lanes", "slot_of"]
+__all__ = [
+    "FIRST_PRIO",
+    "SLOTS",
+    "add_filters",
+    "by_slot",
+    "delete_filters",
+    "ender",
+    "in_place",
+    "is_lanes",
+    "slot_of",
+]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +41,7 @@ if TYPE_CHECKING:
 
 FIRST_PRIO = 0xFF00
 SLOTS = 100
+AT_ONCE = 50  # requests in one send
 _PROTOCOLS = {FIRST_PRIO: lib.ETH_P_IP, FIRST_PRIO + 1: lib.ETH_P_IPV6, FIRST_PRIO + 2: lib.ETH_P_8021Q}
 _FAMILIES = {4: lib.ETH_P_IP, 6: lib.ETH_P_IPV6}
 _SYN, _SYN_RST_ACK_FIN = 0x02, 0x17
@@ -48,9 +59,18 @@ def is_lanes(one: Filter) -> bool:
     return one.prio in _PROTOCOLS and one.chain == 0 and one.kind == "flower" and (one.redirects or not one.is_filter)
 
 
-def in_place(there: list[Filter], slot: int, target: int, count: int) -> bool:
-    """Whether the hook has the lane's filters, all ``count`` of them, and they lead to the device ``target``."""
-    mine = [one for one in there if slot_of(one) == slot and one.is_filter]
+def by_slot(there: list[Filter]) -> dict[int, list[Filter]]:
+    """The filters of lanes at a hook, by the lanes' slots."""
+    found: dict[int, list[Filter]] = {}
+    for one in there:
+        slot = slot_of(one) if one.is_filter else None
+        if slot is not None:
+            found.setdefault(slot, []).append(one)
+    return found
+
+
+def in_place(mine: list[Filter], target: int, count: int) -> bool:
+    """Whether a lane's filters are all there, ``count`` of them, and lead to the device ``target``."""
     return len(mine) == count > 0 and all(one.target == target for one in mine)
 
 
@@ -64,13 +84,13 @@ def add_filters(
     route: RouteSocket, ifindex: int, device: str, ingress: bool, slot: int, match: Match, target: int
 ) -> int:
     """Redirect what ``match`` means to the device ``target``; how many filters that takes."""
-    flags, messages = lib.NLM_F_CREATE | lib.NLM_F_EXCL, []
     wanted = [keys for family in match.families for keys in _keys(match, family)]
-    for number, (prio, keys) in enumerate(wanted, 1):
-        body = _place(ifindex, ingress, (slot + 1) << 16 | number, prio)
-        messages.append(message(lib.RTM_NEWTFILTER, flags, body + attribute(lib.TCA_OPTIONS, _flower(keys, target))))
-    failures = route.execute_all(joined(messages), [device] * len(messages), "add a filter to")
-    for error in failures.values():
+    flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
+    messages = [
+        _request(lib.RTM_NEWTFILTER, flags, ifindex, ingress, prio, (slot + 1) << 16 | number, _flower(keys, target))
+        for number, (prio, keys) in enumerate(wanted, 1)
+    ]
+    for error in _failures(route, messages, device, "add a filter to"):
         raise _explained(error, device)
     _refuse_half(filters(route, ifindex, device, ingress), [set(keys) for _, keys in wanted], slot, device)
     return len(messages)
@@ -99,23 +119,33 @@ def delete_filters(
 ) -> None:
     """Delete the filters of lanes at the hook of which ``is_one`` is true, one by one, by what the kernel shows of
     them; those that are gone already are passed over."""
-    messages = []
-    for one in filters(route, ifindex, device, ingress):
-        if is_lanes(one) and one.is_filter and is_one(one):
-            messages.append(message(lib.RTM_DELTFILTER, 0, _place(ifindex, ingress, one.handle, one.prio)))
-    if not messages:
-        return
-    failures = route.execute_all(joined(messages), [device] * len(messages), "delete a filter of")
-    for error in failures.values():  # EINVAL: the hook itself is gone
-        if not isinstance(error, DeviceNotFound) and error.errno not in (errno.ENOENT, errno.EINVAL):
+    messages = [
+        _request(lib.RTM_DELTFILTER, 0, ifindex, ingress, one.prio, one.handle)
+        for one in filters(route, ifindex, device, ingress)
+        if is_lanes(one) and one.is_filter and is_one(one)
+    ]
+    for error in _failures(route, messages, device, "delete a filter of"):
+        gone = isinstance(error, DeviceNotFound) or error.errno in (errno.ENOENT, errno.EINVAL)  # EINVAL: the hook too
+        if not gone:
             raise error
 
 
-def _place(ifindex: int, ingress: bool, handle: int, prio: int) -> bytes:
-    """Where a lane's filter stands, and its kind."""
-    place = {"tcm_ifindex": ifindex, "tcm_parent": hook_number(ingress), "tcm_handle": handle}
-    place["tcm_info"] = prio << 16 | socket.htons(_PROTOCOLS[prio])
-    return bytes(ffi.buffer(ffi.new("struct tcmsg *", place))) + attribute(lib.TCA_KIND, b"flower\0")
+def _failures(route: RouteSocket, messages: list[bytes], device: str, operation: str) -> list[NetlinkError]:
+    """Send the messages, no more at once than a socket has room for answers; what failed."""
+    found: list[NetlinkError] = []
+    for start in range(0, len(messages), AT_ONCE):
+        some = messages[start : start + AT_ONCE]
+        found += route.execute_all(joined(some), [device] * len(some), operation).values()
+    return found
+
+
+def _request(kind: int, flags: int, ifindex: int, ingress: bool, prio: int, handle: int, options: bytes = b"") -> bytes:
+    header = ffi.new("struct tcmsg *", {"tcm_ifindex": ifindex, "tcm_handle": handle})
+    header.tcm_parent, header.tcm_info = hook_number(ingress), prio << 16 | socket.htons(_PROTOCOLS[prio])
+    parts = attribute(lib.TCA_KIND, b"flower\0")
+    if options:
+        parts += attribute(lib.TCA_OPTIONS, options)
+    return message(kind, flags, ffi.buffer(header)[:] + parts)
 
 
 def _keys(match: Match, family: int) -> list[tuple[int, dict[int, bytes]]]:

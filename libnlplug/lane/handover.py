@@ -16,7 +16,7 @@ from ..netlink.route_socket import RouteSocket
 from .listeners import Listener, owners, sockets_of
 from .match import Match
 
-__all__ = ["Handover"]
+__all__ = ["Handover", "checked"]
 
 PAUSE = 0.005  # seconds between two looks
 CALM = 0.02  # seconds for which nothing may wait: a SYN may have passed the lane and not have reached its socket yet
@@ -28,11 +28,7 @@ class Handover:
     """One handover of the listeners for a match, within ``timeout`` seconds. ValueError where there can be none."""
 
     def __init__(self, route: RouteSocket, match: Match, timeout: float | None) -> None:
-        if match.ip_proto != "tcp" or match.dst_port is None:
-            raise ValueError(f"handover is of TCP listeners: give ip_proto tcp and a dst_port; the match is {match}")
-        if timeout is None:
-            raise ValueError("handover waits for others: give the hold a timeout")
-        self._route, self._match, self._timeout = route, match, timeout
+        self._route, self._match, self._timeout = route, match, checked(match, timeout)
         self._deadline = 0.0
         self._before: dict[bytes, Listener] = {}
         self.outcome: str | None = None
@@ -82,6 +78,15 @@ class Handover:
                     return f"nothing listens on {_shown(list(self._before.values()))}"
                 return f"{_shown(replaced or old)} is still listened on by the old socket"
             time.sleep(PAUSE)
+
+
+def checked(match: Match, timeout: float | None) -> float:
+    """The timeout; ValueError where there can be no handover."""
+    if match.ip_proto != "tcp" or match.dst_port is None:
+        raise ValueError(f"handover is of TCP listeners: give ip_proto tcp and a dst_port; the match is {match}")
+    if timeout is None:
+        raise ValueError("handover waits for others: give the hold a timeout")
+    return timeout
 
 
 def _covers(one: Listener, other: Listener) -> bool:

@@ -124,11 +124,8 @@ def make_clsact(route: RouteSocket, ifindex: int, device: str) -> bool:
 def filters(route: RouteSocket, ifindex: int, device: str, ingress: bool) -> list[Filter]:
     """Every filter at the hook, in the order in which they are asked; none where there is no such hook."""
     message = qdisc_message(lib.RTM_GETTFILTER, lib.NLM_F_DUMP, ifindex, hook_number(ingress), 0, None)
-    found = [
-        read
-        for read in (_read(reply.payload) for reply in route.ask(message, "list the filters of", device))
-        if read is not None
-    ]
+    replies = route.ask(message, "list the filters of", device)
+    found = [one for one in (_read(reply.payload) for reply in replies) if one is not None]
     return sorted(found, key=lambda one: one.prio)
 
 

@@ -15,7 +15,7 @@ from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, open_by
 from ..record import Record
-from .filters import SLOTS, in_place, slot_of
+from .filters import SLOTS, by_slot, in_place, slot_of
 from .hook import Filter, filters
 from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
 from .marks import Lock, Mark, taken_names
@@ -164,22 +164,24 @@ def plug_of(route: RouteSocket, lane: Lane) -> PlugQdisc | None:
 
 def is_whole(route: RouteSocket, lane: Lane, there: Hooks) -> bool:
     """Whether the lane can hold: plug, ifb and filters are as they were made."""
-    at_hook = in_place(there[lane.ingress], lane.slot, lane.ifb.ifindex, lane.filters)
-    return at_hook and lane.ifb.up and plug_of(route, lane) is not None
+    return _is_whole(route, lane, by_slot(there[lane.ingress]).get(lane.slot, []))
+
+
+def _is_whole(route: RouteSocket, lane: Lane, mine: list[Filter]) -> bool:
+    return in_place(mine, lane.ifb.ifindex, lane.filters) and lane.ifb.up and plug_of(route, lane) is not None
 
 
 def states(route: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
     """Of each lane of a device, by its ifb's name: 'alive', 'kept' or 'orphan'."""
     names = {_lane_mark_name(lane.ifb.name): lane.ifb.name for lane in found}
     alive = {names[mark] for mark in taken_names(route, list(names))}
-    return {
-        lane.ifb.name: "alive"
-        if lane.ifb.name in alive
-        else "kept"
-        if lane.kept and is_whole(route, lane, there)
-        else "orphan"
-        for lane in found
-    }
+    filters_at = {ingress: by_slot(at) for ingress, at in there.items()}
+    are_now = {}
+    for lane in found:
+        name, mine = lane.ifb.name, filters_at[lane.ingress].get(lane.slot, [])
+        kept = lane.kept and name not in alive and _is_whole(route, lane, mine)
+        are_now[name] = "alive" if name in alive else "kept" if kept else "orphan"
+    return are_now
 
 
 def dead_slots(there: Hooks) -> dict[bool, set[int]]:
@@ -207,7 +209,7 @@ def lanes(route: RouteSocket, device: str) -> list[LaneInfo]:
         hook, match = lane.words.get("hook", "?"), lane.words.get("match", "?")
         pid = lane.pid if is_now == "alive" else None
         trouble = None
-        if not lane.ifb.up and any(one.redirects and slot_of(one) == lane.slot for one in there[lane.ingress]):
+        if not lane.ifb.up and lane.slot in by_slot(there[lane.ingress]):
             is_now, trouble = "drops", f"{name} is down: 'ip link set dev {name} up'"
         found.append(LaneInfo(device, hook, match, is_now, pid, name, lane.slot, lane.ifb.ifindex, trouble))
     for ingress, slots in dead_slots(there).items():

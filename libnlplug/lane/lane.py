@@ -26,7 +26,7 @@ from ..hold import Hold, HoldReport
 from ..netlink.route_socket import RouteSocket
 from ..plug import DRAIN_TIMEOUT, PlugQdisc, checked_limit
 from .create import LIMIT, Wanted, lane_up, undo
-from .filters import in_place
+from .filters import by_slot, in_place
 from .handover import Handover
 from .inventory import hooks, lane_mark, lock, now, plug_of, states
 from .listeners import sockets_of
@@ -212,7 +212,7 @@ class PlugLane:
         ifb = self.ifb
         if lane is None:
             raise self.gone()
-        if not in_place(there[self._ingress], lane.slot, lane.ifb.ifindex, lane.filters):
+        if not in_place(by_slot(there[self._ingress]).get(lane.slot, []), lane.ifb.ifindex, lane.filters):
             why = "its filters are gone, or the clsact qdisc with them"
         elif not lane.ifb.up:
             why = f"its ifb {ifb} is down, which drops what the lane takes"
@@ -247,7 +247,9 @@ class PlugLane:
 
     def gone(self, why: str | None = None) -> QdiscNotFound:
         """The error for a lane that holds nothing."""
-        deleted = f"it is gone: its maker has closed it, or somebody has deleted its ifb {self.ifb}; make it again"
+        deleted = (
+            f"it is gone: whoever made it has closed it, or somebody has deleted its ifb {self.ifb}; make it again"
+        )
         message = f"cannot hold the lane of {self._device}: {why or deleted}"
         return QdiscNotFound(errno.ENOENT, message, "hold the lane of", self._device)
 

@@ -229,7 +229,8 @@ def _span(part: str, value: object) -> Range:
     except ValueError:
         ends = []
     if not ends or ends[0] > ends[-1]:
-        raise ValueError(f"{part} is {value!r}: it must be 1 to 65535, or a range, as 8000-8010")
+        shown = value if isinstance(value, str) and value.isdecimal() else repr(value)
+        raise ValueError(f"{part} is {shown}: it must be 1 to 65535, or a range, as 8000-8010")
     return ends[0], ends[-1]
 
 

@@ -155,18 +155,16 @@ def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch:
         word = getattr(RouteSocket, name)
 
         def watched(route: RouteSocket, *arguments):
-            operation = next((part for part in arguments if isinstance(part, str)), "batch")
-            if operation == "batch":
-                count = arguments[-1]
-                said.append("make and release the plug" if count == 2 else f"change {count} filters")
-            elif operation.split()[0] not in ("find", "list", "read"):
+            operation = next(part for part in arguments if isinstance(part, str))
+            if operation.split()[0] not in ("find", "list", "read"):
+                count = f" ({len(arguments[1])})" if name == "execute_all" else ""
                 guarded = " with a mark" if any("-hold/" in name for name in all_marks(road.near)) else ""
-                said.append(f"{operation}{guarded}")
+                said.append(f"{operation}{count}{guarded}")
             return word(route, *arguments)
 
         monkeypatch.setattr(RouteSocket, name, watched)
 
-    for name in ("request", "ask_and_request", "batch", "_asked"):
+    for name in ("execute", "ask_and_request", "execute_all", "ask"):
         watch(name)
     lane = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
     flow.expect(flow.send())

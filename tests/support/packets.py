@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from libnlplug import Match
@@ -39,7 +40,11 @@ def matches(draw) -> Match:
     addresses = addresses4 if (only or draw(st.sampled_from([4, 6]))) == 4 else addresses6
     networks = prefixes(addresses) | st.lists(prefixes(addresses), min_size=2, max_size=2)
     parts |= {name: draw(st.none() | networks) for name in ("src_ip", "dst_ip")}
-    return Match(**parts)
+    try:
+        return Match(**parts)
+    except ValueError as error:
+        assume("characters" not in str(error))  # too many long addresses for one lane
+        raise
 
 
 class Packet:

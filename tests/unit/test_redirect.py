@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libnlplug import Match
-from libnlplug.lane.filters import FIRST_PRIO, SLOTS, ender, in_place, is_lanes, slot_of
+from libnlplug.lane.filters import FIRST_PRIO, SLOTS, by_slot, ender, in_place, is_lanes, slot_of
 from libnlplug.lane.hook import Filter, _read, ingress_chain, tcx_programs
 from libnlplug.netlink.attributes import attribute
 from libnlplug.netlink.libnl import lib
@@ -24,7 +24,7 @@ from tests.support.netlab import Netns
 OK, SHOT, PIPE, STOLEN, CONTINUE = 0, 2, 3, 4, -1  # linux/pkt_cls.h
 GOTO_CHAIN_5 = 0x20000005
 EGRESS_REDIRECT, EGRESS_MIRROR = 1, 2  # linux/tc_act/tc_mirred.h
-SELECTOR, ACTIONS = lib.TCA_U32_SEL, lib.TCA_U32_ACT
+ACTIONS = lib.TCA_U32_ACT
 
 
 def gact(verdict: int, *more: bytes) -> bytes:
@@ -140,11 +140,12 @@ def test_filters_in_place() -> None:
     root = shown(kind="flower", handle=0, prio=FIRST_PRIO)
     first, second = lanes(3, 1, 7), lanes(3, 2, 7, FIRST_PRIO + 1)
     others = [shown(gact(OK)), lanes(4, 1, 9), lanes(2, 1, 7)]
-    assert in_place([root, first, second, *others], 3, 7, 2)
-    assert not in_place([root, first, *others], 3, 7, 2)
-    assert not in_place([root, first, second], 3, 8, 2)
-    assert not in_place([root, first, lanes(3, 2, 0)], 3, 7, 2)
-    assert not in_place(others, 3, 7, 0)
+    assert by_slot([root, first, second, *others]) == {3: [first, second], 4: [lanes(4, 1, 9)], 2: [lanes(2, 1, 7)]}
+    assert in_place([first, second], 7, 2)
+    assert not in_place([first], 7, 2)
+    assert not in_place([first, second], 8, 2)
+    assert not in_place([first, lanes(3, 2, 0)], 7, 2)
+    assert not in_place([], 7, 0)
 
 
 @given(st.binary(max_size=120))
