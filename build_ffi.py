@@ -37,6 +37,8 @@ ffi.cdef(
     #define SO_RCVBUF ...
     #define SO_RCVBUFFORCE ...
     #define SO_SNDBUFFORCE ...
+    #define RTEXT_FILTER_SKIP_STATS ...
+    #define IFLA_EXT_MASK ...
     #define NETLINK_EXT_ACK ...
     #define NETLINK_CAP_ACK ...
     #define NLM_F_REQUEST ...
@@ -146,7 +148,8 @@ ffi.cdef(
     #define SI_KERNEL ...
 
     /* guard/spawn.c */
-    int libnlplug_spawn(const char *path, char *const argv[], int commands);
+    int libnlplug_spawn(const char *path, char *const argv[], int commands, const char **step);
+    long libnlplug_ask(int fd, const void *question, size_t size, void *answer, size_t room);
 
     /* lane/hook.c */
     int libnlplug_tcx_programs(int ifindex, int ingress);
@@ -165,8 +168,8 @@ ffi.cdef(
     """
 )
 ffi.cdef((HEADERS / "libnl_functions.h").read_text())
-OURS = ("netlink/exchange.h", "netlink/turn.h", "guard/protocol.h", "guard/page.h")
-SOURCES = ("netlink/exchange.c", "netlink/turn.c", "guard/page.c", "guard/spawn.c", "lane/hook.c")
+OURS = ("netlink/exchange.h", "netlink/turn.h", "guard/protocol.h")
+SOURCES = ("netlink/exchange.c", "netlink/turn.c", "guard/spawn.c", "lane/hook.c")
 for ours in OURS:
     ffi.cdef((HERE / "libnlplug" / ours).read_text())
 
@@ -196,9 +199,9 @@ ffi.set_source(
     #include "netlink/exchange.h"
     #include "netlink/turn.h"
     #include "guard/protocol.h"
-    #include "guard/page.h"
 
-    int libnlplug_spawn(const char *path, char *const argv[], int commands);
+    int libnlplug_spawn(const char *path, char *const argv[], int commands, const char **step);
+    long libnlplug_ask(int fd, const void *question, size_t size, void *answer, size_t room);
     int libnlplug_tcx_programs(int ifindex, int ingress);
     int libnlplug_ingress_chain(const char *device, char *name, size_t size);
     int libnlplug_wait_for_readers(void);

@@ -36,7 +36,7 @@ _MODULES = {
         "QdiscNotFound",
     ),
     "group": ("GroupError", "PlugGroup"),
-    "guard.client": ("Holder",),
+    "guard.holders": ("Holder",),
     "hold": ("HoldReport", "PacketsDropped"),
     "lane.lane": ("LaneShadowed", "PlugLane"),
     "lane.match": ("Match",),

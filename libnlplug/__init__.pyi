@@ -22,7 +22,7 @@ from .errors import QdiscExists as QdiscExists
 from .errors import QdiscNotFound as QdiscNotFound
 from .group import GroupError as GroupError
 from .group import PlugGroup as PlugGroup
-from .guard.client import Holder as Holder
+from .guard.holders import Holder as Holder
 from .hold import HoldReport as HoldReport
 from .hold import PacketsDropped as PacketsDropped
 from .lane.lane import LaneShadowed as LaneShadowed

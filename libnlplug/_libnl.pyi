@@ -25,6 +25,32 @@ class _Lib:
     SO_RCVBUF: int
     SO_RCVBUFFORCE: int
     SO_SNDBUFFORCE: int
+    GUARD_VERSION: int
+    GUARD_HOLD: int
+    GUARD_RELEASE: int
+    GUARD_END: int
+    GUARD_SEND_BUFFER: int
+    GUARD_SEND_RELEASE: int
+    GUARD_SEND_DROP: int
+    GUARD_ASK_COUNTERS: int
+    GUARD_ASK_LINK: int
+    GUARD_CONFIG: int
+    GUARD_MEMORY: int
+    GUARD_SOCKET: int
+    GUARD_PERMISSION: int
+    GUARD_MARK: int
+    GUARD_PLUG: int
+    GUARD_NOT_ON: int
+    GUARD_RELEASED: int
+    GUARD_EXPIRED: int
+    GUARD_LINK_DOWN: int
+    GUARD_NO_CARRIER: int
+    GUARD_QUEUE_LENGTH: int
+    GUARD_CLSACT: int
+    GUARD_REPLACED: int
+    GUARD_UNSEEN: int
+    IFLA_EXT_MASK: int
+    RTEXT_FILTER_SKIP_STATS: int
     NETLINK_EXT_ACK: int
     NETLINK_CAP_ACK: int
     NLM_F_REQUEST: int
@@ -135,16 +161,6 @@ class _Lib:
     nl_ver_maj: int
     nl_ver_min: int
     nl_ver_mic: int
-    GUARD_HELD: int
-    GUARD_ENDING: int
-    GUARD_FREE: int
-    GUARD_KEPT: int
-    GUARD_LEAVING: int
-    GUARD_LOOK: int
-    GUARD_TAKING: int
-    GUARD_HOLD: int
-    GUARD_RELEASE: int
-    GUARD_END: int
     def libnlplug_line_new(self, fd: int) -> CData: ...
     def libnlplug_line_close(self, line: CData) -> None: ...
     def libnlplug_line_free(self, line: CData) -> None: ...
@@ -160,13 +176,8 @@ class _Lib:
     def libnlplug_match_answers(self, sk: CData) -> None: ...
     def libnlplug_new_turn(self) -> None: ...
     def libnlplug_ifindex(self, sk: CData, device: bytes) -> int: ...
-    def libnlplug_page_new(self, file: CData) -> CData: ...
-    def libnlplug_page_free(self, page: CData) -> None: ...
-    def libnlplug_guard_is_alive(self, page: CData) -> int: ...
-    def libnlplug_hold_begin(self, page: CData, number: int, drop: int, timeout: int, limit: int) -> int: ...
-    def libnlplug_hold_leave(self, page: CData, number: int) -> int: ...
-    def libnlplug_hold_left(self, page: CData, number: int) -> None: ...
-    def libnlplug_spawn(self, path: bytes, argv: CData, commands: int) -> int: ...
+    def libnlplug_spawn(self, path: bytes, argv: CData, commands: int, step: CData) -> int: ...
+    def libnlplug_ask(self, fd: int, question: CData, size: int, answer: CData, room: int) -> int: ...
     def libnlplug_tcx_programs(self, ifindex: int, ingress: int) -> int: ...
     def libnlplug_ingress_chain(self, device: bytes, name: CData, size: int) -> int: ...
     def libnlplug_wait_for_readers(self) -> int: ...

@@ -10,10 +10,11 @@ hold at nearly the same moment, at a fraction of the cost of a call each. One th
 
 from __future__ import annotations
 
-from _thread import RLock
+import errno
 
-from .errors import ClosedError, ForkedError, HandleInUse, NetlinkError, QdiscExists
-from .netlink.libnl import ffi
+from .errors import ClosedError, ForkedError, HandleInUse, NetlinkError, PlugBusy, QdiscExists
+from .guard.holders import Taken, holder_of
+from .hold import Holdable
 from .netlink.messages import joined
 from .plug import PlugQdisc, PlugStats
 
@@ -22,11 +23,8 @@ __all__ = ["GroupError", "PlugGroup"]
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from contextlib import AbstractContextManager
 
-    from .guard.client import Guard, Holder
-    from .hold import HoldReport
-    from .netlink.libnl import CData
+    from .guard.holders import Holder, Place
     from .netlink.route_socket import QdiscInfo, RouteSocket
 
 _OPERATIONS = {
@@ -58,7 +56,7 @@ class GroupError(NetlinkError):
         return (*super().__reduce__(), {"failures": named})
 
 
-class PlugGroup:
+class PlugGroup(Holdable):
     """Plugs of one network namespace that are toggled together: any number of them, each on a device of its own.
 
         with contextlib.ExitStack() as stack:
@@ -75,18 +73,17 @@ class PlugGroup:
     """
 
     def __init__(self, plugs: Iterable[PlugQdisc]) -> None:
+        super().__init__()
         self._plugs = tuple(plugs)
-        self._lock = RLock()
         self._route: RouteSocket | None = None
-        self._guard: Guard | None = None
         self._closed = False
         self._sends: dict[str, list[tuple[list[PlugQdisc], bytes]]] = {action: [] for action in _OPERATIONS}
         places = set()
         for plug in self._plugs:
             if not isinstance(plug, PlugQdisc):
                 raise TypeError(f"a group is made of PlugQdisc objects, not of {plug!r}")
-            places.add((plug._ifindex, plug._parent))
-        if len({plug._route.netns_id() for plug in self._plugs}) > 1:
+            places.add((plug.place.ifindex, plug.place.parent))
+        if len({plug.route().netns_id() for plug in self._plugs}) > 1:
             raise ValueError("the plugs of a group must be in one network namespace: make a group for each")
         if len(places) < len(self._plugs):
             raise ValueError("a plug is in the group twice")
@@ -113,36 +110,11 @@ class PlugGroup:
         """PlugQdisc.release_indefinite() on all plugs: let everything go. Raises as buffer()."""
         self._act("release_indefinite")
 
-    def hold(self, timeout: float | None = None, on_death: str = "release") -> AbstractContextManager[HoldReport]:
-        """PlugQdisc.hold() of all plugs at once, with one guard: all hold, or entering raises and none does.
-
-            with group.hold(timeout=5.0) as held:
-                checkpoint()
-
-        The report's packets, bytes and dropped are the sums. PlugBusy names the first plug that is held by a hold
-        already. Where leaving could not release some, GroupError names them; the others are released.
-        """
-        from .hold import Hold, HoldReport
-
-        if not self._plugs:
-            from contextlib import nullcontext
-
-            return nullcontext(HoldReport.of_nothing())
-        return Hold(self, timeout, on_death)
-
     def close(self) -> None:
         """End the group's guard, and with it a hold() that is on, released; calling it again does nothing. The plugs
         stay open."""
-        if self._forked:  # the lock may be another thread's, which the child does not have
-            guard, self._guard = self._guard, None
-            if guard is not None:
-                guard.forget()
-            return
-        with self._lock:
-            self._closed = True
-            guard, self._guard = self._guard, None
-        if guard is not None:
-            guard.end()
+        self.end_guard()
+        self._closed = True
 
     def __enter__(self) -> PlugGroup:
         return self
@@ -162,8 +134,8 @@ class PlugGroup:
         found = {(info.ifindex, info.parent): info for info in route.qdiscs(self._places())}
         stats = {}
         for plug in self._plugs:
-            info = found.get((plug._ifindex, plug._parent)) or _asked_for(plug, route)
-            if info is not None and (info.kind, info.handle) == ("plug", plug._handle):
+            info = found.get((plug.place.ifindex, plug.place.parent)) or _asked_for(plug, route)
+            if info is not None and (info.kind, info.handle) == ("plug", plug.place.handle):
                 stats[plug] = PlugStats(info.qlen, info.backlog, info.drops, info.packets, info.bytes)
         return stats
 
@@ -174,7 +146,7 @@ class PlugGroup:
         return f"<PlugGroup of {len(self._plugs)} plugs>"
 
     def _places(self) -> set[tuple[int, int]]:
-        return {(plug._ifindex, plug._parent) for plug in self._plugs}
+        return {(plug.place.ifindex, plug.place.parent) for plug in self._plugs}
 
     def _act(self, action: str) -> None:
         if not self._plugs:
@@ -194,26 +166,26 @@ class PlugGroup:
         """One send. What holds after the action is noted before an interrupt can come, as PlugQdisc does, and taken
         back only where it certainly was not done."""
         holds = action != "release_indefinite"
-        before = [plug._last_action for plug in plugs]
+        before = [plug.last_action for plug in plugs]
         if holds:
             for plug in plugs:
-                plug._last_action = action
+                plug.note(action)
         try:
             refused = self._batch(messages, [plug.device for plug in plugs], _OPERATIONS[action])
         except (ClosedError, ForkedError):
             for plug, last in zip(plugs, before):
-                plug._last_action = last
+                plug.note(last)
             raise
         if not holds:
             done = [plug for seq, plug in enumerate(plugs) if seq not in refused] if refused else plugs
             for plug in done:
-                plug._last_action = action
+                plug.note(action)
         for seq, error in refused.items():
             plug = plugs[seq]
             gone = isinstance(error, (QdiscExists, HandleInUse))
-            failures[plug] = plug._gone(_OPERATIONS[action]) if gone else error
+            failures[plug] = plug.refusal(_OPERATIONS[action], errno.EEXIST) if gone else error
             if error.errno is not None:
-                plug._last_action = before[seq]
+                plug.note(before[seq])
 
     def _batch(self, messages: bytes, devices: list[str], operation: str) -> dict[int, NetlinkError]:
         """RouteSocket.execute_all() over a socket that is open; the next plug's, where one was closed meanwhile."""
@@ -224,10 +196,17 @@ class PlugGroup:
                 if self.closed:
                     raise
 
-    # What a Hold asks of what it holds.
+    # What holding them takes (hold.Holdable). The report's packets, bytes and dropped are the sums over the plugs.
 
-    limit = None
-    _has_one_limit = False
+    @property
+    def limit(self) -> None:
+        """The plugs may have different ones."""
+        return None
+
+    @property
+    def has_one_limit(self) -> bool:
+        """Each plug has one."""
+        return False
 
     @property
     def device(self) -> str:
@@ -240,61 +219,50 @@ class PlugGroup:
         """Whether close() was called, or all plugs are closed."""
         return self._closed or all(plug.closed for plug in self._plugs)
 
-    def holder(self) -> Holder | None:
-        """Who holds the first of the plugs that is held by a hold(); None where none is."""
-        return next((holder for plug in self._plugs if (holder := self._holder_of(plug)) is not None), None)
-
-    def _holder_of(self, plug: PlugQdisc) -> Holder | None:
-        from .guard.client import holder_of, mark_name
-
-        return holder_of(self._open(), mark_name(plug._ifindex, plug._parent))
-
-    def _guarded(self) -> Guard:
-        from .hold import start_guard
-
-        route, guard = self._open(), self._guard
-        if guard is not None and guard.ready:
-            return guard
-        with self._lock:
-            if self._guard is None or not self._guard.alive:
-                self._guard = start_guard(route, self.device, self._plugs)
-            return self._guard
-
-    def _act_and_read(self, action: str) -> CData:
-        try:
-            counters = self._counters()
-        except NetlinkError:
-            counters = ffi.new("struct libnlplug_counters *")
-        self._act(action)
-        return counters
-
-    def _counters(self) -> CData:
-        """The sums over the plugs, known where all of them are there."""
-        stats = self.stats().values()
-        sums = {name: sum(getattr(one, name) for one in stats) for name in ("qlen", "backlog", "drops")}
-        return ffi.new("struct libnlplug_counters *", {"known": len(stats) == len(self._plugs), **sums})
-
     @property
-    def _forked(self) -> bool:
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that the object belongs to."""
         return self._route is not None and self._route.forked
 
-    @property
-    def _detached(self) -> bool:
-        return False
+    def route(self) -> RouteSocket:
+        """The socket of the first plug that is open; ClosedError where none is, ForkedError in a child."""
+        return self._open()
 
-    @_detached.setter
-    def _detached(self, detached: bool) -> None:
+    def places(self) -> list[Place]:
+        """Where the plugs stand."""
+        return [plug.place for plug in self._plugs]
+
+    def messages(self) -> tuple[bytes, ...]:
+        """The messages to the first plug; to the others they are the same but for the place."""
+        return self._plugs[0].messages()
+
+    def note(self, action: str | None, *, deleted: bool = False) -> None:
+        """Remember what the guard has sent to all plugs."""
         for plug in self._plugs:
-            plug._detached = plug._detached or detached
+            plug.note(action, deleted=deleted)
 
-    @property
-    def _last_action(self) -> str | None:
-        return None
+    def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
+        """The GroupError for an ``operation`` that the kernel refused to some plugs, errno by number."""
+        errors = {self._plugs[number]: self._plugs[number].refusal(operation, failures[number]) for number in failures}
+        return GroupError.of(operation, len(self._plugs), errors)
 
-    @_last_action.setter
-    def _last_action(self, action: str | None) -> None:
+    def release_without(self, guard: int) -> None:
+        """Release the plugs that nobody else holds, without the guard of this pid; GroupError names the others."""
+        route = self._open()
+        failures: dict[PlugQdisc, NetlinkError] = {}
         for plug in self._plugs:
-            plug._last_action = action
+            try:
+                with Taken(route, plug.place, "release", guard):
+                    self._send("release_indefinite", [plug], joined([plug.message("release_indefinite")]), failures)
+            except PlugBusy as error:
+                failures[plug] = error
+        if failures:
+            raise GroupError.of("release", len(self._plugs), failures)
+
+    def holder(self) -> Holder | None:
+        """Who holds the first of the plugs that is held by a hold(); None where none is."""
+        route = self._open()
+        return next((holder for plug in self._plugs if (holder := holder_of(route, plug.place.mark)) is not None), None)
 
     def _open(self) -> RouteSocket:
         """The socket of the first plug that is open, with the messages in portions that it takes."""
@@ -302,12 +270,11 @@ class PlugGroup:
             raise ClosedError("this group is closed")
         if self._route is None or self._route.closed:
             with self._lock:
-                self._route = next((plug._route for plug in self._plugs if not plug.closed), None)
-                if self._route is None:
+                plug = next((plug for plug in self._plugs if not plug.closed), None)
+                if plug is None:
                     raise ClosedError("all plugs of the group are closed")
+                self._route = plug.route()
                 self._fill(self._route)
-                if self._guard is not None:
-                    self._guard._route = self._route
         self._route.fileno()
         return self._route
 
@@ -320,7 +287,7 @@ class PlugGroup:
             messages: list[bytes] = []
             length = 0
             for plug in self._plugs:
-                message: bytes = getattr(plug, f"_{action}")
+                message: bytes = plug.message(action)
                 if length + len(message) > size or len(plugs) == answers:
                     sends.append((plugs, joined(messages)))
                     plugs, messages, length = [], [], 0
@@ -332,7 +299,8 @@ class PlugGroup:
 
 def _asked_for(plug: PlugQdisc, route: RouteSocket) -> QdiscInfo | None:
     """What the kernel shows of one plug; None where it is gone."""
+    place = plug.place
     try:
-        return route.qdisc(plug._ifindex, plug._parent, plug._device, plug._handle, b"plug")
+        return route.qdisc(place.ifindex, place.parent, place.device, place.handle, b"plug")
     except FileNotFoundError:
         return None

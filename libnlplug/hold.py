@@ -1,46 +1,49 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hold: buffer on entry, release on exit, and a guard that releases if neither comes.
+"""Hold: buffer on entry, release on exit, and a guard that does both, and releases if the exit does not come.
 
-    enter                                        leave
-      guard armed  ->  buffer  ->  ...the block...  ->  release_indefinite  ->  guard disarmed
-      '-- from here on the guard releases if this process dies or overstays --'
+    enter                                 leave
+      ask: HOLD                             ask: RELEASE
+        guard: mark, buffer, clock            guard: release, counters, mark
+                        '-- the guard releases too if this process dies or overstays --'
 
-The guard is armed before the buffer message is sent, so no moment is unguarded. Whether the time was up or the block
-had ended is decided in one place, the page that holder and guard share (guard_protocol.h), and the plug's mark stays
-the guard's until the release is done: a block that ends late cannot release what somebody else has begun to hold in
-the meantime.
+The guard acts alone (guard.c): this process sends the plug nothing, so none of its messages can come too late, and a
+block that ends late cannot release what somebody else has begun to hold. Only where the guard has gone does it release
+by itself, with the plug's mark in its hand, and leaving raises.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from _thread import RLock
 
-from .errors import ClosedError, HoldExpired, NetlinkError, PlugBusy
-from .guard.client import Guard, called, mark_name
-from .netlink.libnl import lib
-from .netlink.messages import without_ack
+from .errors import GuardUnavailable, HoldExpired, NetlinkError, PlugBusy
 
-__all__ = ["Hold", "HoldReport", "PacketsDropped"]
+__all__ = ["Hold", "HoldReport", "Holdable", "PacketsDropped", "PacketsUncounted"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
+    from typing import Literal
 
-    from .group import PlugGroup
-    from .guard.client import Holder
-    from .netlink.libnl import CData
+    from .guard.client import Answer, Guard
+    from .guard.holders import Place
     from .netlink.route_socket import RouteSocket
-    from .plug import PlugQdisc, PlugStats
+
+    OnDeath = Literal["release", "drop"]
 
 TIMEOUT_MAX = 1e9  # seconds, 31 years
 RELEASE_TRIES = 3
-END_TIMEOUT = 1.0  # seconds for a guard that was told to end
+ROOM = 20  # frames of Python's stack that leaving a block may take
 
 
 class PacketsDropped(RuntimeWarning):
     """The plug was full during a hold, so packets were dropped: the limit is too small for what came."""
+
+
+class PacketsUncounted(PacketsDropped):
+    """Something happened during a hold by which the kernel may have dropped packets without counting them."""
 
 
 class HoldReport:
@@ -78,6 +81,117 @@ class HoldReport:
         return f"HoldReport({values})"
 
 
+class Holdable:
+    """What a plug and a group of plugs both are: something that can be held, by a guard that it starts and ends.
+
+    What a subclass has to tell for that stands first.
+    """
+
+    _lock: RLock
+
+    def __init__(self) -> None:
+        self._lock = RLock()  # close() in a signal handler may come while the guard is being started
+        self._guard: Guard | None = None
+
+    @property
+    def device(self) -> str:
+        """What messages call it."""
+        raise NotImplementedError
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        raise NotImplementedError
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that the object belongs to."""
+        raise NotImplementedError
+
+    @property
+    def limit(self) -> int | None:
+        """The limit in bytes, where there is one and it is known."""
+        raise NotImplementedError
+
+    @property
+    def has_one_limit(self) -> bool:
+        """Whether there is one limit, known or not."""
+        raise NotImplementedError
+
+    def route(self) -> RouteSocket:
+        """The socket; ClosedError where it is closed, ForkedError in a child."""
+        raise NotImplementedError
+
+    def places(self) -> Sequence[Place]:
+        """Where the plugs stand."""
+        raise NotImplementedError
+
+    def messages(self) -> tuple[bytes, ...]:
+        """The messages to one of the plugs: buffer, release_indefinite, delete, show the qdisc, show the link."""
+        raise NotImplementedError
+
+    def note(self, action: str | None, *, deleted: bool = False) -> None:
+        """Remember what the guard has sent: what last_action says, or that the plugs are deleted."""
+        raise NotImplementedError
+
+    def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
+        """The error for an ``operation`` that the kernel refused to these plugs, errno by number."""
+        raise NotImplementedError
+
+    def release_without(self, guard: int) -> None:
+        """Release what nobody else holds, without the guard of this pid, which may still have the marks."""
+        raise NotImplementedError
+
+    def hold(self, timeout: float | None = None, on_death: OnDeath = "release") -> Hold:
+        """A context manager: buffer on entry, release_indefinite on exit, whatever happens in between.
+
+            with plug.hold(timeout=5.0) as held:
+                restart()
+            print(held.packets, held.bytes, held.dropped, held.seconds)
+
+        A guard, a tiny process of its own, sends both. It releases too if this process dies (SIGKILL included) or
+        executes another program, or if the block takes longer than ``timeout`` seconds; leaving the block then raises
+        HoldExpired. With ``on_death="drop"`` the guard deletes the plug with what it holds instead; a block that ends
+        in time releases, also by an exception, and the kernel resends a dead process's TCP data once the plug is gone,
+        unless its sockets have SO_LINGER with a time of 0. None is no timeout. The guard is started by the first hold
+        of the object and ends with close(); its limits are in libnlplug.guard.client.
+
+        Entering raises PlugBusy (with the ``pid``) while somebody holds the plug, this object included, and
+        GuardUnavailable where the guard cannot be started; nothing is held then. Leaving raises what the kernel says
+        where the release fails, and GuardUnavailable where the guard has gone: this process has released the plug
+        then, and whether a timeout was kept is not known. Packets that found the plug full are in the report and a
+        PacketsDropped warning. Where the kernel may have dropped others uncounted, as when the link goes down, the
+        report says None and a PacketsUncounted warning says what happened.
+        """
+        return Hold(self, timeout, on_death)
+
+    def guard(self) -> Guard:
+        """This object's guard, started where there is none yet or the last one has gone."""
+        route = self.route()
+        guard = self._guard
+        if guard is not None and guard.alive:
+            return guard
+        from .guard.client import Guard
+
+        with self._lock:
+            if self._guard is None or not self._guard.alive:
+                self.route()
+                self._guard = Guard(route, self.device, self.places(), self.messages())
+            return self._guard
+
+    def end_guard(self) -> None:
+        """End the guard; what it holds is released before this returns. In a forked child: forget it."""
+        if self.forked:  # the lock may be another thread's, which the child does not have
+            guard, self._guard = self._guard, None
+            if guard is not None:
+                guard.forget()
+            return
+        with self._lock:
+            guard, self._guard = self._guard, None
+        if guard is not None and not guard.end() and not self.closed:
+            self.release_without(guard.pid)
+
+
 class Hold:
     """One hold of one plug or group; made by PlugQdisc.hold() and PlugGroup.hold(), entered once.
 
@@ -85,180 +199,159 @@ class Hold:
     that leaves the block does nothing, the hold is the parent's.
     """
 
-    def __init__(self, plug: PlugQdisc | PlugGroup, timeout: float | None, on_death: str) -> None:
+    def __init__(self, held: Holdable, timeout: float | None, on_death: OnDeath) -> None:
         if on_death not in ("release", "drop"):
             raise ValueError(f"on_death is {on_death!r}: it must be 'release' or 'drop'")
-        self._plug = plug
-        self._timeout = None if timeout is None else _checked_timeout(timeout)
+        self._held = held
+        self._timeout = None if timeout is None else checked_timeout(timeout)
         self._drop = on_death == "drop"
         self._report = HoldReport()
         self._guard: Guard | None = None
-        self._number = 0
-        self._over = False
+        self._id = 0
         self._begun = 0.0
-        self._expiry_error = 0
-        self._drops_before: int | None = None
-        self._held: PlugStats | CData | None = None
+        self._over = False
+        self._answer: Answer | None = None
 
     def __enter__(self) -> HoldReport:
         if self._guard is not None:
             raise RuntimeError("a hold is entered once: call hold() again for another one")
-        plug = self._plug
-        self._guard = guard = plug._guarded()
-        self._number = guard.new_number()
-        armed = False
-        try:
-            guard.hold(self._timeout, number=self._number, drop=self._drop, limit=plug.limit)
-            armed = True
-            self._begun = guard.begun
-            before = plug._act_and_read("buffer")
-            if not guard.is_on(self._number):
-                self._begun_too_late()
-            self._drops_before = int(before.drops) if before.known else None
+        if not self._held.places():  # a group without plugs
+            self._report = HoldReport.of_nothing()
             return self._report
-        except BaseException:
-            self._take_back(armed)
+        _make_room(ROOM)
+        self._guard = guard = self._held.guard()
+        self._id = guard.new_id()
+        self._begun = time.monotonic()
+        try:
+            guard.hold(self._held.route(), self._id, self._timeout, drop=self._drop, limit=self._held.limit)
+            self._held.note("buffer")
+            return self._report
+        except BaseException as error:
+            failures = getattr(error, "refused_plugs", None)  # of guard.client.PlugsRefused
+            self._take_back(failures is None and not isinstance(error, PlugBusy))
+            self._guard = None
+            if failures is not None:
+                raise self._held.refused("buffer on", failures) from None
             raise
 
-    def _begun_too_late(self) -> None:
-        """The time was up before the buffer message was sent: what the guard has sent then did not end it."""
-        self._report.seconds = time.monotonic() - self._begun
-        self._report.expired = True
-        try:
-            self._release_directly()
-        except NetlinkError as failure:
-            if not _is_gone(failure):  # the guard may have deleted the plug
-                raise
-        raise self._expiry()
-
-    def _take_back(self, armed: bool) -> None:
-        """Undo an entry that failed or was interrupted."""
+    def _take_back(self, held: bool) -> None:
+        """Undo an entry that failed or was interrupted, if it may hold."""
         assert self._guard is not None
-        try:
-            if armed:
-                self._end()
-            else:
-                self._guard.release(self._number)
-        except NetlinkError as failure:
-            if not _is_gone(failure):  # no plug: nothing can be held, and what is raised already says why
-                raise
-        self._guard = None
+        if held and self._guard.release(self._id) is None and not self._held.closed:
+            try:
+                self._held.release_without(self._guard.pid)
+            except NetlinkError as failure:
+                if not _is_gone(failure):  # no plug: nothing can be held, and what is raised already says why
+                    raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
             self._leave()
-        finally:
-            if not self._over and not self._plug._forked:  # an interrupt came before the release
+        finally:  # an interrupt came before the release, and perhaps another one now
+            try:
                 self._end()
+            finally:
+                try:
+                    self._end()
+                finally:
+                    self._end()
 
-    def _leave(self) -> None:
-        if self._plug._forked:
-            return
-        expired = self._end()
-        before_release = self._held
-        report = self._report
-        report.seconds = time.monotonic() - self._begun
-        report.expired = expired
-        if expired:
-            raise self._expiry()
-        if before_release is None:
-            return
-        report.packets, report.bytes = before_release.qlen, before_release.backlog
-        if self._drops_before is not None and before_release.drops >= self._drops_before:
-            report.dropped = before_release.drops - self._drops_before  # else it is another plug, made in the meantime
-        if report.dropped:
-            self._warn(before_release, report.dropped)
-
-    def _stats(self) -> PlugStats | None:
-        """The counters, or None: a hold must end whether or not it can be counted."""
+    def _end(self) -> Answer | None:
+        """Have the guard release, once: what it says, None where it has gone."""
+        if self._guard is None or self._over or self._held.forked:
+            return self._answer
+        answer = self._answer = self._guard.release(self._id)
         try:
-            return self._plug._counters()
-        except (OSError, ValueError, RuntimeError):
-            return None
-
-    def _end(self) -> bool:
-        """Have the guard release; whether the hold had expired before. A failed release is tried again, then raised."""
-        try:
-            expired = self._release()
-        except NetlinkError:
+            if answer is None and not self._held.closed:  # else close() has ended the hold
+                self._held.release_without(self._guard.pid)
+        except NetlinkError:  # it was tried often enough
             self._over = True
             raise
         self._over = True
-        return expired
+        return answer
 
-    def _release(self) -> bool:
-        assert self._guard is not None
-        plug, guard = self._plug, self._guard
-        if guard.leave(self._number):
-            try:
-                counters = plug._act_and_read("release_indefinite")
-            except (NetlinkError, ClosedError):  # the guard, which is told now, tries it too
-                pass
-            else:
-                guard.left(self._number)
-                self._held = counters if counters.known else None
-                return False
-        self._held = self._stats()
-        answer = guard.release(self._number)
-        if answer is not None and answer.expired:
-            self._expiry_error = answer.error
-            if not answer.error:  # so that leaving the plug's block does not release what others hold since then
-                plug._last_action = None if self._drop else "release_indefinite"
-                plug._detached = plug._detached or self._drop
-            return True
-        if answer is not None and not answer.error:
-            plug._last_action = "release_indefinite"
-            return False
-        if not plug.closed:  # else close() has ended the hold
-            self._release_directly()
-        return False
+    def _leave(self) -> None:
+        if self._guard is None or self._held.forked:
+            return
+        held, report = self._held, self._report
+        answer = self._end()
+        report.seconds = time.monotonic() - self._begun
+        if answer is None:
+            if not held.closed:
+                held.note("release_indefinite")
+                raise self._without_guard()
+            return
+        if not answer.knows and held.closed:
+            return
+        if answer.expired or not answer.knows:
+            report.expired = True
+            if not answer.failures:  # so that leaving the plug's block does not release what others hold since then
+                held.note(None if self._drop else "release_indefinite", deleted=self._drop)
+            raise self._expiry(answer)
+        report.seconds = answer.seconds
+        if answer.failures:
+            raise held.refused("release", answer.failures)
+        held.note("release_indefinite")
+        self._count(answer)
 
-    def _release_directly(self) -> None:
-        """Release without the guard, which has gone or could not."""
-        assert self._guard is not None
-        plug = self._plug
-        try:
-            holder = plug.holder()
-        except OSError:
-            holder = None
-        if holder is not None and not holder.foreign and holder.guard != self._guard.pid:
-            why = f"this hold's guard has gone, and {called(holder)} holds it now: it will release"
-            raise PlugBusy.by(plug.device, holder.pid, why, "release")
-        for left in reversed(range(RELEASE_TRIES)):
-            try:
-                plug.release_indefinite()
-                break
-            except NetlinkError as failure:
-                if not left or _is_gone(failure):  # what is gone does not come back
-                    raise
-                time.sleep(0.01)
+    def _count(self, answer: Answer) -> None:
+        report = self._report
+        if answer.lost is not None:
+            why = f"{answer.lost} during the hold, and the kernel may have dropped packets then without counting them"
+            message = f"how many packets were held and dropped on {answer.device} is unknown: {why}"
+            _warn(message, PacketsUncounted, 5)
+        elif answer.known:
+            report.packets, report.bytes, report.dropped = answer.packets, answer.bytes, answer.dropped
+            if answer.dropped:
+                self._warn_of_drops(answer)
 
-    def _expiry(self) -> HoldExpired:
-        device, seconds = self._plug.device, self._report.seconds or 0.0
-        if self._expiry_error:
-            done = f"the guard could not end it: {os.strerror(self._expiry_error)}"
+    def _without_guard(self) -> GuardUnavailable:
+        device = self._held.device
+        kept = "" if self._timeout is None else f", and its timeout of {self._timeout:g} s was perhaps not kept"
+        message = (
+            f"the guard of the hold of {device} has gone or does not answer: this process has released it by itself now"
+            f"{kept}; how many packets it held is not known"
+        )
+        return GuardUnavailable(None, message, "hold", device)
+
+    def _expiry(self, answer: Answer) -> HoldExpired:
+        device, seconds = self._held.device, self._report.seconds or 0.0
+        if answer.failures:
+            done = f"the guard could not end it: {os.strerror(next(iter(answer.failures.values())))}"
+        elif not answer.knows:
+            done = "the guard has ended it before"
         elif self._drop:
             done = "the guard deleted the plug with what it held"
         else:
             done = "the guard released it at that moment, and what came later was not held"
-        late = seconds - (self._timeout or 0.0)
+        if self._timeout is None:
+            return HoldExpired(None, f"the hold of {device} ended before its block did: {done}", "hold", device)
+        late = max(0.0, seconds - self._timeout)
         message = f"the hold of {device} overstayed its timeout of {self._timeout:g} s, by {late:.3f} s: {done}"
         return HoldExpired(None, message, "hold", device)
 
-    def _warn(self, held: PlugStats | CData, dropped: int) -> None:
-        import warnings
-
-        packet = held.backlog / held.qlen if held.qlen else None
+    def _warn_of_drops(self, answer: Answer) -> None:
+        packet = answer.bytes / answer.packets if answer.packets else None
         advice = "give it a larger limit"
-        if packet and self._plug._has_one_limit:
-            self._report.limit_needed = int(held.backlog + packet * dropped) + 1
+        if packet and self._held.has_one_limit:
+            self._report.limit_needed = int(answer.bytes + packet * answer.dropped) + 1
             advice = f"a limit of about {self._report.limit_needed} bytes would have been enough"
-        message = (
-            f"{dropped} packets were dropped while {self._plug.device} was held, because the plug was full: {advice}"
-        )
-        warnings.warn(message, PacketsDropped, stacklevel=4)
+        message = f"{answer.dropped} packets were dropped while {self._held.device} was held, because the plug was full"
+        _warn(f"{message}: {advice}", PacketsDropped, 6)
+
+
+def _warn(message: str, kind: type[Warning], level: int) -> None:
+    import warnings
+
+    warnings.warn(message, kind, stacklevel=level)
+
+
+def _make_room(frames: int) -> None:
+    """RecursionError now, and nothing is held, rather than when the block is left."""
+    if frames:
+        _make_room(frames - 1)
 
 
 def _is_gone(failure: NetlinkError) -> bool:
@@ -267,53 +360,34 @@ def _is_gone(failure: NetlinkError) -> bool:
     return all(isinstance(one, FileNotFoundError) for one in failures)
 
 
-def start_guard(route: RouteSocket, device: str, plugs: Sequence[PlugQdisc]) -> Guard:
-    """The guard of plugs, ready: with the messages that release and that drop, prebuilt."""
-    release = [without_ack(plug._built(lib.rtnl_qdisc_plug_release_indefinite)) for plug in plugs]
-    drop = [without_ack(plug._deletion()) for plug in plugs]
-    marks = [mark_name(plug._ifindex, plug._parent) for plug in plugs]
-    return Guard(route, device, marks, b"".join(release), b"".join(drop), [plug.device for plug in plugs])
-
-
-def hold_detached(plug: PlugQdisc, timeout: float) -> None:
+def hold_detached(plug: Holdable, timeout: float) -> None:
     """Begin a hold that its guard alone ends, at the deadline; see PlugQdisc.hold_detached()."""
-    checked = _checked_timeout(timeout)
-    guard = start_guard(plug._route, plug.device, [plug])
+    from .guard.client import Guard, PlugsRefused
+
+    checked = checked_timeout(timeout)
+    guard = Guard(plug.route(), plug.device, plug.places(), plug.messages())
     try:
-        guard.hold(checked, detached=True, limit=plug.limit)
-        plug.buffer()
-        if not guard.alive:  # somebody has released and ended it in between
-            plug.release_indefinite()
-    except BaseException:
-        guard.end()
+        guard.hold(plug.route(), guard.new_id(), checked, detached=True, limit=plug.limit)
+        plug.note("buffer")
+    except BaseException as error:
+        gone = not guard.end() or isinstance(error, GuardUnavailable)
+        if gone:
+            plug.release_without(guard.pid)
+        if isinstance(error, PlugsRefused):
+            raise plug.refused("buffer on", error.refused_plugs) from None
         raise
     guard.go_on()
 
 
-def end_detached(plug: PlugQdisc, holder: Holder) -> bool:
-    """End the guard of a detached hold, which releases nothing then; whether it has ended.
+def end_detached(plug: Holdable) -> bool:
+    """Have the guard of a detached hold release and end; whether the plug's mark is free."""
+    from .guard.holders import end_detached_guard
 
-    Release after it: a buffer on its way may come after any release that was sent before.
-    """
-    import signal
-
-    if holder.guard <= 0:  # it is in a pid namespace that is not seen from here
-        return False
-    try:
-        os.kill(holder.guard, signal.SIGUSR1)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    deadline = time.monotonic() + END_TIMEOUT
-    while plug.holder() == holder:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.001)
-    return True
+    return end_detached_guard(plug.route(), plug.places()[0].mark)
 
 
-def _checked_timeout(timeout: float) -> float:
+def checked_timeout(timeout: float) -> float:
+    """The timeout, or ValueError."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= TIMEOUT_MAX:
         raise ValueError(f"timeout is {timeout!r}: it must be seconds, more than 0 and at most 1e9, or None for none")
     return timeout

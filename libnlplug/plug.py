@@ -23,8 +23,8 @@ handler may call it too.
 from __future__ import annotations
 
 import errno
+import sys
 import time
-from _thread import RLock
 
 from .errors import (
     ClosedError,
@@ -34,12 +34,15 @@ from .errors import (
     InvalidHandle,
     NetlinkError,
     NotDrained,
+    PlugBusy,
     QdiscExists,
     QdiscNotFound,
 )
+from .hold import RELEASE_TRIES, Holdable, end_detached, hold_detached
+from .netlink.attributes import attribute
 from .netlink.libnl import ffi, lib
-from .netlink.messages import built, handle_text, joined, parse_handle, qdisc_message
-from .netlink.refusals import check
+from .netlink.messages import built, handle_text, link_message, parse_handle, qdisc_message, without_ack
+from .netlink.refusals import check, refusal
 from .netlink.route_socket import RouteSocket
 from .record import Record
 
@@ -50,8 +53,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Callable
 
-    from .guard.client import Guard, Holder
-    from .hold import Hold
+    from .guard.holders import Holder, Place
     from .netlink.libnl import CData
     from .netlink.netns import Netns
     from .netlink.route_socket import LinkInfo, QdiscInfo
@@ -77,7 +79,7 @@ class PlugStats(Record):
     bytes: int
 
 
-class PlugQdisc:
+class PlugQdisc(Holdable):
     """One plug on one device. Made by attach() and PlugQdisc.open(), not by calling the class.
 
     As a context manager it tidies up: what attach() created is released, emptied and removed, what it adopted stays,
@@ -85,7 +87,7 @@ class PlugQdisc:
     """
 
     def __init__(self, route: RouteSocket, device: str, ifindex: int, parent: int, handle: int) -> None:
-        self._lock = RLock()  # close() in a signal handler may come while the guard is being started
+        super().__init__()
         self._route = route
         self._device = device
         self._ifindex = ifindex
@@ -94,8 +96,6 @@ class PlugQdisc:
         self._buffer = self._built(lib.rtnl_qdisc_plug_buffer)
         self._release_one = self._built(lib.rtnl_qdisc_plug_release_one)
         self._release_indefinite = self._built(lib.rtnl_qdisc_plug_release_indefinite)
-        self._with_question: dict[str, bytes] = {}
-        self._guard: Guard | None = None
         self._limit: int | None = None
         self._last_action: str | None = None
         self._created = False
@@ -189,92 +189,116 @@ class PlugQdisc:
             raise self._gone("read the plug of")
         return _plug_stats(found)
 
+    # What holding it takes (hold.Holdable).
+
     @property
-    def _forked(self) -> bool:
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that the object belongs to."""
         return self._route.forked
 
-    _counters = stats  # of what a Hold holds: a group's are the sums of its plugs'
-    _has_one_limit = True
+    @property
+    def has_one_limit(self) -> bool:
+        """A plug has one."""
+        return True
 
-    def hold(self, timeout: float | None = None, on_death: str = "release") -> Hold:
-        """A context manager: buffer on entry, release_indefinite on exit, whatever happens in between.
+    def route(self) -> RouteSocket:
+        """The socket; ClosedError where it is closed, ForkedError in a child."""
+        self._route.fileno()
+        return self._route
 
-            with plug.hold(timeout=5.0) as held:
-                restart()
-            print(held.packets, held.bytes, held.dropped, held.seconds)
+    @property
+    def place(self) -> Place:
+        """Where the plug stands."""
+        from .guard.holders import Place
 
-        A guard, a tiny process of its own, releases if this process dies (SIGKILL included) or if the block takes
-        longer than ``timeout`` seconds; leaving the block then raises HoldExpired. With ``on_death="drop"`` the guard
-        deletes the plug with what it holds instead, in both cases; a block that ends with an exception releases all the
-        same, and the kernel resends a dead process's TCP data once the plug is gone, unless its sockets have SO_LINGER
-        with a time of 0. None is no timeout. The guard is started by the
-        first hold of the object and ends with close(); its limits are in libnlplug.guard.client.
+        return Place(self._device, self._ifindex, self._handle, self._parent)
 
-        Entering raises PlugBusy (with the ``pid``) while somebody holds the plug, this object included, and
-        GuardUnavailable where the guard cannot be started; nothing is held then. Leaving tries a failed release again
-        and raises what the kernel says. Packets that found the plug full are in the report and a PacketsDropped
-        warning.
-        """
-        from .hold import Hold
+    def places(self) -> list[Place]:
+        """The one place."""
+        return [self.place]
 
-        return Hold(self, timeout, on_death)
+    def messages(self) -> tuple[bytes, ...]:
+        """The messages to the plug: buffer, release_indefinite, delete, show the qdisc, show the link."""
+        question = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, self._ifindex, self._parent, self._handle, None)
+        brief = attribute(lib.IFLA_EXT_MASK, lib.RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
+        link = link_message(lib.RTM_GETLINK, 0, self._ifindex, brief)
+        every = (self._buffer, self._release_indefinite, self._deletion(), question, link)
+        return tuple(without_ack(message) for message in every)
+
+    def message(self, action: str) -> bytes:
+        """The message that is sent for 'buffer', 'release_one' or 'release_indefinite'."""
+        return {
+            "buffer": self._buffer,
+            "release_one": self._release_one,
+            "release_indefinite": self._release_indefinite,
+        }[action]
+
+    def note(self, action: str | None, *, deleted: bool = False) -> None:
+        """Remember what was sent to the plug elsewhere: by its guard, or together with others."""
+        self._last_action = action
+        self._detached = self._detached or deleted
+
+    def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
+        """The error for an ``operation`` that the kernel refused with an errno."""
+        return self.refusal(operation, next(iter(failures.values())))
+
+    def refusal(self, operation: str, number: int) -> NetlinkError:
+        """The same for an errno. Where another qdisc has taken the plug's place, the kernel says EEXIST, and EINVAL
+        where one with its handle stands elsewhere, or one of another kind has its handle (sch_api.c)."""
+        if number in (errno.ENOENT, errno.EEXIST, errno.EINVAL):
+            return self._gone(operation)
+        return refusal(number, operation, self._device)
+
+    def release_without(self, guard: int) -> None:
+        """Release, unless somebody else holds, without the guard of this pid: that is PlugBusy."""
+        from .guard.holders import Taken
+
+        try:
+            with Taken(self.route(), self.place, "release", guard):
+                self._release_again_and_again()
+        except PlugBusy as error:
+            error.strerror = f"{error.strerror}; this hold's guard has gone, and that one will release"
+            raise
+
+    def _release_again_and_again(self) -> None:
+        for left in reversed(range(RELEASE_TRIES)):
+            try:
+                return self.release_indefinite()
+            except NetlinkError as failure:
+                if not left or isinstance(failure, FileNotFoundError):  # what is gone does not come back
+                    raise
+                time.sleep(0.01)
+        return None
 
     def holder(self) -> Holder | None:
         """Who holds this plug by a hold(), here or in another process; None where nobody does.
 
         A plain buffer() leaves no mark, so None does not mean that nothing is held.
         """
-        from .guard.client import holder_of, mark_name
+        from .guard.holders import holder_of
 
-        return holder_of(self._route, mark_name(self._ifindex, self._parent))
+        return holder_of(self._route, self.place.mark)
 
     def hold_detached(self, timeout: float) -> None:
         """Hold for ``timeout`` seconds whatever becomes of this process: the guard goes on alone and releases then.
 
-        ``libnlplug release`` ends it earlier; release_indefinite() lets the packets go, but the plug counts as held
-        until the guard's time is up. Raises as entering hold() does.
+        end_detached() ends it earlier, as ``libnlplug release`` does; after release_indefinite() alone the plug counts
+        as held until the guard's time is up. Raises as entering hold() does.
         """
-        from .hold import hold_detached
-
         hold_detached(self, timeout)
 
-    def _refuse_while_held(self, operation: str) -> None:
+    def end_detached(self) -> bool:
+        """Have the guard that hold_detached() left behind, here or in another process, release and end; whether nobody
+        holds the plug now. Other holds go on."""
+        return end_detached(self)
+
+    def refuse_while_held(self, operation: str) -> None:
+        """PlugBusy, with the pid, where somebody holds the plug."""
         holder = self.holder()
         if holder is not None:
-            from .guard.client import busy
+            from .guard.holders import busy
 
             raise busy(self._device, holder, operation)
-
-    def _guarded(self) -> Guard:
-        """This object's guard, started where there is none yet or the last one has gone."""
-        from .hold import start_guard
-
-        self._route.fileno()  # a closed object, or the parent's in a forked child, cannot hold
-        guard = self._guard
-        if guard is not None and guard.ready:
-            return guard
-        with self._lock:
-            if self._guard is None or not self._guard.alive:
-                self._guard = start_guard(self._route, self._device, [self])
-            return self._guard
-
-    def _act_and_read(self, action: str) -> CData:
-        """buffer() or release_indefinite(), and qlen, backlog and drops as they were right before it, asked for in the
-        same send; ``known`` is 0 where they cannot be read."""
-        operation = "buffer on" if action == "buffer" else "release"
-        messages = self._with_question.get(action)
-        if messages is None:
-            question = qdisc_message(
-                lib.RTM_GETQDISC, lib.NLM_F_ECHO, self._ifindex, self._parent, self._handle, b"plug"
-            )
-            messages = joined([question, getattr(self, f"_{action}")])
-            self._with_question[action] = messages
-        try:
-            counters = self._route.ask_and_request(messages, operation, self._device)
-        except (QdiscExists, HandleInUse):
-            raise self._gone(operation) from None
-        self._last_action = action
-        return counters
 
     def detach(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
         """Release, wait until the queue is empty, and delete the plug; the device gets its default qdisc back.
@@ -283,19 +307,26 @@ class PlugQdisc:
         most: then NotDrained says how many packets could not leave, and the plug stays, released. PlugBusy (with the
         ``pid``) while a hold() is on, also one that began in the meantime.
         """
+        from .guard.holders import Taken
+
         deadline = time.monotonic() + timeout
-        self._refuse_while_held("detach the plug of")
-        self.release_indefinite()
-        while waiting := self.stats().qlen:
+        operation = "detach the plug of"
+        with Taken(self.route(), self.place, operation):
+            self.release_indefinite()
+        while True:
+            waiting = self.stats().qlen
+            if not waiting:
+                with Taken(self.route(), self.place, operation):  # so that no hold can begin any more
+                    waiting = self.stats().qlen
+                    if not waiting:
+                        return self._delete()
             if not time.monotonic() < deadline:
                 message = (
-                    f"cannot detach the plug of {self._device}: {waiting} released packets have not left within "
+                    f"cannot {operation} {self._device}: {waiting} released packets have not left within "
                     f"{timeout:g} s; the plug stays, released, so that they are not lost"
                 )
-                raise NotDrained(None, message, "detach the plug of", self._device)
+                raise NotDrained(None, message, operation, self._device)
             time.sleep(0.001)
-        self._refuse_while_held("detach the plug of")
-        self._delete()
 
     def _delete(self) -> None:
         self._route.execute(self._deletion(), "detach the plug of", self._device)
@@ -304,17 +335,8 @@ class PlugQdisc:
     def close(self) -> None:
         """Close the socket and end the guard; calling it again does nothing. The plug stays in the kernel as it is,
         but a hold() that is on ends, released."""
-        if self._route.forked:  # the lock may be another thread's, which the child does not have
-            guard, self._guard = self._guard, None
-            self._route.close()
-            if guard is not None:
-                guard.forget()
-            return
-        with self._lock:
-            guard, self._guard = self._guard, None
-            self._route.close()  # first: what another thread may still begin to hold would come after the guard's end
-        if guard is not None:
-            guard.end()
+        self.end_guard()
+        self._route.close()
 
     def __enter__(self) -> PlugQdisc:
         self._route.fileno()  # a closed object cannot be entered
@@ -389,7 +411,8 @@ class PlugQdisc:
 
         CREATE with EXCL and an explicit handle is the kernel's atomic refusal to displace a configured qdisc. The
         release is a send of its own: in one send the kernel would run it also after a refused creation, on somebody
-        else's plug. Without a limit TCA_OPTIONS is left out: only then does the kernel use its own.
+        else's plug. In between the plug's mark keeps others from holding it, so that the release ends nobody's hold.
+        Without a limit TCA_OPTIONS is left out: only then does the kernel use its own.
         """
         flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
         if limit is None:
@@ -460,11 +483,16 @@ def attach_by(
         number = handle_number or _default_handle(parent_number)
         if parent_number != lib.TC_H_ROOT:
             _refuse_elsewhere(route, ifindex, number, device)
+        from .guard.holders import Taken
+
         plug = PlugQdisc(route, device, ifindex, parent_number, number)
         try:
-            plug._create(_own_default(link) if checked is None and link.txqueuelen == 0 else checked)
-            return plug
-        except QdiscExists:
+            with Taken(route, plug.place, "attach a plug to"):
+                found = _found(route, ifindex, parent_number, device)
+                if found is None or found.handle == 0:
+                    plug._create(_own_default(link) if checked is None and link.txqueuelen == 0 else checked)
+                    return plug
+        except (PlugBusy, QdiscExists):  # somebody has made one, and perhaps holds it
             found = _found(route, ifindex, parent_number, device)
             if found is None or found.kind != "plug":
                 raise

@@ -63,6 +63,6 @@ def _failed(error: Exception, args: Args) -> int:
         say(explained(error, args))
         return FAILED
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # nearly always of stdout
-        say(f"failed: {error.strerror or error}")
+        say(f"failed: {explained(error, args)}")
     discard(sys.stdout)  # who closed a pipe knows it
     return FAILED

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from .parser import Args
 
 # Qdiscs a class of which can be held while the others flow.
-_CLASSFUL = ("prio", "htb", "ets", "multiq", "mq", "mqprio")
+_CLASSFUL = ("prio", "htb", "multiq", "mq", "mqprio")
 _AT_A_CLASS = "hold at a class of it"
 _NET_ADMIN = 1 << 12
+_STATUS = "/proc/self/status"
 
 
 def words(error: OSError) -> str:
@@ -37,6 +38,9 @@ def explained(error: OSError, args: Args) -> str:
     elif isinstance(error, NotPermitted) and "CAP_NET_ADMIN is missing" in sentence and _has_the_right():
         what = sentence.partition("; CAP_NET_ADMIN is missing")[0]
         sentence = f"{what}; this process has CAP_NET_ADMIN, so a seccomp filter or the like refuses it"
+    elif error.errno == errno.EAFNOSUPPORT:
+        sentence += "; this process may not make such sockets: a unit's RestrictAddressFamilies= must allow AF_NETLINK"
+        sentence += " and AF_UNIX"
     elif error.errno == errno.EINVAL and parent != "root" and type(error) is NetlinkError:
         classes = f"'tc class show dev {dev}' lists them"
         sentence += f"; if the class {parent} has classes of its own, hold at one of those: {classes}"
@@ -66,7 +70,7 @@ def _has_classes(args: Args) -> bool:
 def _has_the_right() -> bool:
     """Whether this process has CAP_NET_ADMIN and is under a seccomp filter."""
     try:
-        with open("/proc/self/status", errors="replace") as file:
+        with open(_STATUS, errors="replace") as file:
             status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
         return bool(int(status["CapEff"], 16) & _NET_ADMIN) and status["Seccomp"].strip() != "0"
     except (OSError, KeyError, ValueError):

@@ -196,7 +196,7 @@ def _refuse(plug: PlugQdisc, shown: str) -> None:
     """Refuse where somebody holds the plug."""
     holder = plug.holder()
     if holder is not None:
-        from ..guard.client import busy
+        from ..guard.holders import busy
 
         raise busy(shown, holder, "hold")
 

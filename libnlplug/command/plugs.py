@@ -8,7 +8,7 @@ a hold() is known from the mark that its guard keeps.
 from __future__ import annotations
 
 from ..errors import DeviceNotFound
-from ..guard.client import holder_of, mark_name
+from ..guard.holders import holder_of, mark_name
 from ..netlink.messages import handle_text
 from ..netlink.route_socket import RouteSocket
 

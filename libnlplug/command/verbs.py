@@ -11,7 +11,7 @@ __all__ = ["attach", "buffer", "detach", "doctor", "limit", "opened", "release"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..guard.client import Holder
+    from ..guard.holders import Holder
     from ..plug import PlugQdisc
     from .parser import Args
 
@@ -54,7 +54,7 @@ def buffer(args: Args) -> int:
         return DONE
     holder = plug.holder()
     if holder is not None:
-        from ..guard.client import busy
+        from ..guard.holders import busy
 
         raise busy(args.dev, holder, "buffer on")
     plug.buffer()
@@ -77,14 +77,12 @@ def release(args: Args) -> int:
 def _tell(args: Args, plug: PlugQdisc, holder: Holder) -> None:
     """End the guard of a 'buffer --timeout', or say who holds the plug and does not know that it was released."""
     if not holder.detached:
-        from ..guard.client import called
+        from ..guard.holders import called
 
         what = "sits on its mark and perhaps holds it" if holder.foreign else "is holding it and does not know of this"
         say(f"released {args.dev}, although {called(holder)} {what}")
         return
-    from ..hold import end_detached
-
-    if end_detached(plug, holder):
+    if plug.end_detached():
         plug.release_indefinite()
     else:
         who = f"process {holder.pid}" if holder.pid else "in another pid namespace"

@@ -20,8 +20,8 @@ from _socket import socket as Socket
 from functools import partial
 
 from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists
-from ..lane.ifb import load_module
 from ..netlink.attributes import attribute
+from ..netlink.devices import load_ifb
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import message, qdisc_message
 from ..netlink.route_socket import RouteSocket
@@ -191,10 +191,8 @@ def _kill_a_holder(packets: Socket, out: int) -> None:
 
 def _guard_alone(route: RouteSocket, lo: int, why: str) -> Iterator[Check]:
     """Start a guard and end it, holding nothing."""
-    from ..hold import start_guard
-
     try:
-        guard = start_guard(route, "lo", [PlugQdisc(route, "lo", lo, lib.TC_H_ROOT, 1 << 16)])
+        guard = PlugQdisc(route, "lo", lo, lib.TC_H_ROOT, 1 << 16).guard()
     except NetlinkError as error:
         yield result("guard", "failed", str(error), "nothing can be held without one")
         return
@@ -233,7 +231,7 @@ def _ifb_is_safe() -> bool:
 
     That is so, too, where its program for that, which sees the same files as this process, has just failed.
     """
-    if load_module():
+    if load_ifb():
         return True
     try:
         alike = os.path.samestat(os.stat("/proc/1/root"), os.stat("/"))

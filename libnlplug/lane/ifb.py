@@ -9,16 +9,16 @@ its alias says what it is for, so that any process can tell what it finds.
 from __future__ import annotations
 
 import errno
-import os
 
 from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
 from ..netlink.attributes import attribute, attributes, text
+from ..netlink.devices import load_ifb
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import built, link_message
 from ..netlink.route_socket import RouteSocket
 from ..record import Record
 
-__all__ = ["ADDRESS", "Ifb", "alias_of", "create_ifb", "delete_ifb", "ifb_of", "ifbs", "load_module", "set_alias"]
+__all__ = ["ADDRESS", "Ifb", "alias_of", "create_ifb", "delete_ifb", "ifb_of", "ifbs", "set_alias"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def create_ifb(route: RouteSocket, name: str, alias: str) -> int:
 
     Raises FileExistsError where the name is taken, PlugUnavailable where the kernel has no ifb.
     """
-    load_module()
+    load_ifb()
     parts = attribute(lib.IFLA_IFNAME, name.encode() + b"\0") + attribute(lib.IFLA_ADDRESS, ADDRESS) + _KIND
     msg = link_message(lib.RTM_NEWLINK, lib.NLM_F_CREATE | lib.NLM_F_EXCL, 0, parts)
     try:
@@ -77,23 +77,6 @@ def create_ifb(route: RouteSocket, name: str, alias: str) -> int:
     lib.rtnl_link_set_flags(up, lib.IFF_UP)
     _change(route, ifindex, up, "set up the ifb", name)
     return ifindex
-
-
-def load_module() -> bool:
-    """Whether the kernel will not load the module by itself, which would make the links ifb0 and ifb1: because it is
-    there, is loaded now, without links, or because the kernel has no program for that."""
-    if any(map(os.path.isdir, ("/sys/module/ifb", "/sys/class/net/ifb0"))):
-        return True
-    try:
-        with open("/proc/sys/kernel/modprobe") as file:
-            program = file.read().strip()
-        if not program:
-            return True
-        nothing = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-        pid = os.posix_spawn(program, [program, "-q", "ifb", "numifbs=0"], os.environ, file_actions=nothing)
-        return os.waitpid(pid, 0)[1] == 0
-    except OSError:
-        return False
 
 
 def set_alias(route: RouteSocket, ifindex: int, name: str, alias: str) -> None:

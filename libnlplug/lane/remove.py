@@ -14,7 +14,7 @@ import time
 from _socket import SOCK_SEQPACKET
 
 from ..errors import DeviceNotFound, NotDrained, PlugBusy, QdiscNotFound
-from ..guard.client import holder_of, mark_name
+from ..guard.holders import holder_of, mark_name
 from ..netlink.libnl import lib
 from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .filters import delete_filters, slot_of
@@ -52,7 +52,7 @@ def delete_lanes(route: RouteSocket, device: str, match: Match | None, ingress: 
                 raise PlugBusy.by(device, one.pid or 0, why, "delete the lanes of")
             plug = plug_of(route, there[one.ifindex]) if one.ifindex in there else None
             if plug is not None:
-                plug._refuse_while_held("delete the lane on")
+                plug.refuse_while_held("delete the lane on")
         tear_down(route, device, [there[one.ifindex] for one in chosen if one.ifindex in there])
         sweep(route, device, ifindex)
     return chosen
@@ -132,7 +132,7 @@ def _keep_holders_away(route: RouteSocket, lane: Lane, plug: PlugQdisc | None, h
     """Take the mark that whoever holds the lane must have."""
     while not hold.take(route):
         if plug is not None:
-            plug._refuse_while_held("close the lane on")
+            plug.refuse_while_held("close the lane on")
         if time.monotonic() > deadline:
             raise PlugBusy.by(lane.ifb.name, 0, "its hold does not end", "close the lane on")
         time.sleep(0.001)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 from ..errors import NetlinkError
@@ -13,7 +14,15 @@ from .libnl import ffi, lib
 from .messages import handle_text, link_message
 from .route_socket import RouteSocket
 
-__all__ = ["Device", "device_of", "ports_of", "refuse_below_one_packet", "refuse_silent_class", "too_small_for_gso"]
+__all__ = [
+    "Device",
+    "device_of",
+    "load_ifb",
+    "ports_of",
+    "refuse_below_one_packet",
+    "refuse_silent_class",
+    "too_small_for_gso",
+]
 
 ETHERNET_HEADER = 14
 # They peek at a class, get a packet, are then refused it, and give up for all classes: drr_dequeue(), qfq_dequeue(),
@@ -82,6 +91,23 @@ def refuse_silent_class(route: RouteSocket, ifindex: int, device: str, parent: i
             message = f"cannot attach a plug to {device}: {why}; {hint}"
             raise NetlinkError(errno.EOPNOTSUPP, message, "attach a plug to", device, hint=hint)
         parent = there.parent
+
+
+def load_ifb() -> bool:
+    """Whether the kernel will not load the module ifb by itself, which would make the links ifb0 and ifb1: because the
+    module is there, is loaded now without links, or because the kernel has no program for that."""
+    if any(map(os.path.isdir, ("/sys/module/ifb", "/sys/class/net/ifb0"))):
+        return True
+    try:
+        with open("/proc/sys/kernel/modprobe") as file:
+            program = file.read().strip()
+        if not program:
+            return True
+        nothing = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+        pid = os.posix_spawn(program, [program, "-q", "ifb", "numifbs=0"], os.environ, file_actions=nothing)
+        return os.waitpid(pid, 0)[1] == 0
+    except OSError:
+        return False
 
 
 def _read(payload: bytes) -> Device:

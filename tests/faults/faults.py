@@ -56,7 +56,7 @@ def need(condition: object, what: str) -> None:
 
 def _stay(plug: PlugQdisc, page: Page, **options) -> int:
     """A holder's life: hold until killed, and say how it ended otherwise."""
-    page["guard"] = plug._guarded().pid
+    page["guard"] = plug.guard().pid
     try:
         page["armed"] = now()
         with plug.hold(**options):
@@ -190,7 +190,7 @@ def guard_killed(flow: Flow, chance: random.Random) -> float:
 def closed(flow: Flow, chance: random.Random) -> float:
     """close(): how long the guard's process is there after it has returned."""
     plug = opened(flow)
-    plug._guarded()
+    plug.guard()
     with plug.hold():
         pass
     pidfd = os.pidfd_open(plug._guard.pid)  # type: ignore[union-attr]
@@ -266,7 +266,7 @@ def no_descriptors_left(flow: Flow, chance: random.Random) -> float:
     def work(page: Page) -> int:
         plug = opened(flow)
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
-        page["guard"] = plug._guarded().pid
+        page["guard"] = plug.guard().pid
         with plug.hold():
             _use_up_descriptors()
             page["held"] = now()
@@ -309,7 +309,7 @@ def out_of_memory(flow: Flow, chance: random.Random, *, group: bool = False) -> 
         if group:
             cgroup.write("memory.oom.group", 1)
         plug = opened(flow)
-        page["guard"] = plug._guarded().pid
+        page["guard"] = plug.guard().pid
         kept = []
         with plug.hold():
             page["held"] = now()
@@ -383,7 +383,7 @@ def jammed(flow: Flow, chance: random.Random, *, with_guard: bool = True) -> flo
 
     def work(page: Page) -> int:
         plug = opened(flow)
-        page["guard"] = plug._guarded().pid
+        page["guard"] = plug.guard().pid
         with plug.hold():
             page["held"] = now()
             while not page["note"]:
@@ -511,7 +511,7 @@ def racing(flow: Flow, chance: random.Random) -> float:
 
     def race(page: Page, wait_for_start) -> None:
         plug = opened(flow)
-        plug._guarded()
+        plug.guard()
         wait_for_start()
         while True:
             try:

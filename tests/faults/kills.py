@@ -97,7 +97,7 @@ def _starter_ended(plug, page: Page, seconds: float | None) -> None:
 
 
 def _leaked(plug, page: Page, seconds: float | None) -> None:
-    plug._guarded()  # so that the child has the conversation with the guard too
+    plug.guard()  # so that the child has the conversation with the guard too
     pid = os.fork()
     if pid == 0:
         time.sleep(60)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -296,3 +297,29 @@ def test_it_is_shown_as_the_holder(wire: Wire, plug: PlugQdisc, cli: Cli) -> Non
     assert f"pid {process.pid} since " in cli("show", wire.device).out
     let_end(process)
     assert eventually(lambda: plug.holder() is None, "the mark goes")
+
+
+def test_a_handover_ends_when_the_old_listener_has_closed(cli: Cli, wire: Wire) -> None:
+    """--handover holds on after the command until the old listener has closed and a new one is there, and says so."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    made = [wire.near.run(socket.socket) for _ in range(2)]
+    for one in made:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.bind(("127.0.0.1", port))
+    old, new = made
+    old.listen()
+    words = ("hold", "lo", "--tcp-syn", "--dst-port", str(port), "--handover", "--timeout", "10", "--json")
+    process = cli.start(*words, "--", "echo", "ran")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ran\n"
+    new.listen()
+    time.sleep(0.3)
+    assert process.poll() is None, "the old listener is there, so it is held"
+    old.close()
+    _, err = process.communicate(timeout=PATIENCE)
+    report = json.loads(err)
+    assert (process.returncode, report["handover"], report["error"]) == (0, "handed over", None)
+    new.close()
+    assert "--handover needs" in cli.complaint_of_usage("hold", "lo", "--handover", "--tcp-syn", "--", "true")

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from libnlplug import PlugQdisc
-from libnlplug.guard.client import Holder, mark_name
+from libnlplug.guard.holders import Holder, mark_name
 from tests.support.netlab import Netns, Wire, eventually, setns, unable
 
 PATIENCE = 10.0

@@ -6,7 +6,7 @@ The kernel needs no sch_plug here: the guard's requests are refused, and what it
 
 from __future__ import annotations
 
-import itertools
+import errno
 import os
 import signal
 import socket
@@ -22,23 +22,32 @@ from hypothesis import strategies as st
 
 from libnlplug import ForkedError, GuardUnavailable, PlugBusy
 from libnlplug.guard import client as guard
-from libnlplug.guard.client import Guard, holder_of
+from libnlplug.guard.client import Guard
+from libnlplug.guard.holders import Place, end_detached_guard, holder_of, mark_name
 from libnlplug.netlink.libnl import ffi, lib
 from libnlplug.netlink.messages import qdisc_message, without_ack
 from libnlplug.netlink.route_socket import RouteSocket
-from tests.support.netlab import Netns, eventually
+from tests.support.netlab import Netns, eventually, unprivileged
 
-MARKS = ["libnlplug-hold/test/a", "libnlplug-hold/test/bb"]
+PLACES = [Place("lo", 1, 0x7_0000, 0x7_0000), Place("lo", 1, 0x8_0000, 0x8_0000)]
+MARKS = [place.mark for place in PLACES]
 HOLD, RELEASE, END = lib.GUARD_HOLD, lib.GUARD_RELEASE, lib.GUARD_END
+NOT_ON, RELEASED, EXPIRED = lib.GUARD_NOT_ON, lib.GUARD_RELEASED, lib.GUARD_EXPIRED
+MINUTE = 60_000_000_000
 
 
-def message(kind: int, ifindex: int = 1, parent: int = 0x7_0000) -> bytes:
-    """A request about a qdisc that is not there: the kernel's answer is ENOENT, where there is such a device."""
-    return without_ack(qdisc_message(kind, 0, ifindex, parent, 0x7_0000, b"pfifo"))
+def message(kind: int, flags: int = 0) -> bytes:
+    """A request about a qdisc that is not there, whatever the guard writes into it: the kernel's answer is ENOENT."""
+    return without_ack(qdisc_message(kind, flags, 1, 0x7_0000, 0x7_0000, b"pfifo"))
 
 
-RELEASES = message(lib.RTM_NEWQDISC)
-DROPS = message(lib.RTM_DELQDISC)
+MESSAGES = [
+    message(lib.RTM_GETLINK),  # instead of buffer: what succeeds and changes nothing
+    message(lib.RTM_NEWQDISC),
+    message(lib.RTM_DELQDISC),
+    message(lib.RTM_GETQDISC),
+    message(lib.RTM_GETLINK),
+]
 
 
 class Talk:
@@ -49,30 +58,51 @@ class Talk:
         self.socket.settimeout(5)
         name = ffi.new("char[]", b"libnlplug-guard")
         argv = ffi.new("char *[]", [name, ffi.NULL])
+        step = ffi.new("const char **")
         with theirs:
-            self.pid = netns.run(lib.libnlplug_spawn, os.fsencode(guard.PATH), argv, theirs.fileno())
+            self.pid = netns.run(lib.libnlplug_spawn, os.fsencode(guard.PATH), argv, theirs.fileno(), step)
         assert self.pid > 0
 
-    def configure(self, releases: bytes = RELEASES, drops: bytes = DROPS, marks: list[str] = MARKS) -> None:
-        names = b"".join(mark.encode() + b"\0" for mark in marks)
-        head = ffi.new("struct guard_config *", [len(releases), len(drops), len(names), os.getpid()])
-        self.socket.send(ffi.buffer(head)[:] + releases + drops + names)
+    def configure(
+        self, messages: list[bytes] = MESSAGES, places: list[Place] = PLACES, version: int = lib.GUARD_VERSION
+    ) -> None:
+        head = ffi.new("struct guard_config *", [version, os.getpid(), len(places)])
+        for number, raw in enumerate(messages):
+            ffi.buffer(head.messages[number])[: len(raw)] = raw
+        stands = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
+        self.socket.send(ffi.buffer(head)[:] + ffi.buffer(stands)[:])
 
-    def say(self, *values: int) -> None:
-        self.socket.send(ffi.buffer(ffi.new("struct guard_command *", list(values)))[:])
+    def say(
+        self, what: int, hold: int = 0, *, timeout: int = 0, detached: int = 0, drop: int = 0, limit: int = 0
+    ) -> None:
+        words = ffi.new("struct guard_question *", [what, drop, detached, 0, hold, timeout, limit])
+        self.socket.send(ffi.buffer(words)[:])
 
-    def answer(self) -> tuple[int, int, int]:
-        """error, mark, expired."""
-        received = self.socket.recv(64)
+    def answer(self):
+        """The answer, and the errors of plugs."""
+        received = self.socket.recv(9999)
         assert received, "the guard has ended"
         answer = ffi.new("struct guard_answer *")
-        assert len(received) == ffi.sizeof("struct guard_answer")
-        ffi.buffer(answer)[:] = received
-        return answer.error, answer.mark, answer.expired
+        size = ffi.sizeof("struct guard_answer")
+        ffi.buffer(answer)[:] = received[:size]
+        failures = list(struct.iter_unpack("=Ii", received[size:]))
+        assert len(failures) == answer.failures
+        return answer, failures
 
-    def ask(self, *values: int) -> tuple[int, int, int]:
-        self.say(*values)
-        return self.answer()
+    def hold(self, hold: int, **how: int) -> tuple[int, int]:
+        """error and plug."""
+        self.say(HOLD, hold, **how)
+        answer, _ = self.answer()
+        assert answer.id == hold
+        return answer.error, answer.plug
+
+    def release(self, hold: int) -> tuple[int, int]:
+        """error and outcome."""
+        self.say(RELEASE, hold)
+        answer, failures = self.answer()
+        assert answer.id == hold
+        assert failures == ([(0, answer.error), (1, answer.error)] if answer.error else [])
+        return answer.error, answer.outcome
 
     def expect_end(self) -> None:
         """The conversation ends, and with it the process; it is the child of whoever takes orphans here."""
@@ -95,7 +125,7 @@ def talk(netns: Netns):
     """A guard that is ready."""
     made = Talk(netns)
     made.configure()
-    assert made.answer() == (0, 0, 0)
+    assert made.answer()[0].error == 0
     yield made
     made.socket.close()
     eventually(made.is_over, "the guard ends", 2.0)
@@ -112,39 +142,57 @@ def test_ready_means_that_it_may_change_qdiscs(talk: Talk, netns: Netns) -> None
 
 
 @pytest.mark.parametrize(
-    "raw",
-    [b"x", b"x" * 15, struct.pack("=IIII", 0, 0, 0, 0), struct.pack("=IIII", 99, 0, 0, 0), b"\xff" * 64, b"\0" * 5000],
+    "raw", [b"x", b"x" * 15, b"\xff" * 64, b"\0" * 5000, struct.pack("=IIII", 2, 0, 0, 0) + bytes(320)]
 )
 def test_nonsense_is_refused(netns: Netns, raw: bytes) -> None:
-    """A configuration whose lengths are not those of its parts, or with nothing to release: an error, and the end."""
+    """A configuration of another length than it says, or without a plug: an error, and the end."""
     made = Talk(netns)
     made.socket.send(raw)
-    assert made.answer()[0] == 71  # EPROTO
+    answer, _ = made.answer()
+    assert (answer.error, answer.step) == (errno.EPROTO, lib.GUARD_CONFIG)
     made.expect_end()
 
 
 @settings(max_examples=30)
-@given(raw=st.binary(min_size=1, max_size=80), where=st.sampled_from(["release", "drop", "after"]))
-def test_nonsense_messages_are_refused(netns: Netns, raw: bytes, where: str) -> None:
-    """Messages that are none, with the right lengths around them: EPROTO, and the end."""
+@given(length=st.integers(0, 2**32 - 1).filter(lambda length: not 36 <= length <= 64), which=st.integers(0, 4))
+def test_messages_of_a_senseless_length_are_refused(netns: Netns, length: int, which: int) -> None:
+    """A message that is shorter than one about a qdisc, or longer than its room: EPROTO, and the end."""
     made = Talk(netns)
-    if where == "drop":
-        made.configure(drops=raw)
-    else:
-        made.configure(raw if where == "release" else RELEASES + raw)
-    assert made.answer()[0] == 71
+    messages = list(MESSAGES)
+    messages[which] = struct.pack("=I", length if which < 4 or length < 32 else 99) + messages[which][4:]
+    made.configure(messages)
+    assert made.answer()[0].error == errno.EPROTO
     made.expect_end()
     made.socket.close()
 
 
-@pytest.mark.parametrize("marks", [["x" * 108], [""], ["fine", ""]])
-def test_a_mark_that_cannot_be_one_is_refused(netns: Netns, marks: list[str]) -> None:
-    """A name that is empty, or longer than a socket's may be: EPROTO, and the end."""
+def test_another_version_is_refused(netns: Netns) -> None:
+    """A program and a module that are not of one build do not work together."""
     made = Talk(netns)
-    made.configure(marks=marks)
-    assert made.answer()[0] == 71
+    made.configure(version=1)
+    answer, _ = made.answer()
+    assert (answer.error, answer.step) == (errno.EPROTO, lib.GUARD_CONFIG)
     made.expect_end()
-    made.socket.close()
+
+
+def test_without_the_right_it_is_refused(netns: Netns) -> None:
+    """Whoever may not change qdiscs is told EPERM, and that it is about the permission, before anything is held."""
+
+    def work() -> Talk:
+        with unprivileged():
+            made = Talk.__new__(Talk)
+            made.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            argv = ffi.new("char *[]", [ffi.new("char[]", b"g"), ffi.NULL])
+            with theirs:
+                path = os.fsencode(guard.PATH)
+                made.pid = lib.libnlplug_spawn(path, argv, theirs.fileno(), ffi.new("const char **"))
+            return made
+
+    made = netns.run(work)
+    made.configure()
+    answer, _ = made.answer()
+    assert (answer.error, answer.step) == (errno.EPERM, lib.GUARD_PERMISSION)
+    made.expect_end()
 
 
 def test_without_a_configuration_it_ends(netns: Netns) -> None:
@@ -156,72 +204,114 @@ def test_without_a_configuration_it_ends(netns: Netns) -> None:
 
 def test_a_hold_marks_every_plug(talk: Talk, netns: Netns) -> None:
     """The marks come with the hold and go with the release, whose error is the kernel's."""
-    assert talk.ask(HOLD) == (0, 0, 0)
+    assert talk.hold(1) == (0, 0)
     assert marks(netns) == sorted(MARKS)
-    assert talk.ask(RELEASE) == (2, 0, 0)  # ENOENT
+    assert talk.release(1) == (errno.ENOENT, RELEASED)
     assert marks(netns) == []
+
+
+def test_a_buffer_that_is_refused_leaves_nothing(netns: Netns) -> None:
+    """The errors of all plugs are told, nothing is marked, and the next hold is not refused as one too many."""
+    made = Talk(netns)
+    made.configure([MESSAGES[1], *MESSAGES[1:]])
+    made.answer()
+    for hold in (1, 2):
+        made.say(HOLD, hold)
+        answer, failures = made.answer()
+        assert (answer.error, answer.step) == (errno.ENOENT, lib.GUARD_PLUG)
+        assert failures == [(0, errno.ENOENT), (1, errno.ENOENT)]
+        assert made.release(hold)[1] == NOT_ON
+        assert marks(netns) == []
+    made.socket.close()
+
+
+@pytest.mark.parametrize("how", [{"hold": 0}, {"hold": 1, "timeout": -1}, {"hold": 1, "detached": 1}])
+def test_a_senseless_hold_is_refused(talk: Talk, how: dict[str, int]) -> None:
+    """Without an id, with a timeout below 0, or without anything that would ever end it: EINVAL."""
+    assert talk.hold(**how)[0] == errno.EINVAL
 
 
 def test_a_second_hold_is_refused(talk: Talk) -> None:
     """EBUSY; the first one goes on."""
-    assert talk.ask(HOLD, 0, 0, 1) == (0, 0, 0)
-    assert talk.ask(HOLD, 0, 0, 2)[0] == 16
-    assert talk.ask(RELEASE, 0, 0, 1) == (2, 0, 0)
+    assert talk.hold(1) == (0, 0)
+    assert talk.hold(2)[0] == errno.EBUSY
+    assert talk.release(2)[1] == NOT_ON
+    assert talk.release(1) == (errno.ENOENT, RELEASED)
 
 
 def test_a_release_ends_only_its_own_hold(talk: Talk, netns: Netns) -> None:
-    """The number of an earlier hold, or of none, ends nothing; 0 ends whichever is on."""
-    assert talk.ask(RELEASE, 0, 0, 1) == (0, 0, 1)
-    assert talk.ask(HOLD, 0, 0, 2) == (0, 0, 0)
-    assert talk.ask(RELEASE, 0, 0, 1) == (0, 0, 1)
+    """The id of an earlier hold, or of none, ends nothing; who asks again is told the same."""
+    assert talk.release(1) == (0, NOT_ON)
+    assert talk.hold(2) == (0, 0)
+    for other in (0, 1, 3):
+        assert talk.release(other) == (0, NOT_ON)
     assert marks(netns) == sorted(MARKS)
-    assert talk.ask(RELEASE) == (2, 0, 0)
-    assert talk.ask(RELEASE) == (0, 0, 1)
+    for _ in range(2):
+        assert talk.release(2) == (errno.ENOENT, RELEASED)
 
 
 def test_a_taken_mark_is_named_and_none_is_kept(talk: Talk, netns: Netns) -> None:
     """EADDRINUSE and which of the marks it was; the others are given back."""
     with netns.run(socket.socket, socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
         other.bind(f"\0{MARKS[1]}")
-        assert talk.ask(HOLD) == (98, 1, 0)
+        assert talk.hold(1) == (errno.EADDRINUSE, 1)
         assert marks(netns) == [MARKS[1]]
-    assert talk.ask(HOLD) == (0, 0, 0)
-    assert talk.ask(RELEASE)[2] == 0
+    assert talk.hold(2) == (0, 0)
+    assert talk.release(2)[1] == RELEASED
 
 
 def test_an_expiry_is_told_with_what_came_of_it(talk: Talk, netns: Netns) -> None:
     """After the time is up the marks are gone; the release is then told that it expired, and the kernel's error."""
-    assert talk.ask(HOLD, 0, 0, 5, 20_000_000) == (0, 0, 0)
+    assert talk.hold(5, timeout=20_000_000) == (0, 0)
     eventually(lambda: marks(netns) == [], "the time is up", 2.0)
-    assert talk.ask(RELEASE, 0, 0, 5) == (2, 0, 1)
-    assert talk.ask(HOLD, 0, 0, 6) == (0, 0, 0)
-    assert talk.ask(RELEASE, 0, 0, 5) == (0, 0, 1)
-    assert talk.ask(RELEASE, 0, 0, 6) == (2, 0, 0)
+    assert talk.release(5) == (errno.ENOENT, EXPIRED)
+    assert talk.hold(6) == (0, 0)
+    assert talk.release(5) == (0, NOT_ON)
+    assert talk.release(6) == (errno.ENOENT, RELEASED)
+
+
+def test_a_release_after_the_time_is_an_expiry(talk: Talk) -> None:
+    """A guard that was stopped past the timeout, and asked to release meanwhile, says that the time was not kept."""
+    assert talk.hold(5, timeout=50_000_000) == (0, 0)
+    os.kill(talk.pid, signal.SIGSTOP)
+    time.sleep(0.1)
+    talk.say(RELEASE, 5)
+    os.kill(talk.pid, signal.SIGCONT)
+    assert talk.answer()[0].outcome == EXPIRED
 
 
 def test_who_connects_to_a_mark_is_told_the_holder(talk: Talk, netns: Netns) -> None:
     """holder_of() knows pid, guard, timeout, since and limit from the guard's answer."""
-    assert talk.ask(HOLD, 0, 0, 0, 60_000_000_000, 1_500_000_000, 77) == (0, 0, 0)
+    before = time.time()
+    assert talk.hold(1, timeout=MINUTE, limit=77) == (0, 0)
     route = RouteSocket(netns)
     for mark in MARKS:
         found = holder_of(route, mark)
         assert found is not None
-        assert (found.pid, found.guard, found.timeout, found.since, found.limit) == (
-            os.getpid(),
-            talk.pid,
-            60.0,
-            1.5,
-            77,
-        )
+        assert (found.pid, found.guard, found.timeout, found.limit) == (os.getpid(), talk.pid, 60.0, 77)
+        assert before - 0.1 <= found.since <= time.time()
         assert not found.foreign
         assert not found.detached
-    assert holder_of(route, "libnlplug-hold/test/none") is None
+    assert holder_of(route, mark_name(1, 1)) is None
     route.close()
+
+
+def test_a_stopped_guard_says_nothing_and_its_holder_is_known(talk: Talk, netns: Netns) -> None:
+    """What the guard cannot tell, /proc tells of its pidfd: the refusal still names the holder's pid."""
+    assert talk.hold(1) == (0, 0)
+    os.kill(talk.pid, signal.SIGSTOP)
+    route = RouteSocket(netns)
+    try:
+        found = holder_of(route, MARKS[0])
+        assert (found.pid, found.guard, found.foreign) == (os.getpid(), talk.pid, False)
+    finally:
+        os.kill(talk.pid, signal.SIGCONT)
+        route.close()
 
 
 def test_a_detached_hold_goes_on_alone(talk: Talk, netns: Netns) -> None:
     """The end of the conversation means nothing to it; its time does."""
-    assert talk.ask(HOLD, 0, 1, 0, 300_000_000) == (0, 0, 0)
+    assert talk.hold(1, detached=1, timeout=300_000_000) == (0, 0)
     talk.socket.close()
     time.sleep(0.1)
     assert marks(netns) == sorted(MARKS)
@@ -233,7 +323,7 @@ def test_a_detached_hold_goes_on_alone(talk: Talk, netns: Netns) -> None:
 def test_a_detached_guard_can_be_told_to_end(talk: Talk, netns: Netns, alone: bool) -> None:
     """SIGTERM ends it, whether or not the conversation goes on; a guard of a living holder does not hear it."""
     os.kill(talk.pid, signal.SIGTERM)
-    assert talk.ask(HOLD, 0, 1, 0, 60_000_000_000) == (0, 0, 0)
+    assert talk.hold(1, detached=1, timeout=MINUTE) == (0, 0)
     if alone:
         talk.socket.close()
     os.kill(talk.pid, signal.SIGTERM)
@@ -241,10 +331,20 @@ def test_a_detached_guard_can_be_told_to_end(talk: Talk, netns: Netns, alone: bo
     assert marks(netns) == []
 
 
+@pytest.mark.parametrize("detached", [0, 1])
+def test_a_visitor_may_end_a_detached_hold(talk: Talk, netns: Netns, detached: int) -> None:
+    """Who asks at the mark for the end of a detached hold is heard; no other hold ends by that."""
+    assert talk.hold(1, detached=detached, timeout=MINUTE) == (0, 0)
+    route = RouteSocket(netns)
+    assert end_detached_guard(route, MARKS[1]) is bool(detached)
+    route.close()
+    assert marks(netns) == ([] if detached else sorted(MARKS))
+
+
 @pytest.mark.parametrize("goodbye", [True, False])
 def test_it_ends_with_the_conversation(talk: Talk, netns: Netns, goodbye: bool) -> None:
     """END, or the closed socket: the marks go and the process ends, in a hold too."""
-    assert talk.ask(HOLD) == (0, 0, 0)
+    assert talk.hold(1) == (0, 0)
     if goodbye:
         talk.say(END)
         talk.expect_end()
@@ -254,9 +354,10 @@ def test_it_ends_with_the_conversation(talk: Talk, netns: Netns, goodbye: bool) 
     assert marks(netns) == []
 
 
-def test_a_datagram_that_is_no_command_ends_it(talk: Talk) -> None:
+@pytest.mark.parametrize("words", [b"release", b"x" * 40, b"x" * 99])
+def test_a_datagram_that_is_no_question_ends_it(talk: Talk, words: bytes) -> None:
     """Who speaks another language is no holder of ours."""
-    talk.socket.send(b"release")
+    talk.socket.send(words)
     talk.expect_end()
 
 
@@ -264,12 +365,12 @@ def test_a_datagram_that_is_no_command_ends_it(talk: Talk) -> None:
 
 
 @contextmanager
-def guarded(netns: Netns, mark: str = MARKS[0]):
+def guarded(netns: Netns):
     """A Guard of a qdisc that is not there."""
     route = RouteSocket(netns)
-    made = Guard(route, "nothing", [mark], RELEASES, DROPS)
+    made = Guard(route, "nothing", PLACES[:1], MESSAGES)
     try:
-        yield made
+        yield made, route
     finally:
         made.end()
         route.close()
@@ -277,7 +378,7 @@ def guarded(netns: Netns, mark: str = MARKS[0]):
 
 def test_it_is_alive_until_it_ends(netns: Netns) -> None:
     """alive is the truth of the moment, also where the process was killed; end() may be called again."""
-    with guarded(netns) as first, guarded(netns) as second:
+    with guarded(netns) as (first, _), guarded(netns) as (second, _):
         assert first.alive
         os.kill(first.pid, 9)
         eventually(lambda: not first.alive, "the kill is noticed")
@@ -288,42 +389,40 @@ def test_it_is_alive_until_it_ends(netns: Netns) -> None:
 
 def test_a_guard_that_has_gone_does_not_hold(netns: Netns) -> None:
     """GuardUnavailable, and a release that nobody can do is answered with None."""
-    with guarded(netns) as made:
+    with guarded(netns) as (made, route):
         os.kill(made.pid, 9)
         eventually(lambda: not made.alive, "the kill is noticed")
-        with pytest.raises(GuardUnavailable, match="nothing is held"):
-            made.hold(1.0)
-        assert made.release() is None
+        with pytest.raises(GuardUnavailable, match="its guard has gone"):
+            made.hold(route, 1, 1.0)
+        assert made.release(1) is None
 
 
 def test_two_guards_of_one_plug_exclude_each_other(netns: Netns) -> None:
     """PlugBusy for the second, with the first one's pid, until the first has released."""
-    with guarded(netns) as first, guarded(netns) as second:
-        first.hold(None)
+    with guarded(netns) as (first, route), guarded(netns) as (second, _):
+        first.hold(route, 1, None)
         with pytest.raises(PlugBusy) as caught:
-            second.hold(None)
+            second.hold(route, 1, None)
         assert caught.value.pid == os.getpid()
-        first.release()
-        second.hold(None)
+        first.release(1)
+        second.hold(route, 2, None)
 
 
-def test_numbers_are_not_used_twice(netns: Netns) -> None:
-    """Each hold has a number of its own, never 0, and after the last one they begin again."""
-    with guarded(netns) as made:
-        assert [made.new_number() for _ in range(3)] == [1, 2, 3]
-        made._numbers = itertools.count(0xFF_FFFF)
-        assert [made.new_number() for _ in range(2)] == [0xFF_FFFF, 1]
+def test_ids_are_not_used_twice(netns: Netns) -> None:
+    """Each hold has an id of its own, never 0."""
+    with guarded(netns) as (made, _):
+        assert [made.new_id() for _ in range(3)] == [1, 2, 3]
 
 
 def test_threads_may_share_a_guard(netns: Netns) -> None:
     """Questions and answers of several threads do not get mixed up."""
     wrong = []
-    with guarded(netns) as made:
+    with guarded(netns) as (made, _):
 
         def ask() -> None:
             for _ in range(100):
-                answer = made.release(made.new_number())
-                if answer is None or not answer.expired:
+                answer = made.release(made.new_id())
+                if answer is None or answer.knows:
                     wrong.append(answer)
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
@@ -341,7 +440,7 @@ def test_a_forked_child_cannot_start_one(netns: Netns) -> None:
     if pid == 0:
         status = 1
         try:
-            Guard(route, "nothing", MARKS, RELEASES, DROPS)
+            Guard(route, "nothing", PLACES, MESSAGES)
         except ForkedError:
             status = 0
         finally:
@@ -357,6 +456,6 @@ def test_a_namespace_of_its_own_is_needed_only_by_the_guard(netns: Netns) -> Non
         return os.stat("/proc/thread-self/ns/net").st_ino
 
     before = here()
-    with guarded(netns) as made:
+    with guarded(netns) as (made, _):
         assert os.stat(f"/proc/{made.pid}/ns/net").st_ino == os.fstat(netns.fileno()).st_ino
         assert here() == before

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import libnlplug
 from libnlplug import GuardUnavailable, HoldExpired, HoldReport, PlugBusy
-from libnlplug.guard.client import Holder, busy, mark_name
+from libnlplug.guard.holders import Holder, busy, mark_name
 from libnlplug.hold import Hold
 
 

@@ -31,6 +31,7 @@ MAY_BE_LOADED = {
     "libnlplug._libnl.lib",
     "libnlplug.record",
     "libnlplug.errors",
+    "libnlplug.hold",
     "libnlplug.plug",
     "libnlplug.netlink",
     "libnlplug.netlink.attributes",

@@ -12,7 +12,8 @@ PACKAGE = Path(libnlplug.__file__).parent
 
 # A module may import from its own floor's room and from the floors below. (_libnl is the compiled module.)
 FLOORS = (
-    ("command", "pytest_plugin", "__main__"),
+    ("__main__",),
+    ("command", "pytest_plugin"),
     ("doctor", "lane", "group"),
     ("plug",),
     ("hold",),

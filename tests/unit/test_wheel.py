@@ -62,6 +62,7 @@ NAMES = {
     "libnlplug/group.py",
     "libnlplug/guard/__init__.py",
     "libnlplug/guard/client.py",
+    "libnlplug/guard/holders.py",
     "libnlplug/hold.py",
     "libnlplug/lane/__init__.py",
     "libnlplug/lane/create.py",
