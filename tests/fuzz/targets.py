@@ -308,7 +308,6 @@ def kernel_answers(source: Source) -> None:
         lambda: ifb.ifb_of(route, 1),
         plug.buffer,
         plug.stats,
-        lambda: plug._act_and_read("buffer"),
         lambda: plug._create(None),
         lambda: qdisc.attach_by(route, "lo", lib.TC_H_ROOT, None, 1000),
         lambda: hook.make_clsact(route, 1, "lo"),
