@@ -37,7 +37,7 @@ from tests.support.hold import (
 )
 from tests.support.netlab import Netns, Wire, eventually, random_name, setns
 
-ROUNDS = int(os.environ.get("GUARD_ROUNDS", "60"))
+ROUNDS = int(os.environ.get("GUARD_ROUNDS", "10"))
 CLONE_NEWPID = 0x2000_0000
 
 
