@@ -114,17 +114,17 @@ def test_a_plug_that_is_held_is_refused_and_the_command_not_run(
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_plug_that_cannot_be_removed_again_is_told_of(wire: Wire, cli: Cli) -> None:
-    """Refused, and somebody is on the mark of the plug that was made for it: the line says that the plug stays."""
+def test_no_plug_is_made_that_cannot_be_held(wire: Wire, cli: Cli) -> None:
+    """Somebody is on the mark of the plug that would be made for it: refused with his pid, and no plug stays."""
     with libnlplug.attach(wire.device, netns=wire.near) as plug:
         mark = mark_of(plug)
     with squatting(wire, mark) as squatter:
         assert squatter.hear() == "sitting"
         why = cli.complaint("hold", wire.device, "--", "true", status=125)
-    assert why.startswith(f"cannot hold {wire.device}: process {squatter.pid} of uid {NOBODY} sits on the plug's mark")
-    stays = f"the plug that was made for this stays: 'libnlplug detach {wire.device}' removes it"
-    assert why.endswith(f"; the command was not run; {stays}")
-    assert cli("detach", wire.device) == ("", "")
+    who = f"process {squatter.pid} of uid {NOBODY} sits on the plug's mark"
+    assert why.startswith(f"cannot attach a plug to {wire.device}: {who}")
+    assert why.endswith("; the command was not run")
+    assert wire.near.kinds(wire.device) == ["noqueue"]
 
 
 def test_who_begins_to_hold_when_a_hold_has_ended_does_not_spoil_it(wire: Wire) -> None:
@@ -132,14 +132,14 @@ def test_who_begins_to_hold_when_a_hold_has_ended_does_not_spoil_it(wire: Wire) 
 
     def work(this: Child) -> None:
         setns(wire.near.fileno())
-        refuse, others = PlugQdisc._refuse_while_held, []
+        detach, others = PlugQdisc.detach, []
 
-        def after_another_hold_has_begun(plug: PlugQdisc, operation: str) -> None:
+        def after_another_hold_has_begun(plug: PlugQdisc, **options: float) -> None:
             others.append(PlugQdisc.open(wire.device))
             others[-1].hold().__enter__()
-            refuse(plug, operation)
+            detach(plug, **options)
 
-        PlugQdisc._refuse_while_held = after_another_hold_has_begun
+        PlugQdisc.detach = after_another_hold_has_begun
         with redirect_stderr(io.StringIO()) as lines:
             status = cli_main(["hold", wire.device, "--", "sh", "-c", "exit 3"])
         this.say([status, lines.getvalue().splitlines()])

@@ -128,15 +128,21 @@ def test_nothing_costs_more_with_many_links(netns: Netns, tmp_path) -> None:
     assert counts(many["stats"])["sendmsg"] == 1
 
 
-def test_attach_creates_and_releases_in_one_send(wire: Wire, tmp_path) -> None:
-    """A new plug holds until it is released, so both messages go in one send: the third, after two questions."""
+def test_attach_looks_again_creates_and_releases(wire: Wire, tmp_path) -> None:
+    """Two questions, the second one again with the plug's mark taken, the new plug, and its release at once."""
     script = """
 mark("attach")
 libnlplug.attach(device)
 mark("end")
 """
     after = traced(wire.near, script, wire.device, tmp_path)
-    assert sent(after["attach"]) == [["RTM_GETLINK"], ["RTM_GETQDISC"], ["RTM_NEWQDISC", "RTM_NEWQDISC"]]
+    assert sent(after["attach"]) == [
+        ["RTM_GETLINK"],
+        ["RTM_GETQDISC"],
+        ["RTM_GETQDISC"],
+        ["RTM_NEWQDISC"],
+        ["RTM_NEWQDISC"],
+    ]
 
 
 def test_adopting_asks_and_sends_nothing(wire: Wire, tmp_path) -> None:

@@ -146,8 +146,8 @@ def test_a_hold_is_checked_before_it_begins(wire: Wire) -> None:
 
 @HOOKS
 def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plug is released in the very send that makes it, before there is a filter; when buffer is sent, the guard has
-    its mark; the filters come last and go before the ifb."""
+    """The plug is released in the very send that makes it, before there is a filter; buffer is
+    sent by the guard alone; the filters come last and go before the ifb."""
     said: list[str] = []
     flow = road.flow(ingress)
 
@@ -182,9 +182,7 @@ def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch:
         "add a clsact qdisc to",
         "change 4 filters",
         "describe the ifb",
-        "buffer on with a mark",
-        "release with a mark",  # the hold's end
-        "release with a mark",  # close()
+        "release with a mark",  # close(); what the hold sends is its guard's
         "change 4 filters",
         "delete the ifb with a mark",
     ]
