@@ -9,7 +9,7 @@ from .._version import __version__
 from .parser import verb_named
 from .table import EXAMPLES, HELP, MORE, STATUSES, SUMMARY, TOP, VERBS, Option, Verb
 
-__all__ = ["help_of", "man_page", "print_help", "print_man_page", "print_version", "usage"]
+__all__ = ["help_of", "man_page", "print_help", "print_help_about", "print_man_page", "print_version", "usage"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,11 +26,13 @@ def print_version(_args: Args) -> None:
 
 
 def print_help(args: Args) -> None:
-    """libnlplug --help, libnlplug VERB --help, libnlplug help VERB"""
-    verb = args.verb
-    if verb is not None and "about" in vars(args):
-        verb = verb_named(args.about) if args.about else None
-    print(help_of(verb, _width()))
+    """libnlplug --help, libnlplug VERB --help"""
+    print(help_of(args.verb, _width()))
+
+
+def print_help_about(args: Args) -> None:
+    """libnlplug help VERB"""
+    print(help_of(verb_named(args.about) if args.about else None, _width()))
 
 
 def print_man_page(_args: Args) -> None:

@@ -259,7 +259,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "help",
-        "manual.print_help",
+        "manual.print_help_about",
         "the help of a verb, or this one",
         Option("VERB", key="about", help="the verb"),
     ),

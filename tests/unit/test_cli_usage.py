@@ -33,6 +33,7 @@ NOT_UNDERSTOOD = {
     "limit lo": "SIZE",
     "doctor now": "now",
     "2 lo": "2",
+    "help bufer": "did you mean 'buffer'?",
     # options: unknown, abbreviated, without their value, with one too many
     "attach lo --lim 32mb": "--lim",
     "buffer lo --time 5": "--time",
