@@ -34,7 +34,7 @@ from libnlplug.guard import client as guard
 from libnlplug.lane import filters as redirect
 from libnlplug.lane import hook, ifb
 from libnlplug.lane import inventory as lanes
-from libnlplug.lane.match import Match
+from libnlplug.lane.match import MAX_FILTERS, Match
 from libnlplug.netlink import attributes, messages, netns, refusals
 from libnlplug.netlink import route_socket as routes
 from libnlplug.netlink.libnl import ffi, lib
@@ -100,7 +100,7 @@ def anything(source: Source, texts: str) -> object:
 
 @target
 def matches(source: Source) -> None:
-    """Any parts make a Match whose keys are 32-bit words at offsets in the headers, or a ValueError."""
+    """Any parts make a Match, whose choices are addresses and ports that it has, or a ValueError."""
     parts: dict[str, object] = {}
     protocols = ("tcp", "udp", "sctp", "icmp", "icmpv6", "TCP", "6", "256", "-1", "\u0666", "", 6, 1, None)
     if source.below(3):
@@ -110,7 +110,7 @@ def matches(source: Source) -> None:
             parts[name] = anything(source, ADDRESSES)
     for name in ("src_port", "dst_port"):
         if source.sometimes(2):
-            parts[name] = source.number(32) if source.below(4) else anything(source, "1 80")
+            parts[name] = source.number(32) if source.below(4) else anything(source, "1 80 1-9 80,443")
     if source.sometimes(2):
         parts["tcp_syn"] = source.one_of([True, False, 0, 1, "yes", None])
     try:
@@ -122,13 +122,11 @@ def matches(source: Source) -> None:
     assert Match(**match.as_dict()) == match  # type: ignore[arg-type]
     assert str(match).isprintable()
     for family in match.families:
-        for keys, length in ((match.network_keys(family), 20 if family == 4 else 40), (match.transport_keys(), 20)):
-            for offset, value, mask in keys:
-                assert offset % 4 == 0
-                assert 0 <= offset < length
-                assert 0 <= value <= 0xFFFF_FFFF
-                assert 0 <= mask <= 0xFFFF_FFFF
-                assert value & ~mask == 0
+        choices = match.choices(family)
+        assert 0 < len(choices) <= MAX_FILTERS
+        for source_net, destination_net, *ports in choices:
+            assert all(one is None or one.version == family for one in (source_net, destination_net))
+            assert all(one is None or 1 <= one[0] <= one[1] <= 65535 for one in ports)
 
 
 @target
@@ -306,7 +304,6 @@ def kernel_answers(source: Source) -> None:
         lambda: route.qdisc(1, lib.TC_H_ROOT, "lo"),
         route.qdiscs,
         lambda: hook.filters(route, 1, "lo", False),
-        lambda: hook.has_chains(route, 1, "lo"),
         lambda: ifb.ifbs(route),
         lambda: ifb.ifb_of(route, 1),
         plug.buffer,
