@@ -257,8 +257,8 @@ class PlugQdisc(Holdable):
             with Taken(self.route(), self.place, "release", guard):
                 self._release_again_and_again()
         except PlugBusy as error:
-            error.strerror = f"{error.strerror}; this hold's guard has gone, and that one will release"
-            raise
+            why = f"this hold's guard has gone, and process {error.pid} holds it now: it will release"
+            raise PlugBusy.by(self._device, error.pid, why, "release") from None
 
     def _release_again_and_again(self) -> None:
         for left in reversed(range(RELEASE_TRIES)):

@@ -216,14 +216,14 @@ class Guard:
         while True:
             answer, failures = self._ask(question)
             if answer is None:
-                message = f"cannot hold {self._device}: its guard has gone, or does not answer"
+                message = f"cannot hold {self._device}: its guard has gone, or does not answer; it is released"
                 raise GuardUnavailable(None, message, "hold", self._device)
             if not answer.error:
                 return
             if answer.step == lib.GUARD_PLUG:
                 raise PlugsRefused(failures)
             if answer.error == errno.EBUSY:
-                raise PlugBusy.by(self._device, os.getpid(), f"process {os.getpid()} holds it: a hold of this object")
+                raise PlugBusy.by(self._device, os.getpid(), "a hold of this object is on already")
             if answer.error != errno.EADDRINUSE or answer.plug >= len(self._places):
                 raise self._refused(answer)
             taken = self._places[answer.plug]

@@ -752,19 +752,17 @@ static int permission(void)
 }
 
 /* Everything that can fail comes before the answer that says it did not. */
-int main(void)
+static int serve(void)
 {
 	struct pollfd first[] = { { .fd = COMMANDS, .events = POLLIN }, { .fd = HOLDER, .events = POLLIN } };
 	struct guard_answer said = { .step = GUARD_CONFIG };
 	ssize_t length = 0;
 
-	close_others();
-	reset();
 	/* A child of the holder may keep its end of the conversation open after it. */
 	if (poll(first, 2, -1) > 0 && first[COMMANDS].revents)
 		length = recv(COMMANDS, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
 	config = length > 0 ? calloc(1, length) : NULL;
-	if (!config || recv(COMMANDS, config, length, 0) != length || chdir("/"))
+	if (!config || recv(COMMANDS, config, length, 0) != length)
 		return 1;
 	said.error = read_config(length);
 	if (!said.error) {
@@ -786,4 +784,11 @@ int main(void)
 	if (!said.error)
 		watch();
 	return said.error != 0;
+}
+
+int main(void)
+{
+	close_others();
+	reset();
+	return chdir("/") || serve();
 }

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from libnlplug import GuardUnavailable, PlugBusy, PlugQdisc
@@ -31,7 +31,7 @@ from tests.support.hold import NOBODY, Cgroup, become_nobody
 from tests.support.netlab import Wire, in_guest, random_name, setns, up
 
 CLONE_NEWPID = 0x20000000
-REFUSED, TOLD, EXPIRED = 11, 12, 13  # exit statuses of holders
+REFUSED, TOLD, EXPIRED, MISSED = 11, 12, 13, 14  # exit statuses of holders
 
 
 class Failed(Exception):
@@ -70,6 +70,9 @@ def _stay(plug: PlugQdisc, page: Page, **options) -> int:
     except TimeoutError:
         page["phase"] = now()
         return EXPIRED
+    except GuardUnavailable:
+        page["phase"] = now()
+        return MISSED
     return 0
 
 
@@ -184,6 +187,7 @@ def guard_killed(flow: Flow, chance: random.Random) -> float:
         holder.page["note"] = 1
         event = now()
         need(flow.until(holder.dead), "the holder hangs")
+        need(holder.status == MISSED, "the holder was not told that its guard has gone")
         return flowed(flow, holder, event)
 
 
@@ -384,7 +388,7 @@ def jammed(flow: Flow, chance: random.Random, *, with_guard: bool = True) -> flo
     def work(page: Page) -> int:
         plug = opened(flow)
         page["guard"] = plug.guard().pid
-        with plug.hold():
+        with suppress(*(() if with_guard else (GuardUnavailable,))), plug.hold():
             page["held"] = now()
             while not page["note"]:
                 time.sleep(0.001)
@@ -552,7 +556,7 @@ def squatted(flow: Flow, chance: random.Random) -> float:
         setns(flow.near.fileno())
         os.setresuid(NOBODY, NOBODY, NOBODY)
         sitting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sitting.bind("\0" + guard.mark_name(flow.plug._ifindex, flow.plug._parent))
+        sitting.bind("\0" + flow.plug.place.mark)
         if listening:
             sitting.listen()
         wait_for_start()

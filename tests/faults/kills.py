@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """SIGKILL for the holder at a random moment, in the middle of a flow of packets.
 
-    before | guard starts | arming | buffer message | held ... | releasing | after
+    before | guard starts | arming | being asked to hold | held ... | releasing | after
        '-------------- the kill comes anywhere, around the buffer message, or while held
 
 The holder writes where it is into a shared page, so each kill is counted under the phase it hit. Around the buffer
@@ -15,9 +15,10 @@ import random
 import threading
 import time
 
+from libnlplug.guard.client import Guard
 from tests.faults.flow import Flow, Holder, Page, kill_myself_in, now, occupy, opened, process_gone
 
-PHASES = ("before", "guard starts", "arming", "buffer message", "held", "releasing", "after")
+PHASES = ("before", "guard starts", "arming", "being asked to hold", "held", "releasing", "after")
 AIMS = ("anywhere", "buffer", "held")
 BLOCK = 0.005  # seconds in the block, where the kill may also come after it
 
@@ -122,7 +123,7 @@ def large(memory: int) -> Kind:
 
 def _watched(plug, page: Page, kill_in: int | None) -> None:
     """Have the object tell the page how far it is, and set the timer right before the buffer message."""
-    guarded, act = plug._guarded, plug._act_and_read
+    guarded, ask = plug.guard, Guard.hold
 
     def start():
         page["phase"] = 1
@@ -131,15 +132,14 @@ def _watched(plug, page: Page, kill_in: int | None) -> None:
         page["phase"] = 2
         return guard
 
-    def send(action):
-        if action == "buffer":
-            page["phase"] = 3
-            if kill_in is not None:
-                page["armed"] = now()
-                kill_myself_in(kill_in)
-        return act(action)
+    def hold(*words, **options):
+        page["phase"] = 3
+        if kill_in is not None:
+            page["armed"] = now()
+            kill_myself_in(kill_in)
+        return ask(*words, **options)
 
-    plug._guarded, plug._act_and_read = start, send
+    plug.guard, Guard.hold = start, hold
 
 
 def life(flow: Flow, kind: Kind) -> int:

@@ -19,7 +19,7 @@ import signal
 import socket
 import struct
 import threading
-from _thread import RLock, allocate_lock
+from _thread import RLock
 from pathlib import Path
 from typing import Callable
 
@@ -31,10 +31,12 @@ from libnlplug.command import watch
 from libnlplug.command.parser import UsageError, read
 from libnlplug.command.units import format_size, parse_size, parse_time
 from libnlplug.guard import client as guard
+from libnlplug.guard import holders as holders_room
+from libnlplug.guard.holders import Place
 from libnlplug.lane import filters as redirect
 from libnlplug.lane import hook, ifb
 from libnlplug.lane import inventory as lanes
-from libnlplug.lane.match import MAX_FILTERS, Match
+from libnlplug.lane.match import Match
 from libnlplug.netlink import attributes, messages, netns, refusals
 from libnlplug.netlink import route_socket as routes
 from libnlplug.netlink.libnl import ffi, lib
@@ -100,7 +102,7 @@ def anything(source: Source, texts: str) -> object:
 
 @target
 def matches(source: Source) -> None:
-    """Any parts make a Match, whose choices are addresses and ports that it has, or a ValueError."""
+    """Any parts make a Match of addresses of its families and ports that exist, or a ValueError."""
     parts: dict[str, object] = {}
     protocols = ("tcp", "udp", "sctp", "icmp", "icmpv6", "TCP", "6", "256", "-1", "\u0666", "", 6, 1, None)
     if source.below(3):
@@ -110,7 +112,7 @@ def matches(source: Source) -> None:
             parts[name] = anything(source, ADDRESSES)
     for name in ("src_port", "dst_port"):
         if source.sometimes(2):
-            parts[name] = source.number(32) if source.below(4) else anything(source, "1 80 1-9 80,443")
+            parts[name] = source.number(32) if source.below(4) else anything(source, "1 80")
     if source.sometimes(2):
         parts["tcp_syn"] = source.one_of([True, False, 0, 1, "yes", None])
     try:
@@ -122,11 +124,9 @@ def matches(source: Source) -> None:
     assert Match(**match.as_dict()) == match  # type: ignore[arg-type]
     assert str(match).isprintable()
     for family in match.families:
-        choices = match.choices(family)
-        assert 0 < len(choices) <= MAX_FILTERS
-        for source_net, destination_net, *ports in choices:
-            assert all(one is None or one.version == family for one in (source_net, destination_net))
-            assert all(one is None or 1 <= one[0] <= one[1] <= 65535 for one in ports)
+        for *networks, source_ports, destination_ports in match.choices(family):
+            assert {network.version for network in networks if network} <= {family}
+            assert all(1 <= first <= last <= 65535 for first, last in filter(None, (source_ports, destination_ports)))
 
 
 @target
@@ -354,10 +354,10 @@ def holders(source: Source) -> None:
         _mark.append(Mark())
     told = struct.pack("=IIQQQ", *source.numbers(2), *(source.number(64) & (1 << 64) - 1 for _ in range(3)))
     _mark[0].words = source.cut(told) + (source.bytes(80) if source.sometimes(8) else b"")
-    holder = guard._ask_mark(_mark[0].name)
+    holder = holders_room.holder_of(None, _mark[0].name)
     if holder is None:
         return
-    assert str(guard.busy("lo", holder))
+    assert str(holders_room.busy("lo", holder))
     numbers = dict.fromkeys(("ifindex", "qlen", "drops", "packets", "bytes"), source.number(32))
     plug = {"device": "lo", "parent": "root", "handle": "1:", **numbers, "backlog": source.number(32), "holder": None}
     plug["holder"] = holder.as_dict()
@@ -371,17 +371,19 @@ def guard_answers(source: Source) -> None:
     """Whatever a guard answers, holding and releasing end with an answer or a NetlinkError."""
     ours, theirs = guard.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     made = guard.Guard.__new__(guard.Guard)
-    made._lock, made._asking, made._numbers = RLock(), allocate_lock(), itertools.count(1)
-    made._page = ffi.new("struct guard_page *", {"state": source.number(32), "alive": source.number(32), "timer": -1})
-    made._device, made._marks, made._socket, made.pid = "lo", ["libnlplug-fuzz/nobody"], ours, 0
-    made._route = silent_line().route
+    made._lock, made._ids, made._is_child = RLock(), itertools.count(1), False
+    made._device, made._socket, made.pid = "lo", ours, 0
+    made._places = [Place("lo", 1, 1 << 16, 1 << 16)]
     for _ in range(source.below(4)):
-        number = source.one_of((0, 0, 1, 16, 98, 98, 4095)) if source.below(4) else source.number(32)
-        answer = struct.pack("=IIII", number & 0xFFFF_FFFF, *source.numbers(3))
+        failed = source.one_of((0, 0, 1, 16, 98, 98, 4095)) if source.below(4) else source.number(32)
+        failures = source.below(3)
+        step, outcome, lost = (source.below(9) for _ in range(3))
+        numbers = (source.below(4), failed & 0xFFFF_FFFF, step, source.below(3), failures, outcome, lost, 1, 0)
+        answer = struct.pack("=QIIIIIIII", *numbers) + source.bytes(32).ljust(32, b"\0") + source.bytes(8 * failures)
         theirs.send(source.cut(answer) + (source.bytes(60) if source.sometimes(8) else b""))
     theirs.shutdown(socket.SHUT_WR)  # no more comes, and what it is told still arrives
-    with contextlib.suppress(NetlinkError):
-        made.hold(source.one_of([None, 1e-9, 5.0, 1e9]), number=source.below(4))
+    with contextlib.suppress(NetlinkError, guard.PlugsRefused):
+        made.hold(silent_line().route, source.below(4), source.one_of([None, 1e-9, 5.0, 1e9]))
     with contextlib.suppress(NetlinkError):
         made.release(source.below(4))
     assert made.alive in (True, False)
@@ -402,7 +404,7 @@ def guard_program(source: Source) -> None:
         ours.setblocking(False)
         config, *commands = guard_words(source)
         with contextlib.suppress(OSError):  # it has ended already
-            socket.send_fds(ours, [config], page_and_timer(source))
+            ours.send(config)
         for words in commands:
             with contextlib.suppress(OSError):
                 ours.send(words)
@@ -418,43 +420,31 @@ def guard_program(source: Source) -> None:
     assert os.WIFEXITED(status), f"the guard was ended by signal {os.WTERMSIG(status)}"
 
 
-def page_and_timer(source: Source) -> list[int]:
-    """The descriptors that may come with a configuration: a page in which anything stands, and a timer or what is none.
-    They are used again: the guard has its own."""
-    if not _files:
-        _files.extend([os.memfd_create("page"), os.memfd_create("empty"), os.open("/dev/null", os.O_RDWR)])
-    page, empty, timer = _files
-    state = source.below(7) | source.below(3) << 8
-    numbers = (source.number(63) & (1 << 63) - 1 for _ in range(4))
-    os.pwrite(page, struct.pack("=IIQIiqqqq", state, source.number(32) & 0xFFFF_FFFF, 0, 0, 0, *numbers), 0)
-    return source.one_of([[], [], [page, timer], [empty, timer], [page], [timer, page, page]])
-
-
 def guard_words(source: Source) -> list[bytes]:
-    """What a holder sends: a configuration and commands, all nearly right."""
+    """What a holder sends: a configuration and questions, all nearly right."""
     if source.sometimes(12):
-        config = source.bytes(source.below(120))
+        config = source.bytes(source.below(500))
     else:
-        parts = []
-        for kind in (NEWQDISC, DELQDISC):
-            count = 0 if source.sometimes(16) else 1 + source.below(3)
-            parts.append(b"".join(source.requests(kind) for _ in range(count)))
-        parts.append(b"".join(source.mark() for _ in range(source.below(4))))
-        lengths = [source.number(32) & 0xFFFF_FFFF if source.sometimes(50) else len(part) for part in parts]
-        config = source.cut(struct.pack("=IIII", *lengths, os.getpid()) + b"".join(parts))
-    commands = []
+        kinds = (NEWQDISC, NEWQDISC, DELQDISC, source.one_of((38, NEWQDISC)), source.one_of((18, DELQDISC)))
+        messages = [source.requests(kind)[:64].ljust(64, b"\0") for kind in kinds]
+        if source.below(8):  # a length that fits
+            messages = [struct.pack("=I", 36 + source.below(29)) + one[4:] for one in messages]
+        count = source.below(4)
+        said = source.number(32) & 0xFFFF_FFFF if source.sometimes(20) else count
+        head = struct.pack("=IIII", 2 if source.below(20) else source.below(4), os.getpid(), said, 0)
+        places = b"".join(struct.pack("=iII", source.one_of((1, 1, 77)), *source.numbers(2)) for _ in range(count))
+        config = source.cut(head + b"".join(messages) + places)
+    questions = []
     for _ in range(source.below(5)):
         what, detached = source.one_of((1, 1, 2, 3, 0, 77)), source.sometimes(6)
         timeout = source.one_of((0, 1, 1_000_000, -1, -(1 << 63)))  # nanoseconds
         if source.sometimes(3) and not detached:  # a detached hold may last as long as it was told
             timeout = source.number(63)
-        since, limit = (source.number(64) & (1 << 64) - 1 for _ in range(2))
-        words = (what, source.below(2), detached, source.below(3), timeout, since, limit)
-        commands.append(source.cut(struct.pack("=IIIIqQQ", *words)))
-    return [config, *commands]
+        words = (what, source.below(2), detached, 0, source.below(3), timeout, source.number(64) & (1 << 64) - 1)
+        questions.append(source.cut(struct.pack("=IIIIQqQ", *words)))
+    return [config, *questions]
 
 
-_files: list[int] = []
 _silent: list[Line] = []
 
 

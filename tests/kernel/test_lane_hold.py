@@ -173,6 +173,7 @@ def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch:
     flow.expect(numbers)
     lane.close()
     monkeypatch.undo()
+    print("\n".join(said))
     assert said == [
         "make the ifb",
         "describe the ifb",
