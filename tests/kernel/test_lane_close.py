@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from libnlplug import DeviceNotFound, Match, NotDrained, NotPermitted, PlugBusy, PlugLane, PlugQdisc, QdiscNotFound
+from libnlplug.hold import end_detached
 from tests.support.hold import child, expect_ended
 from tests.support.lane import UDP, Flow, Road, Sight, having, listed, marks, tc, tc_filters, veth
 from tests.support.netlab import Wire, eventually, random_name, unprivileged
@@ -123,7 +124,7 @@ def test_a_lane_with_a_hold_until_a_deadline_is_not_closed(wire: Wire) -> None:
     with pytest.raises(PlugBusy, match=f"process {holder.guard}, a guard, holds it until its deadline"):
         lane.close()
     assert wire.arrived() == []
-    assert lane.plug.end_detached()
+    assert end_detached(lane.plug)
     expect_ended(holder.guard)
     lane.close()
     wire.expect(numbers)

@@ -146,8 +146,8 @@ def test_a_hold_is_checked_before_it_begins(wire: Wire) -> None:
 
 @HOOKS
 def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plug is released in the very send that makes it, before there is a filter; buffer is
-    sent by the guard alone; the filters come last and go before the ifb."""
+    """The plug is made and released under its mark, before there is a filter; the guard sends what holds; the filters
+    come last and go before the ifb."""
     said: list[str] = []
     flow = road.flow(ingress)
 
@@ -178,12 +178,13 @@ def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch:
         "describe the ifb",
         "set addrgenmode of",
         "set up the ifb",
-        "make and release the plug",
+        "attach a plug to with a mark",  # nobody else can hold it yet
+        "release the new plug of with a mark",
         "add a clsact qdisc to",
-        "change 4 filters",
+        "add a filter to (4)",
         "describe the ifb",
-        "release with a mark",  # close(); what the hold sends is its guard's
-        "change 4 filters",
+        "release with a mark",  # close(); the hold's buffer and release were the guard's
+        "delete a filter of (4) with a mark",
         "delete the ifb with a mark",
     ]
 
