@@ -52,11 +52,7 @@ def buffer(args: Args) -> int:
     if args.timeout:
         plug.hold_detached(args.timeout)
         return DONE
-    holder = plug.holder()
-    if holder is not None:
-        from ..guard.holders import busy
-
-        raise busy(args.dev, holder, "buffer on")
+    plug.refuse_while_held("buffer on")
     plug.buffer()
     return DONE
 

@@ -15,16 +15,6 @@ void libnlplug_line_free(struct libnlplug_line *line);
 struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const char *messages, size_t length,
 					    uint32_t last);
 
-struct libnlplug_counters {
-	uint32_t known;		/* whether the others were set */
-	uint32_t unused;
-	uint64_t qlen;
-	uint64_t backlog;
-	uint64_t drops;
-};
-
-struct libnlplug_answer *libnlplug_exchange_counting(struct libnlplug_line *line, const char *messages, size_t length,
-						     struct libnlplug_counters *counters);
 void libnlplug_answer_free(struct libnlplug_answer *answer);
 
 struct libnlplug_qdisc {

@@ -220,18 +220,6 @@ class RouteSocket:
                 return [reply for reply in replies if reply.kind >= lib.NLMSG_MIN_TYPE]
         raise NetlinkError(None, f"cannot {operation}: it changes faster than it can be read", operation, device)
 
-    def ask_and_request(self, messages: bytes, operation: str, device: str | None) -> CData:
-        """Send a question about a qdisc and a request, joined(), in one send, and take both answers: the counters as
-        they were before the request, which are ``known`` where the question was answered."""
-        if self._generation != _generation or self._sk is None:
-            self._check()
-        counters = ffi.new("struct libnlplug_counters *")
-        answer = lib.libnlplug_exchange_counting(self._line, messages, len(messages), counters)
-        if answer:
-            error, replies = _replies(answer)
-            raise self._error(error, [reply for reply in replies if reply.seq == 1], operation, device)
-        return counters
-
     def link(self, device: str) -> int:
         """The interface index of ``device`` in the socket's namespace; DeviceNotFound where there is none."""
         return self.link_info(device).ifindex

@@ -304,6 +304,7 @@ def test_a_handover_ends_when_the_old_listener_has_closed(cli: Cli, wire: Wire) 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    wire.near.ip("link set lo up")
     made = [wire.near.run(socket.socket) for _ in range(2)]
     for one in made:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

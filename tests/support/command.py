@@ -71,7 +71,8 @@ class Cli:
 
         The command's own timeout (``timeout=None``) is shorter than a slow machine takes for a few other commands.
         """
-        options = ("--timeout", timeout, *options) if timeout else options
+        if timeout and "--timeout" not in options:
+            options = ("--timeout", timeout, *options)
         script = f"echo running; read line; {script}"
         words = ("hold", device, *options, "--", "sh", "-c", script)
         process = self.start(*words, stdin=subprocess.PIPE, **popen)

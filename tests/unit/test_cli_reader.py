@@ -149,16 +149,8 @@ def test_the_table_is_sound() -> None:
     assert LIMIT_MAX == LIMIT_OF_A_PLUG
 
 
-LITTLE = {
-    "argparse",
-    "gettext",
-    "locale",
-    "json",
-    "difflib",
-    "textwrap",
-    "libnlplug.guard.client",
-    "libnlplug.command.manual",
-}
+LITTLE = {"argparse", "gettext", "locale", "json", "difflib", "textwrap"}
+LITTLE |= {"libnlplug.guard.client", "libnlplug.command.manual"}
 
 
 @pytest.mark.parametrize(

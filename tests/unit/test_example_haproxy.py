@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from libnlplug.command import verbs as cli
+from libnlplug.command.lane import chosen
+from libnlplug.command.parser import read
 from tests.support.netlab import unable
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "haproxy"
@@ -56,9 +57,9 @@ def test_libnlplug_understands_the_reload() -> None:
     assert reload
     lane = re.search(rf"^ExecStartPre={LIBNLPLUG} (.*)$", UNIT, re.MULTILINE)
     assert lane
-    args = cli._read(shlex.split(reload[1].replace("$HELD", held[1])))
-    assert cli._match(cli._read(shlex.split(lane[1].replace("$HELD", held[1])))) == cli._match(args)
-    assert cli._match(args) is not None
+    args = read(shlex.split(reload[1].replace("$HELD", held[1])))
+    assert chosen(read(shlex.split(lane[1].replace("$HELD", held[1])))) == chosen(args)
+    assert chosen(args) is not None
     assert 0 < args.timeout <= 10
     assert args.command[0] == "/usr/sbin/haproxy"
     assert args.command[-2:] == ["-sf", "$MAINPID"]
@@ -75,10 +76,9 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("words", commands())
 def test_the_readme_shows_commands_that_exist(words: str) -> None:
     """Every command of the README can be read, and its packets can be chosen."""
-    args = cli._read(shlex.split(words))
-    assert cli._match(args) is not None
+    assert chosen(read(shlex.split(words))) is not None
 
 
 def test_the_readme_has_commands() -> None:
     """The README shows the hold, its variants and the kept lane."""
-    assert len(commands()) >= 7
+    assert len(commands()) >= 6

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from libnlplug.command import table
-from libnlplug.command.completion import bash_completion
+from libnlplug.command.completion import bash_completion, fish_completion, zsh_completion
 from libnlplug.command.manual import man_page
 from libnlplug.command.parser import read
 from libnlplug.command.table import EXAMPLES, HELP, STATUSES, TOP
@@ -181,3 +181,60 @@ def test_bash_takes_it_from_the_command(tmp_path: Path) -> None:
     program = 'set -eu; eval "$("$0" -m libnlplug --bash-completion)"; complete -p libnlplug'
     done = subprocess.run(["bash", "--norc", "-c", program, sys.executable], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "complete -F _libnlplug libnlplug\n", "")
+
+
+@pytest.mark.parametrize("text", [zsh_completion(), fish_completion()], ids=["zsh", "fish"])
+def test_the_other_shells_have_every_verb_and_option(text: str) -> None:
+    """The completions for zsh and fish have each verb, each option and its help."""
+    for verb in VERBS.values():
+        assert f"{verb.name}:{verb.help}" in text or f"-a {verb.name} -d '{verb.help}'" in text
+        for one in verb.options:
+            for name in one.names:
+                assert name in text or f"-l {name[2:]} " in text or f"-s {name[1:]} " in text
+            words = one.help.split("'")[0].split(":")[0]
+            assert words in text
+
+
+FISH = [
+    ("libnlplug rel", {"release"}),
+    ("libnlplug -n blue release --", {"--help", "--netns", "--one", "--parent"}),
+    ("libnlplug lane ", {"add", "show", "del", *DEVICES}),
+    ("libnlplug doctor ", set()),
+    ("libnlplug release lo --parent ", {"root"}),
+    ("libnlplug help h", {"help", "hold"}),
+]
+
+
+@pytest.mark.parametrize(("line", "offered"), FISH)
+def test_fish_offers_what_the_table_has(tmp_path: Path, line: str, offered: set[str]) -> None:
+    """fish completes verbs, options, devices and values, also after -n NAME."""
+    if not shutil.which("fish"):
+        pytest.skip("no fish here: the text was checked, not what fish makes of it")
+    script = tmp_path / "libnlplug.fish"
+    script.write_text(fish_completion() + "\n")
+    argv = ["fish", "--no-config", "-c", f"source {script}; complete -C '{line}'"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert {row.split("\t")[0] for row in done.stdout.splitlines()} == offered
+
+
+def test_fish_completes_the_command_of_a_hold(tmp_path: Path) -> None:
+    """After the dashes fish offers commands."""
+    if not shutil.which("fish"):
+        pytest.skip("no fish here")
+    script = tmp_path / "libnlplug.fish"
+    script.write_text(fish_completion() + "\n")
+    argv = ["fish", "--no-config", "-c", f"source {script}; complete -C 'libnlplug hold lo -- bas'"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert "bash" in {row.split("\t")[0] for row in done.stdout.splitlines()}
+
+
+def test_zsh_reads_it(tmp_path: Path) -> None:
+    """zsh finds no fault in the completion, and it registers itself when it is evaluated."""
+    if not shutil.which("zsh"):
+        pytest.skip("no zsh here: the text was checked, not what zsh makes of it")
+    script = tmp_path / "_libnlplug"
+    script.write_text(zsh_completion() + "\n")
+    program = f'compdef() {{ print registered "$@" }}; eval "$(<{script})" && whence -w _libnlplug'
+    done = subprocess.run(["zsh", "-f", "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("registered _libnlplug libnlplug\n_libnlplug: function\n", "")
