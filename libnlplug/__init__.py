@@ -37,8 +37,8 @@ _MODULES = {
     ),
     "group": ("GroupError", "PlugGroup"),
     "guard.holders": ("Holder",),
-    "hold": ("HoldReport", "PacketsDropped"),
-    "lane.lane": ("LaneShadowed", "PlugLane"),
+    "hold": ("HoldReport", "PacketsDropped", "PacketsUncounted"),
+    "lane.lane": ("BacklogTooSmall", "LaneReport", "LaneShadowed", "PlugLane"),
     "lane.match": ("Match",),
     "plug": ("PlugQdisc", "PlugStats", "attach"),
 }

@@ -25,6 +25,9 @@ from .group import PlugGroup as PlugGroup
 from .guard.holders import Holder as Holder
 from .hold import HoldReport as HoldReport
 from .hold import PacketsDropped as PacketsDropped
+from .hold import PacketsUncounted as PacketsUncounted
+from .lane.lane import BacklogTooSmall as BacklogTooSmall
+from .lane.lane import LaneReport as LaneReport
 from .lane.lane import LaneShadowed as LaneShadowed
 from .lane.lane import PlugLane as PlugLane
 from .lane.match import Match as Match

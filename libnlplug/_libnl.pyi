@@ -86,12 +86,8 @@ class _Lib:
     IFLA_MASTER: int
     IFLA_LINK: int
     IFLA_LINK_NETNSID: int
-    IFLA_MTU: int
-    IFLA_GSO_MAX_SIZE: int
     IFLA_IPVLAN_MODE: int
     IPVLAN_MODE_L3S: int
-    ARPHRD_ETHER: int
-    ARPHRD_LOOPBACK: int
     IFF_UP: int
     ETH_P_IP: int
     NLM_F_DUMP: int

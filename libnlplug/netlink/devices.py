@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What kind of device a link is, how large its packets can be, and which qdiscs stop where a class is silent."""
+"""What kind of device a link is, and which qdiscs stop where a class is silent."""
 
 from __future__ import annotations
 
@@ -19,30 +19,24 @@ __all__ = [
     "device_of",
     "load_ifb",
     "ports_of",
-    "refuse_below_one_packet",
     "refuse_silent_class",
-    "too_small_for_gso",
 ]
 
-ETHERNET_HEADER = 14
 # They peek at a class, get a packet, are then refused it, and give up for all classes: drr_dequeue(), qfq_dequeue(),
 # hfsc_dequeue() and ets_qdisc_dequeue() in net/sched.
 STOPPED_BY_SILENCE = ("hfsc", "drr", "qfq", "ets")
 
 
 class Device(Record):
-    """A link as the kernel shows it: its ``kind`` ('veth', 'vrf'; empty for hardware and lo), an ipvlan's ``mode``, the
-    index of the device ``below`` it (0 for none, or one in another namespace), the bytes of its largest packet with
-    link header, and of the largest that is segmented later (GSO)."""
+    """A link as the kernel shows it: its ``kind`` ('veth', 'vrf'; empty for hardware and lo), an ipvlan's ``mode``, and
+    the index of the device ``below`` it (0 for none, or one in another namespace)."""
 
-    __slots__ = ("ifindex", "name", "kind", "mode", "below", "packet", "gso_packet")
+    __slots__ = ("ifindex", "name", "kind", "mode", "below")
     ifindex: int
     name: str
     kind: str
     mode: int
     below: int
-    packet: int
-    gso_packet: int
 
 
 def device_of(route: RouteSocket, ifindex: int) -> Device:
@@ -119,8 +113,5 @@ def _read(payload: bytes) -> Device:
     kind = text(about.get(lib.IFLA_INFO_KIND, b""))
     mode = number(dict(attributes(about.get(lib.IFLA_INFO_DATA, b""))).get(lib.IFLA_IPVLAN_MODE, b"")[:2])
     below = 0 if lib.IFLA_LINK_NETNSID in parts else number(parts.get(lib.IFLA_LINK, b"")[:4])
-    header = ETHERNET_HEADER if info.ifi_type in (lib.ARPHRD_ETHER, lib.ARPHRD_LOOPBACK) else 0
-    packet = number(parts.get(lib.IFLA_MTU, b"")[:4]) + header
-    gso = number(parts.get(lib.IFLA_GSO_MAX_SIZE, b"")[:4])
     name = text(parts.get(lib.IFLA_IFNAME, b""))
-    return Device(info.ifi_index, name, kind, mode, below, packet, max(packet, gso))
+    return Device(info.ifi_index, name, kind, mode, below)

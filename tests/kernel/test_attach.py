@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+
 import pytest
 
 import libnlplug
 from libnlplug import PlugQdisc, QdiscExists
 from libnlplug import plug as plugs
-from tests.support.netlab import FRAME, Wire
+from tests.support.netlab import FRAME, Wire, unable
 
 BAND_1, BAND_3 = 0x1_0001, 0x1_0003  # a packet's priority that is a class of qdisc 1: goes there
 
@@ -131,6 +134,29 @@ def test_a_configured_qdisc_is_never_displaced(wire: Wire, other: str) -> None:
             libnlplug.attach(wire.device, handle=handle, netns=wire.near)
         with pytest.raises(FileExistsError):
             libnlplug.attach(wire.device, handle=handle, limit=5000, netns=wire.near)
+    assert wire.near.qdiscs(wire.device) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "a_class"),
+    [("hfsc default 2", "hfsc sc rate 100mbit"), ("drr", "drr"), ("qfq", "qfq weight 1 maxpkt 2000")],
+)
+@pytest.mark.parametrize("deep", [False, True], ids=["its class", "a class below it"])
+def test_below_a_scheduler_that_a_silent_class_stops_it_is_refused(
+    wire: Wire, kind: str, a_class: str, deep: bool
+) -> None:
+    """hfsc, drr and qfq serve no class while one of them has packets and gives none: no plug is made below them."""
+    tc = wire.near.tc
+    if subprocess.run(["modprobe", "-q", f"sch_{kind.split()[0]}"]).returncode:
+        unable(f"this kernel has no sch_{kind.split()[0]}")
+    tc(f"qdisc add dev {wire.device} root handle 1: {kind}")
+    tc(f"class add dev {wire.device} parent 1: classid 1:4 {a_class}")
+    if deep:
+        tc(f"qdisc add dev {wire.device} parent 1:4 handle 2: prio bands 3")
+    before = wire.near.qdiscs(wire.device)
+    with pytest.raises(libnlplug.NetlinkError, match=f"{kind.split()[0]} 1: stops all its classes") as caught:
+        libnlplug.attach(wire.device, parent="2:3" if deep else "1:4", netns=wire.near)
+    assert caught.value.errno == errno.EOPNOTSUPP
     assert wire.near.qdiscs(wire.device) == before
 
 

@@ -18,7 +18,7 @@ from tests.support.netlab import eventually, need_guest
 
 AUTOLOAD = Path("/proc/sys/kernel/modprobe")
 LOADER = AUTOLOAD.read_text().strip()
-WORDS = ("execute", "ask_and_request", "execute_all", "ask")  # every request of a RouteSocket goes through one of these
+WORDS = ("execute", "execute_all", "ask")  # every request of a RouteSocket goes through one of these
 QUESTIONS = ("find", "list", "read")
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 

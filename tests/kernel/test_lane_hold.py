@@ -164,7 +164,7 @@ def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch:
 
         monkeypatch.setattr(RouteSocket, name, watched)
 
-    for name in ("execute", "ask_and_request", "execute_all", "ask"):
+    for name in ("execute", "execute_all", "ask"):
         watch(name)
     lane = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
     flow.expect(flow.send())
