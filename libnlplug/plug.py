@@ -483,6 +483,7 @@ def attach_by(
         number = handle_number or _default_handle(parent_number)
         if parent_number != lib.TC_H_ROOT:
             _refuse_elsewhere(route, ifindex, number, device)
+            refuse_silent_class(route, ifindex, device, parent_number)
         from .guard.holders import Taken
 
         plug = PlugQdisc(route, device, ifindex, parent_number, number)
