@@ -33,7 +33,7 @@ def words(text: str) -> str:
 
 def test_they_are_built_without_a_warning(tmp_path: Path) -> None:
     """Sphinx takes every warning for an error: a dead link, a page that is in no list, a docstring it cannot read."""
-    lacking = [name for name in ("sphinx", "myst_parser") if importlib.util.find_spec(name) is None]
+    lacking = [name for name in ("sphinx", "myst_parser", "furo") if importlib.util.find_spec(name) is None]
     if lacking:
         unable(f"the docs cannot be built without {' and '.join(lacking)}: pip install '.[docs]'")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(tmp_path / "doctrees")]
@@ -42,6 +42,7 @@ def test_they_are_built_without_a_warning(tmp_path: Path) -> None:
     reference = (tmp_path / "html" / "reference.html").read_text()
     for name in libnlplug.__all__:
         assert name.startswith("__") or f'id="libnlplug.{name}"' in reference, name
+    assert re.findall(r'id="libnlplug\.(\w+)"', reference)[0] == "attach", "what most readers look for comes first"
     command_page = (tmp_path / "html" / "command.html").read_text()
     for verb in VERBS:
         assert f"<strong>libnlplug {verb.name}</strong>" in command_page
