@@ -482,7 +482,10 @@ def attach_by(
     if found is None or found.handle == 0:
         number = handle_number or _default_handle(parent_number)
         if parent_number != lib.TC_H_ROOT:
+            from .netlink.devices import refuse_silent_class
+
             _refuse_elsewhere(route, ifindex, number, device)
+            refuse_silent_class(route, ifindex, device, parent_number)
         from .guard.holders import Taken
 
         plug = PlugQdisc(route, device, ifindex, parent_number, number)

@@ -51,25 +51,6 @@ def ports_of(route: RouteSocket, ifindex: int) -> list[str]:
     return [device.name for device in (_read(reply.payload) for reply in replies) if device.name]
 
 
-def refuse_below_one_packet(device: Device, limit: int) -> None:
-    """ValueError where a plug with this limit would drop the device's largest packets for ever."""
-    if limit < device.packet:
-        raise ValueError(
-            f"limit is {limit}: one packet of {device.name} has up to {device.packet} bytes, and larger ones than the"
-            " limit would be dropped for ever"
-        )
-
-
-def too_small_for_gso(device: Device, limit: int) -> str | None:
-    """A sentence where a plug with this limit drops what a sender leaves to the device to segment; else None."""
-    if limit >= device.gso_packet:
-        return None
-    return (
-        f"limit is {limit}: {device.name} takes packets of up to {device.gso_packet} bytes that are segmented later"
-        " (GSO), and drops those larger than the limit"
-    )
-
-
 def refuse_silent_class(route: RouteSocket, ifindex: int, device: str, parent: int) -> None:
     """NetlinkError where the class ``parent`` is below a scheduler that serves no other class while a plug holds."""
     by_handle = {one.handle: one for one in route.qdiscs() if one.ifindex == ifindex}
