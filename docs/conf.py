@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How Sphinx makes the pages: make docs."""
+"""The settings of Sphinx for `make docs`."""
 
 from pathlib import Path
 
@@ -13,22 +13,24 @@ extensions = ["sphinx.ext.autodoc", "myst_parser"]
 autodoc_member_order = "groupwise"
 html_theme = "furo"
 html_title = f"libnlplug {release}"
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 html_show_copyright = False
 myst_heading_anchors = 3
 myst_enable_extensions = ["substitution"]
 
 _RELOADS = Path(__file__).parent / "img" / "reload.png"
-_helps = [f"**libnlplug {verb.name}**\n\n```text\n{manual.help_of(verb, 98)}\n```\n" for verb in VERBS]
+_helps = [f"**libnlplug {verb.name}**\n\n```text\n{manual.help_of(verb, 88)}\n```\n" for verb in VERBS]
 myst_substitutions = {
     "verbs": "\n".join(_helps),
-    # The benchmark of reloads makes this picture.
+    # benchmarks/reload draws this picture.
     "reloads": "![Latency of every connection, by way of reloading](/img/reload.png)" if _RELOADS.exists() else "",
     "statuses": "\n".join(["| status | |", "|---|---|", *(f"| {number} | {text} |" for number, text in STATUSES)]),
 }
 
 
 def literal_blocks(_app, _what, _name, _obj, _options, lines):
-    """In a docstring, what is indented after an empty line is code; reST wants to be told so."""
+    """Mark indented paragraphs of a docstring as code blocks, which reST requires."""
     text, before, code = list(lines), "", False
     lines.clear()
     for line in text:
@@ -41,7 +43,7 @@ def literal_blocks(_app, _what, _name, _obj, _options, lines):
 
 
 def bases(_app, what, _name, obj, _options, signature, _returns):
-    """An exception is shown with what it is, not with how it is made."""
+    """Show an exception with its base classes instead of its arguments."""
     if what != "exception" or not signature:
         return None
     return f"({', '.join(base.__name__ for base in obj.__bases__)})", None
