@@ -174,7 +174,7 @@ class Guard:
             errno.EMSGSIZE: "these are too many plugs for one guard here: make several groups",
             errno.ENOENT: f"{PATH} is missing: reinstall the package",
             errno.EACCES: f"{PATH} must be executable, on a file system not mounted noexec",
-            errno.ETIMEDOUT: f"it has not said within {ANSWER_TIMEOUT} s that it is ready",
+            errno.ETIMEDOUT: f"the guard did not start within {ANSWER_TIMEOUT} s",
             errno.ENOSYS: "it needs pidfd_open, Linux 5.3 or newer",
             errno.EPROTO: "reinstall the package",
         }.get(number, "nothing is held")

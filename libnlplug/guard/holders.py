@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Holder", "Mark", "Place", "Taken", "busy", "called", "end_detached_guard", "holder_of", "mark_name"]
 
-MARK_TIMEOUT = 5.0  # seconds for a mark that somebody has and nobody can be asked about
+MARK_TIMEOUT = 2.0  # seconds for a mark that somebody has and nobody can be asked about
 ANSWER_TIMEOUT = 500_000  # microseconds
 END_TIMEOUT = 1.0  # seconds
 REFUSED = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EPERM, errno.EACCES)  # no unix sockets here
@@ -253,19 +253,19 @@ def _watched_by(guard: int) -> int:
 def called(holder: Holder) -> str:
     """What a sentence calls it."""
     if holder.foreign and holder.uid < 0:
-        return "a socket that answers nobody"
+        return "a socket that does not answer"
     who = f"process {holder.pid}" if holder.pid else "a process in another pid namespace"
     return f"{who} of uid {holder.uid}" if holder.foreign else who
 
 
 def busy(device: str, holder: Holder | None, operation: str = "hold") -> PlugBusy:
-    """The refusal that names the holder; None is a socket that answers nobody."""
+    """The refusal that names the holder; None is a socket that does not answer."""
     holder = holder or Holder(0, None, None, None, 0, False, True, -1)
     who = called(holder)
     if holder.foreign and holder.uid < 0:
-        why = f"{who} sits on the plug's mark ('ss -xap' may show whose); end it"
+        why = f"{who} has taken the plug's mark ('ss -xap' may show whose); end it"
     elif holder.foreign:
-        why = f"{who} sits on the plug's mark; whether it is a guard is not known: end it only if it is none"
+        why = f"{who} has taken the plug's mark; whether it is a guard is not known: end it only if it is none"
     elif holder.detached:
         why = f"{who}, a guard, holds it until its deadline; 'libnlplug release {device}' ends it"
     else:

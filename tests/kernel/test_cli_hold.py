@@ -121,7 +121,7 @@ def test_no_plug_is_made_that_cannot_be_held(wire: Wire, cli: Cli) -> None:
     with squatting(wire, mark) as squatter:
         assert squatter.hear() == "sitting"
         why = cli.complaint("hold", wire.device, "--", "true", status=125)
-    who = f"process {squatter.pid} of uid {NOBODY} sits on the plug's mark"
+    who = f"process {squatter.pid} of uid {NOBODY} has taken the plug's mark"
     assert why.startswith(f"cannot attach a plug to {wire.device}: {who}")
     assert why.endswith("; the command was not run")
     assert wire.near.kinds(wire.device) == ["noqueue"]

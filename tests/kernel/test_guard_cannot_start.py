@@ -91,7 +91,7 @@ def test_the_program_says_nothing(wire: Wire, plug: PlugQdisc, program: Path, mo
     program.write_text("#!/bin/sh\nexec sleep 5\n")
     program.chmod(0o755)
     monkeypatch.setattr(guard, "ANSWER_TIMEOUT", 1)
-    expect_refusal(wire, plug, words="it has not said within 1 s that it is ready")
+    expect_refusal(wire, plug, words="the guard did not start within 1 s")
 
 
 def test_a_hold_works_again_afterwards(wire: Wire, plug: PlugQdisc) -> None:

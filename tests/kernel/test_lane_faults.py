@@ -192,6 +192,8 @@ def without(request: pytest.FixtureRequest):
     def remove() -> bool:  # what uses it goes a moment after its namespace
         return subprocess.run(["rmmod", module], stderr=subprocess.DEVNULL).returncode == 0
 
+    # A clsact qdisc that a lane added stays; what was held on this kernel's own lo is no test's to tidy up.
+    subprocess.run(["tc", "qdisc", "del", "dev", "lo", "clsact"], stderr=subprocess.DEVNULL)
     eventually(remove, f"nothing uses {module} any more", within=20)
     AUTOLOAD.write_text("\n")
     yield module
