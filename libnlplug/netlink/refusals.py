@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one place where a refusal of the kernel becomes an exception.
+"""Turn a refusal of the kernel into an exception. No other module does this.
 
 The kernel answers a refused request with an errno and, in the extended ack, a sentence. libnl maps the errno to a
 smaller list of its own and drops the sentence. This module therefore reads the kernel's reply itself.
@@ -129,7 +129,7 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
 
 
 def parse_reply(message: bytes) -> tuple[int, str | None] | None:
-    """The errno and the extended ack's sentence of an NLMSG_ERROR message; None if it is too short to be one.
+    """Return the errno and the extended ack's sentence of an NLMSG_ERROR message, or None if it is too short.
 
     The layout is that of include/uapi/linux/netlink.h: nlmsghdr, nlmsgerr (an int and the request's own header), the
     request's payload unless it was capped, then attributes.
@@ -149,7 +149,7 @@ def parse_reply(message: bytes) -> tuple[int, str | None] | None:
 
 
 def refusal_in(message: bytes, operation: str, device: str | None) -> NetlinkError:
-    """The exception for the kernel's NLMSG_ERROR ``message``."""
+    """Return the exception for the kernel's NLMSG_ERROR ``message``."""
     reply = parse_reply(message)
     if reply is None or not 0 <= reply[0] < 4096:
         return unanswered(_errno.EBADMSG, operation, device)
@@ -157,7 +157,7 @@ def refusal_in(message: bytes, operation: str, device: str | None) -> NetlinkErr
 
 
 def refusal(errno: int, operation: str, device: str | None, ext_ack: str | None = None) -> NetlinkError:
-    """The exception for an ``errno`` from the kernel, which has carried out no part of the request."""
+    """Return the exception for an ``errno`` from the kernel, which has carried out no part of the request."""
     kind, hint = NetlinkError, ""
     for number_here, part, kind_here, hint_here in _REFUSALS:
         if number_here == errno and part in (ext_ack or ""):
@@ -171,7 +171,7 @@ def refusal(errno: int, operation: str, device: str | None, ext_ack: str | None 
 
 
 def unanswered(errno: int, operation: str, device: str | None) -> NetlinkError:
-    """The exception for a request whose answer was lost because of ``errno``. It may have been carried out."""
+    """Return the exception for a request whose answer was lost because of ``errno``. It may have been carried out."""
     hint = "the kernel's answer did not arrive: the request may or may not have been carried out"
     message = f"cannot {_target(operation, device)}: {os.strerror(errno)}; {hint}"
     return NetlinkError(None, message, operation, device, -lib.nl_syserr2nlerr(errno), None, hint)
