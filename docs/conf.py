@@ -19,6 +19,7 @@ html_show_copyright = False
 myst_heading_anchors = 3
 myst_enable_extensions = ["substitution"]
 
+MADE_BY_THE_LIBRARY = [f"libnlplug.{name}" for name in "PlugQdisc PlugStats HoldReport LaneReport Holder".split()]
 _RELOADS = Path(__file__).parent / "img" / "reload.png"
 _helps = [f"**libnlplug {verb.name}**\n\n```text\n{manual.help_of(verb, 88)}\n```\n" for verb in VERBS]
 myst_substitutions = {
@@ -42,13 +43,15 @@ def literal_blocks(_app, _what, _name, _obj, _options, lines):
         lines.append(line)
 
 
-def bases(_app, what, _name, obj, _options, signature, _returns):
-    """Show an exception with its base classes instead of its arguments."""
+def signature_of(_app, what, name, obj, _options, signature, _returns):
+    """Show an exception with its base classes, and no arguments of a class that only the library calls."""
+    if what == "class" and name in MADE_BY_THE_LIBRARY:
+        return "", None
     if what != "exception" or not signature:
         return None
     return f"({', '.join(base.__name__ for base in obj.__bases__)})", None
 
 
 def setup(app):
-    app.connect("autodoc-process-signature", bases)
+    app.connect("autodoc-process-signature", signature_of)
     app.connect("autodoc-process-docstring", literal_blocks)
