@@ -19,7 +19,7 @@ html_show_copyright = False
 myst_heading_anchors = 3
 myst_enable_extensions = ["substitution"]
 
-MADE_BY_THE_LIBRARY = [f"libnlplug.{name}" for name in "PlugQdisc PlugStats HoldReport LaneReport Holder".split()]
+MADE_BY_THE_LIBRARY = [f"libnlplug.{name}" for name in ("PlugQdisc", "PlugStats", "HoldReport", "LaneReport", "Holder")]
 _RELOADS = Path(__file__).parent / "img" / "reload.png"
 _helps = [f"**libnlplug {verb.name}**\n\n```text\n{manual.help_of(verb, 88)}\n```\n" for verb in VERBS]
 myst_substitutions = {
