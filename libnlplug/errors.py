@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""NetlinkError and its family, and check(): the one place where a refusal becomes an exception.
+"""NetlinkError and its subclasses, and the errors for objects that were closed or belong to another process.
 
-The kernel answers a refused request with an errno and, in the extended ack, a sentence. libnl passes on neither: it
-maps the errno to a smaller list of its own and drops the sentence. So the kernel's reply is read here, and both are
-in the exception: ``errno`` is the kernel's, ``ext_ack`` its sentence, ``code`` what libnl made of them, ``hint`` what
-to do. Where the kernel did not answer, ``errno`` is None: it is set only where it is certain.
-
-Several refusals share one errno (four of them are ENOENT); only the sentence tells them apart. The sentences are
-those of the kernel's net/sched/sch_api.c.
+This module needs no libnl, so that programs can catch these errors without it. Most of them are made in
+libnlplug.netlink.refusals.
 """
 
 from __future__ import annotations
@@ -37,10 +32,11 @@ __all__ = [
 
 
 class NetlinkError(OSError):
-    """A request that was refused or failed: what was attempted, on what, why, and what to do.
+    """A request was refused or failed. The message says what was attempted, on which device, why, and what to do.
 
-    Attributes: ``operation`` and ``device`` (what was attempted), ``errno`` (the kernel's, or None where there is no
-    certain one), ``ext_ack`` (the kernel's own sentence or None), ``code`` (libnl's return value or None), ``hint``.
+    ``operation`` and ``device`` are what was attempted. ``errno`` is the kernel's, or None if the kernel gave none.
+    ``ext_ack`` is the kernel's own sentence, ``code`` is libnl's return value, ``hint`` says what to do; each may be
+    None.
     """
 
     def __init__(
@@ -73,61 +69,61 @@ class NotPermitted(NetlinkError, PermissionError):
 
 
 class PlugUnavailable(NetlinkError):
-    """This kernel has no sch_plug, neither built in nor as a module it can load (ENOENT)."""
+    """The kernel has no sch_plug, or lacks another module that a lane needs (ENOENT)."""
 
 
 class DeviceNotFound(NetlinkError, FileNotFoundError):
-    """There is no such device in the namespace: never was, removed, or moved to another namespace (ENODEV)."""
+    """The network namespace has no such device (ENODEV)."""
 
 
 class NetnsNotFound(NetlinkError, FileNotFoundError):
-    """There is no such network namespace (ENOENT)."""
+    """The network namespace does not exist (ENOENT)."""
 
 
 class QdiscNotFound(NetlinkError, FileNotFoundError):
-    """There is no such qdisc: never attached, deleted, or replaced by another one (ENOENT)."""
+    """The qdisc does not exist: it was never attached, or it was deleted or replaced (ENOENT)."""
 
 
 class ParentNotFound(NetlinkError, FileNotFoundError):
-    """The parent names a qdisc that the device does not have (ENOENT)."""
+    """The device has no qdisc with the parent's handle (ENOENT)."""
 
 
 class ClassNotFound(NetlinkError, FileNotFoundError):
-    """The parent qdisc is there, but it has no such class (ENOENT)."""
+    """The parent qdisc has no such class (ENOENT)."""
 
 
 class ParentNotClassful(NetlinkError):
-    """The parent qdisc is of a kind that has no classes, a plug for one (EOPNOTSUPP)."""
+    """The parent qdisc is of a kind without classes, such as a plug (EOPNOTSUPP)."""
 
 
 class QdiscExists(NetlinkError, FileExistsError):
-    """Another configured qdisc stands there, and is never displaced (EEXIST)."""
+    """The device already has a configured qdisc at this parent, and libnlplug does not replace it (EEXIST)."""
 
 
 class InvalidHandle(NetlinkError, ValueError):
-    """Not a qdisc's handle: a qdisc has a major number and no minor one (EINVAL)."""
+    """The handle of a qdisc is a major number without a minor number, as in '40:' (EINVAL)."""
 
 
 class HandleInUse(NetlinkError):
-    """The device has a qdisc with this handle already, at another parent (EINVAL)."""
+    """Another qdisc of the device has this handle (EINVAL)."""
 
 
 class NotDrained(NetlinkError, TimeoutError):
-    """Released packets did not leave the queue in time; the plug stays, released, so that none is lost (ETIMEDOUT)."""
+    """Released packets did not leave the queue in time. The plug stays attached and released (ETIMEDOUT)."""
 
 
 class GuardUnavailable(NetlinkError):
-    """The guard that would end the hold cannot be started, so nothing is held."""
+    """The guard could not be started, so nothing is held; or it was gone when the hold ended."""
 
 
 class PlugBusy(NetlinkError):
-    """The plug is being held (EBUSY). ``pid`` is the holder's, 0 where it cannot be known."""
+    """Another hold of the plug is on (EBUSY). ``pid`` is the holder's, or 0 if it is unknown."""
 
     pid: int = 0
 
     @classmethod
     def by(cls, device: str, pid: int, why: str, operation: str = "hold") -> PlugBusy:
-        """The refusal of ``operation`` because ``pid`` holds."""
+        """Return the error for ``operation``, refused because process ``pid`` holds."""
         error = cls(_errno.EBUSY, f"cannot {operation} {device}: {why}", operation, device)
         error.pid = pid
         return error
@@ -137,12 +133,12 @@ class PlugBusy(NetlinkError):
 
 
 class HoldExpired(NetlinkError, TimeoutError):
-    """The block overstayed the hold's timeout: the guard has released the plug before the block ended (ETIMEDOUT)."""
+    """The block took longer than the timeout, so the guard released the plug before its end (ETIMEDOUT)."""
 
 
 class ClosedError(ValueError):
-    """The object was closed."""
+    """The object is closed."""
 
 
 class ForkedError(RuntimeError):
-    """The object belongs to the parent process: a netlink socket that two processes share loses its answers."""
+    """The object belongs to the parent process. Two processes that share a netlink socket lose answers."""

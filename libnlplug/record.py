@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Record: named values that do not change. (collections.namedtuple alone would double the time of the import.)"""
+"""Record: an immutable object with named values. (Importing collections.namedtuple would double the import time.)"""
 
 from __future__ import annotations
 
 
 class Record:
-    """The base of the results: read by name, compared and shown by value."""
+    """Base class of results. Values are read by name. Records with equal values are equal."""
 
     __slots__: tuple[str, ...] = ()
 
@@ -17,7 +17,7 @@ class Record:
         raise AttributeError(f"{type(self).__name__}.{name} cannot be set: it is a result")
 
     def as_dict(self) -> dict[str, object]:
-        """The values by their names, in their order."""
+        """Return the values by name, in order."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     def __eq__(self, other: object) -> bool:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Netlink attributes in bytes that somebody else wrote: each is looked at only as far as there are bytes.
+ * Read netlink attributes from untrusted bytes. No function reads beyond ``end``.
  *
  *	for (one = attribute_at(at, end); one; one = attribute_after(one, end)) ...
  */
@@ -26,7 +26,7 @@ static inline size_t attribute_size(const struct nlattr *attribute)
 	return attribute->nla_len - NLA_HDRLEN;
 }
 
-/* The attribute that begins at ``at``, NULL where the bytes up to ``end`` hold none. */
+/* The attribute that begins at ``at``, or NULL if it does not end before ``end``. */
 static inline const struct nlattr *attribute_at(const char *at, const char *end)
 {
 	const struct nlattr *attribute = (const struct nlattr *)at;
@@ -36,7 +36,7 @@ static inline const struct nlattr *attribute_at(const char *at, const char *end)
 	return attribute;
 }
 
-/* The attribute after this one, NULL where there is none. */
+/* The next attribute, or NULL. */
 static inline const struct nlattr *attribute_after(const struct nlattr *attribute, const char *end)
 {
 	if (NLA_ALIGN(attribute->nla_len) >= end - (const char *)attribute)
@@ -44,7 +44,7 @@ static inline const struct nlattr *attribute_after(const struct nlattr *attribut
 	return attribute_at((const char *)attribute + NLA_ALIGN(attribute->nla_len), end);
 }
 
-/* The first attribute of this type, NULL where there is none. */
+/* The first attribute of this type, or NULL. */
 static inline const struct nlattr *attribute_find(const char *at, const char *end, int type)
 {
 	const struct nlattr *attribute = attribute_at(at, end);
@@ -54,13 +54,13 @@ static inline const struct nlattr *attribute_find(const char *at, const char *en
 	return attribute;
 }
 
-/* The first one of this type inside of another one, which may be NULL. */
+/* The first attribute of this type inside ``nest``, or NULL. ``nest`` may be NULL. */
 static inline const struct nlattr *attribute_inside(const struct nlattr *nest, int type)
 {
 	return nest ? attribute_find(attribute_start(nest), attribute_end(nest), type) : NULL;
 }
 
-/* Copy the payload of an attribute, which may be NULL, as far as it goes and fits. */
+/* Copy at most ``size`` bytes of an attribute's payload. ``attribute`` may be NULL. */
 static inline void attribute_copy(const struct nlattr *attribute, void *to, size_t size)
 {
 	if (attribute)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Netlink attributes, read from and written to bytes: for what libnl has no words for.
+"""Read and write netlink attributes as bytes, where libnl has no function for it.
 
-The layout is that of include/uapi/linux/netlink.h: a length, a type, the payload, padded to four bytes.
+An attribute is a length, a type and a payload, padded to four bytes (include/uapi/linux/netlink.h).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ __all__ = ["attribute", "attributes", "number", "text"]
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
-    """One attribute, padded."""
+    """Return one attribute, padded."""
     length = len(payload) + 4
     head = length.to_bytes(2, sys.byteorder) + kind.to_bytes(2, sys.byteorder)
     return head + payload + bytes(-length % 4)
 
 
 def attributes(data: bytes) -> list[tuple[int, bytes]]:
-    """The attributes in ``data`` in their order; a length that lies ends the reading."""
+    """Return type and payload of each attribute in ``data``, in order. Stop at the first invalid length."""
     found = []
     halves = memoryview(data[: len(data) & ~1]).cast("H")
     at, end = 0, len(data)
@@ -35,10 +35,10 @@ def attributes(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def number(data: bytes, *, signed: bool = False) -> int:
-    """An integer in the machine's byte order."""
+    """Read an integer in the machine's byte order."""
     return int.from_bytes(data, sys.byteorder, signed=signed)
 
 
 def text(data: bytes) -> str:
-    """A string, up to its NUL."""
+    """Read a string, up to its NUL."""
     return data.split(b"\0")[0].decode("utf-8", "replace")

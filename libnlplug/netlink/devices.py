@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What kind of device a link is, and which qdiscs stop where a class is silent."""
+"""Find the kind of a device, its ports, and qdiscs below which a plug would stop all classes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = [
     "refuse_silent_class",
 ]
 
-# They peek at a class, get a packet, are then refused it, and give up for all classes: drr_dequeue(), qfq_dequeue(),
-# hfsc_dequeue() and ets_qdisc_dequeue() in net/sched.
+# These qdiscs stop serving all classes if a class has packets and gives none, as a plug that holds: drr_dequeue(),
+# qfq_dequeue(), hfsc_dequeue() and ets_qdisc_dequeue() in net/sched.
 STOPPED_BY_SILENCE = ("hfsc", "drr", "qfq", "ets")
 
 
 class Device(Record):
-    """A link as the kernel shows it: its ``kind`` ('veth', 'vrf'; empty for hardware and lo), an ipvlan's ``mode``, and
-    the index of the device ``below`` it (0 for none, or one in another namespace)."""
+    """A link: its ``kind`` ('veth', 'vrf'; empty for hardware and lo), an ipvlan's ``mode``, and the index of the
+    device ``below`` it (0 if there is none, or if it is in another namespace)."""
 
     __slots__ = ("ifindex", "name", "kind", "mode", "below")
     ifindex: int
@@ -40,19 +40,19 @@ class Device(Record):
 
 
 def device_of(route: RouteSocket, ifindex: int) -> Device:
-    """The device with this interface index; DeviceNotFound where there is none."""
+    """Return the device with this interface index, or raise DeviceNotFound."""
     return _read(route.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find", f"device {ifindex}")[0].payload)
 
 
 def ports_of(route: RouteSocket, ifindex: int) -> list[str]:
-    """The names of the devices whose master (bridge, bond, VRF) this one is."""
+    """Return the names of the ports of this bridge, bond or VRF."""
     master = attribute(lib.IFLA_MASTER, ifindex.to_bytes(4, sys.byteorder))
     replies = route.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, master), "list the ports", None)
     return [device.name for device in (_read(reply.payload) for reply in replies) if device.name]
 
 
 def refuse_silent_class(route: RouteSocket, ifindex: int, device: str, parent: int) -> None:
-    """NetlinkError where the class ``parent`` is below a scheduler that serves no other class while a plug holds."""
+    """Raise NetlinkError if ``parent`` is a class of a qdisc that would serve no other class while a plug holds."""
     by_handle = {one.handle: one for one in route.qdiscs() if one.ifindex == ifindex}
     seen: set[int] = set()
     while (major := parent & 0xFFFF_0000) in by_handle and major not in seen:
@@ -69,8 +69,11 @@ def refuse_silent_class(route: RouteSocket, ifindex: int, device: str, parent: i
 
 
 def load_ifb() -> bool:
-    """Whether the kernel will not load the module ifb by itself, which would make the links ifb0 and ifb1: because the
-    module is there, is loaded now without links, or because the kernel has no program for that."""
+    """Load the module ifb without links of its own. The kernel itself would load it with the links ifb0 and ifb1.
+
+    Return False if the kernel may still do that. Return True if the module is loaded, or if the kernel has no program
+    to load modules.
+    """
     if any(map(os.path.isdir, ("/sys/module/ifb", "/sys/class/net/ifb0"))):
         return True
     try:

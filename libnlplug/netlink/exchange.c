@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * libnlplug_exchange(): send a request over a netlink socket and take everything that comes back for it.
+ * libnlplug_exchange(): send a request over a netlink socket and receive its whole answer.
  *
  *	request:  message 1 | message 2 | ... | message n	one sendmsg
  *	answer:   object or error, ... , the last one's ACK	a recvmsg each; a request that succeeds has the ACK only
  *
- * In one call and under a lock of its own, so that threads do not take each other's answers and no signal handler of
- * Python's runs between question and answer. That is also what makes a toggle cheap: one call into C, nothing to
- * allocate, and no lock of Python's, which reads the clock.
+ * It is one call, under a lock of its own. No other thread can take the answer, and no Python signal handler runs between
+ * request and answer. A toggle is cheap for the same reason: it makes one call into C, allocates nothing, and takes no
+ * Python lock, which would read the clock.
  *
- * The kernel carries out a route request inside sendmsg and has queued the answer when that returns, so nothing here
- * waits: an answer that is not there will not come.
+ * The kernel carries out a route request inside sendmsg and queues the answer before sendmsg returns. So this code never
+ * waits: an answer that is not queued by then was lost.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,8 +28,8 @@
 #include "exchange.h"
 
 enum {
-	DATAGRAM = 32768,	/* bytes; a dump fills what it is given, up to this, and one object needs far less */
-	STATS_PACKETS64 = 8,	/* TCA_STATS_PKT64, which headers older than Linux 5.5 lack */
+	DATAGRAM = 32768,	/* bytes; the kernel fills at most this many in a dump, and one object needs far less */
+	STATS_PACKETS64 = 8,	/* TCA_STATS_PKT64; headers before Linux 5.5 lack it */
 };
 
 struct libnlplug_line {
@@ -38,12 +38,12 @@ struct libnlplug_line {
 	union {
 		struct nlmsghdr header;
 		char bytes[DATAGRAM];
-	} datagrams[2];		/* not on the stack: a thread's may be smaller */
+	} datagrams[2];		/* not on the stack, because a thread's stack may be smaller */
 };
 
 static struct libnlplug_answer no_memory = { .error = ENOMEM };
 
-/* A line over a socket that stays the caller's; NULL without memory. */
+/* A line that uses the caller's socket, or NULL without memory. The caller closes the socket. */
 struct libnlplug_line *libnlplug_line_new(int fd)
 {
 	struct libnlplug_line *line = malloc(sizeof *line);
@@ -55,7 +55,7 @@ struct libnlplug_line *libnlplug_line_new(int fd)
 	return line;
 }
 
-/* After this the socket is not used any more: exchanges fail with EBADF. Waits for the one that is under way. */
+/* Wait for the exchange in progress. Later exchanges fail with EBADF and do not use the socket. */
 void libnlplug_line_close(struct libnlplug_line *line)
 {
 	pthread_mutex_lock(&line->lock);
@@ -74,7 +74,7 @@ void libnlplug_answer_free(struct libnlplug_answer *answer)
 		free(answer);
 }
 
-/* What was said, and one datagram more; for NULL a new answer. */
+/* Append a datagram to an answer. If the answer is NULL, make a new one. */
 static struct libnlplug_answer *append(struct libnlplug_answer *answer, const char *datagram, size_t length)
 {
 	size_t before = answer ? answer->length : 0;
@@ -103,7 +103,7 @@ static int send_request(int fd, const char *messages, size_t length)
 	return sendmsg(fd, &request, MSG_NOSIGNAL) < 0 ? errno : 0;
 }
 
-/* Whether the datagram ends the answer to the request whose last message has this number. */
+/* 1 if the datagram ends the answer to the request whose last message has the sequence number ``last``. */
 static int ends(const struct nlmsghdr *header, ssize_t length, uint32_t last)
 {
 	for (; NLMSG_OK(header, length); header = NLMSG_NEXT(header, length))
@@ -117,7 +117,7 @@ static int says_done(const struct nlmsghdr *header)
 	return header->nlmsg_type == NLMSG_ERROR && ((const struct nlmsgerr *)NLMSG_DATA(header))->error == 0;
 }
 
-/* Take up to ``count`` datagrams with one call; how many came, or -1. */
+/* Receive up to ``count`` datagrams with one call. Return their number, or -1. */
 static int receive(int fd, struct mmsghdr *datagrams, unsigned int count)
 {
 	ssize_t size;
@@ -130,10 +130,10 @@ static int receive(int fd, struct mmsghdr *datagrams, unsigned int count)
 }
 
 /*
- * Send the messages, of which the last has the number ``last`` and asks for an ACK, and collect what the kernel says.
- * NULL: all is done, and there is nothing to tell. Else the errors and objects, to be freed, with an ``error``: negative
- * if the request could not be sent, positive if something that should have come did not (then nothing is queued any
- * more).
+ * Send the messages and receive the kernel's answer. The last message has the sequence number ``last`` and asks for an
+ * ACK. Return NULL if every message succeeded and there are no objects. Otherwise return the errors and objects; the
+ * caller frees them. ``error`` in them is negative if the request could not be sent, and positive if a part of the answer
+ * was lost. In that case the socket's queue is empty afterwards.
  */
 struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const char *messages, size_t length,
 					    uint32_t last)
@@ -151,7 +151,7 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 		int count = receive(line->fd, received, one_message ? 1 : 2);
 
 		if (count < 0 && errno == ENOBUFS)
-			lost = ENOBUFS;		/* the queue was full; what is in it can still be read */
+			lost = ENOBUFS;		/* the queue was full; the answers in it can still be read */
 		else if (count < 0 && errno != EINTR)
 			error = lost ? lost : errno;
 		for (int i = 0; i < count; i++) {
@@ -168,7 +168,7 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 	}
 	if (error)
 		while (recv(line->fd, &over, 1, MSG_DONTWAIT) >= 0)
-			;	/* nothing stays that the next request could take for its own */
+			;	/* empty the queue, so that the next request gets only its own answer */
 	pthread_mutex_unlock(&line->lock);
 
 	error = unsent ? -unsent : error ? error : lost;
@@ -181,8 +181,8 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 }
 
 /*
- * What a message of the kernel shows of a qdisc; 0 where it shows none. (libnl reads the options of each kind too, which
- * nobody here asks for, and crashes on a message that is not as it should be; so it does with links.)
+ * Read a qdisc from a message of the kernel. Return 0 if the message is not about a qdisc. (libnl's parser would also
+ * parse the options of each kind, and crashes on a malformed message. The same is true for links.)
  */
 int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qdisc *qdisc)
 {
@@ -200,7 +200,7 @@ int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qd
 	stats = attribute_find(at, end, TCA_STATS2);
 	attribute_copy(attribute_inside(stats, TCA_STATS_BASIC), &basic, sizeof basic);
 	attribute_copy(attribute_inside(stats, TCA_STATS_QUEUE), &queue, sizeof queue);
-	packets = basic.packets;	/* 32 bits; the kernel shows 64 where they are not enough */
+	packets = basic.packets;	/* 32 bits; the kernel adds a 64-bit counter if they are not enough */
 	attribute_copy(attribute_inside(stats, STATS_PACKETS64), &packets, sizeof packets);
 	*qdisc = (struct libnlplug_qdisc){
 		.ifindex = place->tcm_ifindex,
@@ -216,7 +216,7 @@ int libnlplug_read_qdisc(const char *message, size_t length, struct libnlplug_qd
 	return 1;
 }
 
-/* What a message of the kernel shows of a link; 0 where it shows none. */
+/* Read a link from a message of the kernel. Return 0 if the message is not about a link. */
 int libnlplug_read_link(const char *message, size_t length, struct libnlplug_link *link)
 {
 	const struct nlmsghdr *header = (const struct nlmsghdr *)message;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What exchange.c offers. No preprocessor line stands here: the C compiler and cffi both read it. */
+/* The functions of exchange.c. cffi reads this file, too, so it has no preprocessor lines. */
 
 struct libnlplug_line;
 
 struct libnlplug_answer {
-	int error;		/* -errno: the request was not sent; errno: not all of its answer came; 0: neither */
+	int error;		/* -errno: the request was not sent; errno: a part of the answer is missing; 0: complete */
 	size_t length;
 	char messages[];	/* each begins with a struct nlmsghdr */
 };

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one door to libnl: the compiled module, or one ImportError that says what to install.
+"""Import the compiled module ``_libnl``, or raise an ImportError that says what to install.
 
-Everything in this package that needs libnl takes ``ffi`` and ``lib`` from here.
+All other modules import ``ffi`` and ``lib`` from here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _explained(error: ImportError) -> ImportError | None:
-    """What to install where libnl is missing or too old; None where something else is wrong with the module."""
+    """Return an error that says what to install if libnl is missing or too old, or None for any other cause."""
     reason = str(error).replace(error.path or "", "")  # a folder may have any name
     from_loader = (error.path or "").endswith(".so")  # glibc's words or musl's
     if not from_loader or ("libnl-" not in reason and "symbol" not in reason):
@@ -33,7 +33,7 @@ def _explained(error: ImportError) -> ImportError | None:
 
 _flags = sys.getdlopenflags()
 try:
-    # What _libnl calls is looked up now, as its own flag says; what libnl calls, 500 functions, when it is called.
+    # Look up the 500 functions that libnl calls only when it calls them. _libnl is linked to look up its own now.
     sys.setdlopenflags(_flags & ~os.RTLD_NOW | os.RTLD_LAZY)
     from .._libnl import ffi, lib
 except ImportError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Netlink messages as bytes, made by libnl, and the texts in them: names, handles and classids."""
+"""Build netlink messages with libnl, and convert the names, handles and classids in them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def encoded(text: str) -> bytes | None:
-    """The text as C takes it; None if it cannot: it has a NUL, or a surrogate that stands for no byte."""
+    """Return the text as bytes for C, or None if it has a NUL or a surrogate that stands for no byte."""
     try:
         name = os.fsencode(text)
     except UnicodeEncodeError:
@@ -39,7 +39,7 @@ def encoded(text: str) -> bytes | None:
 
 
 def parse_handle(text: str) -> int | None:
-    """The number of a handle or classid as libnl reads it ('root', '1:', '1:4', a name of its classid file)."""
+    """Return the number of a handle or classid as libnl reads it: 'root', '1:', '1:4', a name of its classid file."""
     number = ffi.new("uint32_t *")
     name = encoded(text)
     if name is None or lib.rtnl_tc_str2handle(name, number) < 0:
@@ -48,7 +48,7 @@ def parse_handle(text: str) -> int | None:
 
 
 def handle_text(handle: int) -> str:
-    """The text of a handle or classid as tc writes it: 'root', '1:', '1:4'."""
+    """Return a handle or classid as tc prints it: 'root', '1:', '1:4'."""
     if handle == lib.TC_H_ROOT:
         return "root"
     major, minor = handle >> 16, handle & 0xFFFF
@@ -56,12 +56,12 @@ def handle_text(handle: int) -> str:
 
 
 def aligned(length: int) -> int:
-    """The length with the padding that netlink puts between two messages."""
+    """Return the length with the padding between two netlink messages."""
     return int(length + lib.NLMSG_ALIGNTO - 1 & -lib.NLMSG_ALIGNTO)
 
 
 def message(kind_of_request: int, flags: int, body: bytes) -> bytes:
-    """A message with this body: the family's header, then attributes."""
+    """Return a message with this body: the family's header, then attributes."""
     msg = lib.nlmsg_alloc_simple(kind_of_request, flags)
     if msg == ffi.NULL:
         raise MemoryError("libnl has no memory for a message")
@@ -73,27 +73,27 @@ def message(kind_of_request: int, flags: int, body: bytes) -> bytes:
 def qdisc_message(
     kind_of_request: int, flags: int, ifindex: int, parent: int, handle: int, kind: bytes | None
 ) -> bytes:
-    """A message about a qdisc without TCA_OPTIONS, which libnl always adds for a plug."""
+    """Return a message about a qdisc without TCA_OPTIONS. (libnl always adds TCA_OPTIONS for a plug.)"""
     header = ffi.new("struct tcmsg *", {"tcm_ifindex": ifindex, "tcm_parent": parent, "tcm_handle": handle})
     attributes = b"" if kind is None else attribute(lib.TCA_KIND, kind + b"\0")
     return message(kind_of_request, flags, ffi.buffer(header)[:] + attributes)
 
 
 def link_message(kind_of_request: int, flags: int, ifindex: int, attributes: bytes = b"") -> bytes:
-    """A message about a link. libnl's own question for a link also asks for all virtual functions of a card."""
+    """Return a message about a link. (libnl's own request also asks for all virtual functions of a card.)"""
     header = ffi.new("struct ifinfomsg *", {"ifi_index": ifindex})
     return message(kind_of_request, flags, ffi.buffer(header)[:] + attributes)
 
 
 def built(build: Callable[..., int], *args: object) -> bytes:
-    """The message that one of libnl's ``rtnl_..._build_..._request()`` functions makes."""
+    """Return the message that one of libnl's ``rtnl_..._build_..._request()`` functions builds."""
     result = ffi.new("struct nl_msg **")
     check(build(*args, result), "build a request")
     return _finished(ffi.gc(result[0], lib.nlmsg_free))
 
 
 def _finished(msg: CData) -> bytes:
-    """The bytes to send: a request that asks for an ACK, with the sequence number 1, padded for a following message."""
+    """Return the bytes to send: a request for an ACK, with the sequence number 1, padded for the next message."""
     header = lib.nlmsg_hdr(msg)
     header.nlmsg_flags |= lib.NLM_F_REQUEST | lib.NLM_F_ACK
     header.nlmsg_seq = 1
@@ -101,14 +101,14 @@ def _finished(msg: CData) -> bytes:
 
 
 def without_ack(request: bytes) -> bytes:
-    """The message for a sender that wants to hear of its failure only."""
+    """Return the message without the request for an ACK. The kernel then answers only with errors."""
     changed = bytearray(request)
     ffi.cast("struct nlmsghdr *", ffi.from_buffer(changed)).nlmsg_flags &= ~lib.NLM_F_ACK
     return bytes(changed)
 
 
 def joined(messages: list[bytes]) -> bytes:
-    """The messages for one RouteSocket.execute_all(): numbered from 0, and only the last one asks for an ACK."""
+    """Join messages for RouteSocket.execute_all(): number them from 0, and ask for an ACK of the last one only."""
     batch = bytearray().join(messages)
     start, at = ffi.from_buffer(batch), 0
     for seq, one in enumerate(messages):

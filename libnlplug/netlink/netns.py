@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Network namespaces: named in four ways, and entered by a short-lived thread, since setns() is per thread."""
+"""Open a network namespace by name, path, pid or file, and call a function in it.
+
+setns() changes one thread only, so a short-lived thread enters the namespace and calls the function.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Callable, Protocol, TypeVar, Union
 
     class HasFileno(Protocol):
-        """An open file, a socket: what holds a descriptor."""
+        """An object with a file descriptor, as a file or a socket."""
 
         def fileno(self) -> int: ...
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def netns_of_thread() -> tuple[int, int] | None:
-    """What tells the calling thread's namespace from others; None without /proc."""
+    """Return device and inode of the calling thread's namespace, or None without /proc."""
     try:
         found = os.stat("/proc/thread-self/ns/net")
     except OSError:
@@ -35,18 +38,18 @@ def netns_of_thread() -> tuple[int, int] | None:
 
 
 def in_netns(netns: Netns, call: Callable[[], T]) -> T:
-    """The result of ``call`` in the namespace: setns is per thread, so a short-lived thread goes there and ends."""
+    """Call ``call`` in the namespace, in a thread of its own, and return its result. None is the caller's namespace."""
     if netns is None:
         return call()
     return visit(_open_netns(netns), netns, call)
 
 
 def visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Callable[[], T]) -> T:
-    """The same in the namespace of ``fd``, which is closed."""
+    """Call ``call`` in the namespace of ``fd`` and return its result. ``fd`` is closed. ``netns`` is for messages."""
     outcome: list[T | BaseException] = []
     done = allocate_lock()
     done.acquire()
-    # Closed once, by the thread or with its last owner: after an exception nobody here knows whether the thread runs.
+    # The thread closes fd, or the garbage collector does: after an exception here, the thread may or may not run.
     owned = ffi.gc(ffi.cast("void *", fd), lambda _: os.close(fd))
 
     def go() -> None:
@@ -54,7 +57,7 @@ def visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Callab
             if lib.setns(fd, lib.CLONE_NEWNET) < 0:
                 raise cannot_enter(netns, ffi.errno)
             outcome.append(call())
-        except BaseException as error:  # brought to the caller's thread, whatever it is
+        except BaseException as error:  # raised again in the caller's thread
             outcome.append(error)
         finally:
             ffi.release(owned)

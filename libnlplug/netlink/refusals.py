@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one place where a refusal of the kernel becomes an exception.
+"""Turn a refusal of the kernel into an exception. No other module does this.
 
-The kernel answers a refused request with an errno and, in the extended ack, a sentence. libnl passes on neither: it
-maps the errno to a smaller list of its own and drops the sentence. So the kernel's reply is read here.
+The kernel answers a refused request with an errno and, in the extended ack, a sentence. libnl maps the errno to a
+smaller list of its own and drops the sentence. This module therefore reads the kernel's reply itself.
 
-Several refusals share one errno (four of them are ENOENT); only the sentence tells them apart. The sentences are
-those of the kernel's net/sched/sch_api.c.
+Several refusals share one errno, for example ENOENT. The sentence tells them apart; it comes from the kernel's
+net/sched/sch_api.c.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ __all__ = ["check", "parse_reply", "refusal", "refusal_in", "unanswered"]
 
 _NO_PLUG = "the kernel has no sch_plug: try 'modprobe sch_plug', or install a kernel that has it (CONFIG_NET_SCH_PLUG)"
 
-# What each refusal means: errno, words of the kernel's sentence ("" for any), exception, what to do. The first that
-# fits counts.
+# What each refusal means: errno, words of the kernel's sentence ("" for any), exception, hint. The first match counts.
 _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
     (
         _errno.EPERM,
@@ -70,13 +69,13 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
         _errno.ENOENT,
         "Failed to find specified qdisc",
         ParentNotFound,
-        "the parent names a qdisc that the device does not have: 'tc qdisc show' lists them",
+        "the device has no qdisc with the parent's handle: 'tc qdisc show' lists its qdiscs",
     ),
     (
         _errno.ENOENT,
         "class not found",
         ClassNotFound,
-        "the parent qdisc has no such class: 'tc class show' lists them",
+        "the parent qdisc has no such class: 'tc class show' lists its classes",
     ),
     (
         _errno.ENOENT,
@@ -88,13 +87,13 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
         _errno.EOPNOTSUPP,
         "",
         ParentNotClassful,
-        "the parent must be 'root' or a class of a classful qdisc (prio, htb and their like)",
+        "the parent must be 'root' or a class of a classful qdisc such as prio or htb",
     ),
     (
         _errno.ENODEV,
         "",
         DeviceNotFound,
-        "the device is not in this network namespace: 'ip link' lists those that are",
+        "this network namespace has no such device: 'ip link' lists its devices",
     ),
     (
         _errno.EEXIST,
@@ -130,7 +129,7 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
 
 
 def parse_reply(message: bytes) -> tuple[int, str | None] | None:
-    """The errno and the extended ack's sentence of an NLMSG_ERROR message; None if it is too short to be one.
+    """Return the errno and the extended ack's sentence of an NLMSG_ERROR message, or None if it is too short.
 
     The layout is that of include/uapi/linux/netlink.h: nlmsghdr, nlmsgerr (an int and the request's own header), the
     request's payload unless it was capped, then attributes.
@@ -150,7 +149,7 @@ def parse_reply(message: bytes) -> tuple[int, str | None] | None:
 
 
 def refusal_in(message: bytes, operation: str, device: str | None) -> NetlinkError:
-    """The exception for the kernel's NLMSG_ERROR ``message``."""
+    """Return the exception for the kernel's NLMSG_ERROR ``message``."""
     reply = parse_reply(message)
     if reply is None or not 0 <= reply[0] < 4096:
         return unanswered(_errno.EBADMSG, operation, device)
@@ -158,7 +157,7 @@ def refusal_in(message: bytes, operation: str, device: str | None) -> NetlinkErr
 
 
 def refusal(errno: int, operation: str, device: str | None, ext_ack: str | None = None) -> NetlinkError:
-    """The exception for an ``errno`` that is certain: nothing of the request was carried out."""
+    """Return the exception for an ``errno`` from the kernel, which has carried out no part of the request."""
     kind, hint = NetlinkError, ""
     for number_here, part, kind_here, hint_here in _REFUSALS:
         if number_here == errno and part in (ext_ack or ""):
@@ -172,14 +171,14 @@ def refusal(errno: int, operation: str, device: str | None, ext_ack: str | None 
 
 
 def unanswered(errno: int, operation: str, device: str | None) -> NetlinkError:
-    """The exception for a request whose answer was lost, and why (``errno``): it may have been carried out or not."""
-    hint = "the kernel's answer did not arrive, so what it did is not known"
+    """Return the exception for a request whose answer was lost because of ``errno``. It may have been carried out."""
+    hint = "the kernel's answer did not arrive: the request may or may not have been carried out"
     message = f"cannot {_target(operation, device)}: {os.strerror(errno)}; {hint}"
     return NetlinkError(None, message, operation, device, -lib.nl_syserr2nlerr(errno), None, hint)
 
 
 def check(code: int, operation: str, device: str | None = None) -> int:
-    """libnl's ``code`` if it says success (positive values are successes too), else NetlinkError."""
+    """Return libnl's ``code`` if it is 0 or positive; otherwise raise NetlinkError."""
     if code < 0:
         words = ffi.string(lib.nl_geterror(code)).decode("utf-8", "replace")
         raise NetlinkError(None, f"cannot {_target(operation, device)}: libnl: {words}", operation, device, code)

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""RouteSocket: one NETLINK_ROUTE socket in one network namespace, used for one request at a time.
+"""RouteSocket: a NETLINK_ROUTE socket in one network namespace, for one request at a time.
 
-libnl makes the messages; exchange.c sends a request, takes all that comes back for it in one call, under a lock, and
-reads what is shown of a qdisc or a link. So a request is whole or not made: no thread, signal handler or interrupt
-comes between a question and its answer.
+libnl builds the messages. exchange.c sends a request, receives the whole answer in the same call, under a lock, and
+reads the fields of a qdisc or a link. No other thread or signal handler can run between a request and its answer.
 
-Threads: a RouteSocket may be used by several threads; it locks. Fork: use in a child raises ForkedError; the parent's
-socket stays usable. Close the object in the child, or forget it; a new one in the child is fine.
+Threads: several threads may use one RouteSocket; it locks. Fork: use in a child raises ForkedError, and the parent's
+socket stays usable. In the child, close the object or drop it, and make a new one.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-_ANSWER = 2048  # bytes of a socket's buffer that an error may take, with its sentence and the kernel's bookkeeping
+_ANSWER = 2048  # bytes of a socket's buffer for one error: its sentence, and the kernel's overhead
 
 _generation = 0
 
@@ -48,8 +47,8 @@ os.register_at_fork(after_in_child=_count_fork)
 
 
 class QdiscInfo(Record):
-    """What the kernel shows of a qdisc: ``qlen`` packets and ``backlog`` bytes wait in it, ``packets`` and ``bytes``
-    have left it, ``drops`` packets were refused or thrown away."""
+    """A qdisc: ``qlen`` packets and ``backlog`` bytes wait in it, ``packets`` and ``bytes`` have left it, and it has
+    dropped ``drops`` packets."""
 
     __slots__ = ("ifindex", "kind", "handle", "parent", "qlen", "backlog", "drops", "packets", "bytes")
     ifindex: int
@@ -74,7 +73,7 @@ class LinkInfo(Record):
 
 
 def qdisc_info(message: bytes) -> QdiscInfo | None:
-    """What the kernel's message shows; None where it is not about a qdisc."""
+    """Read a qdisc from the kernel's message. Return None if the message is not about a qdisc."""
     read = ffi.new("struct libnlplug_qdisc *")
     if not lib.libnlplug_read_qdisc(message, len(message), read):
         return None
@@ -84,9 +83,9 @@ def qdisc_info(message: bytes) -> QdiscInfo | None:
 
 
 class RouteSocket:
-    """A connected NETLINK_ROUTE socket. ``netns`` is the namespace it is opened in; None is the calling thread's.
+    """A connected NETLINK_ROUTE socket in the namespace ``netns``; None is the calling thread's namespace.
 
-    A socket stays in the namespace it was opened in, and keeps a deleted one alive until it is closed.
+    The socket keeps a deleted namespace alive until it is closed.
     """
 
     def __init__(self, netns: Netns = None) -> None:
@@ -109,7 +108,7 @@ class RouteSocket:
             raise refusal(ffi.errno, "open a netlink socket", None)
         one = ffi.new("int *", 1)
         for option in (lib.NETLINK_EXT_ACK, lib.NETLINK_CAP_ACK):
-            # A kernel older than 4.12 refuses: then the messages are without the kernel's sentence.
+            # Kernels before 4.12 refuse this. Error messages then lack the kernel's sentence.
             lib.setsockopt(lib.nl_socket_get_fd(sk), lib.SOL_NETLINK, option, one, ffi.sizeof("int"))
         return sk
 
@@ -120,19 +119,19 @@ class RouteSocket:
 
     @property
     def closed(self) -> bool:
-        """Whether close() was called."""
+        """True after close()."""
         return self._sk is None
 
     def close(self) -> None:
-        """Close the socket; calling it again does nothing. The kernel's qdiscs are not touched."""
+        """Close the socket. A second call does nothing. The kernel's qdiscs stay as they are."""
         sk, self._sk = self._sk, None
         if sk is not None:
-            if not self.forked:  # the line's lock may be another thread's, which the child does not have
+            if not self.forked:  # the lock may belong to a thread that does not exist in the child
                 lib.libnlplug_line_close(self._line)
             ffi.release(sk)
 
     def in_netns(self, call: Callable[[], T]) -> T:
-        """The result of ``call`` in the socket's namespace, wherever the calling thread is."""
+        """Call ``call`` in the socket's namespace and return its result."""
         self._check()
         if self._netns is not None and self._netns == netns_of_thread():
             return call()
@@ -142,7 +141,7 @@ class RouteSocket:
         return visit(fd, "of the socket", call)
 
     def netns_id(self) -> tuple[int, int]:
-        """What tells the socket's namespace from others."""
+        """Return device and inode of the socket's namespace."""
         fd = lib.libnlplug_netns_of(self.fileno())
         if fd < 0:
             raise cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
@@ -151,8 +150,11 @@ class RouteSocket:
         return found.st_dev, found.st_ino
 
     def make_room(self, answers: int) -> tuple[int, int]:
-        """Room for that many answers, or what the system grants: the bytes that one send takes (netlink_sendmsg keeps
-        32 of its buffer), and how many answers can wait (of which each counts with its bookkeeping)."""
+        """Enlarge the receive buffer for this many answers, as far as the system allows.
+
+        Return how many bytes one send may have (netlink_sendmsg needs 32 bytes of the buffer) and how many answers fit
+        into the receive buffer.
+        """
         value, size = ffi.new("int *"), ffi.new("unsigned int *", ffi.sizeof("int"))
         lib.getsockopt(self.fileno(), lib.SOL_SOCKET, lib.SO_SNDBUF, value, size)
         send = value[0] - 32
@@ -166,7 +168,7 @@ class RouteSocket:
 
     @property
     def forked(self) -> bool:
-        """Whether this is a forked child of the process that the object belongs to."""
+        """True in a forked child of the process that made this object."""
         return self._generation != _generation
 
     def _check(self) -> None:
@@ -176,7 +178,7 @@ class RouteSocket:
             raise ClosedError("this object is closed")
 
     def execute(self, message: bytes, operation: str, device: str | None) -> None:
-        """Send one request and take the ACK: one sendmsg, one recvmsg. What the kernel refuses is raised."""
+        """Send one request and receive its ACK, or raise the kernel's refusal."""
         if self._generation != _generation or self._sk is None:
             self._check()
         answer = lib.libnlplug_exchange(self._line, message, len(message), 1)
@@ -184,8 +186,11 @@ class RouteSocket:
             raise self._error(*_replies(answer), operation, device)
 
     def execute_all(self, messages: bytes, devices: Sequence[str], operation: str) -> dict[int, NetlinkError]:
-        """Send requests, joined(), in one send, one for each of ``devices``; the error of each that failed, by its
-        place. The others are done, whatever comes before them."""
+        """Send joined() requests, one for each of ``devices``, in one send.
+
+        Return the error of each request that failed, by its index. The other requests were carried out, also those
+        after a failure.
+        """
         self._check()
         last = len(devices) - 1
         error, replies = _replies(lib.libnlplug_exchange(self._line, messages, len(messages), last))
@@ -197,16 +202,16 @@ class RouteSocket:
         for reply in replies:
             if reply.kind == lib.NLMSG_ERROR and reply.seq <= last:
                 failures[reply.seq] = refusal_in(reply.message, operation, devices[reply.seq])
-        if error:  # the requests whose answers are missing may be done or not
+        if error:  # requests without an answer may or may not have been carried out
             for seq in range(max(failures, default=-1) + 1, last + 1):
                 failures[seq] = unanswered(error, operation, devices[seq])
         return failures
 
     def ask(self, message: bytes, operation: str, device: str | None) -> list[Reply]:
-        """Send a question; the objects that the kernel shows, none if it has nothing to show.
+        """Send a question and return the kernel's answers, which may be none.
 
-        For one object the kernel sends it and then the ACK (rtnetlink_rcv_msg). A dump, with NLM_F_DUMP, that something
-        changed meanwhile is asked for again.
+        The kernel answers with the object and then an ACK (rtnetlink_rcv_msg). A dump (NLM_F_DUMP) is repeated if a
+        change interrupted it.
         """
         self._check()
         for _ in range(10):
@@ -221,11 +226,11 @@ class RouteSocket:
         raise NetlinkError(None, f"cannot {operation}: it changes faster than it can be read", operation, device)
 
     def link(self, device: str) -> int:
-        """The interface index of ``device`` in the socket's namespace; DeviceNotFound where there is none."""
+        """Return the interface index of ``device`` in the socket's namespace, or raise DeviceNotFound."""
         return self.link_info(device).ifindex
 
     def link_info(self, device: str) -> LinkInfo:
-        """The same with what more the kernel shows of it."""
+        """Return the link named ``device`` in the socket's namespace, or raise DeviceNotFound."""
         if not isinstance(device, str):
             raise TypeError(f"a device is named by a str, as 'eth0', not by {device!r}")
         name = encoded(device)
@@ -237,7 +242,7 @@ class RouteSocket:
         return self._link(link_message(lib.RTM_GETLINK, 0, 0, named), device)
 
     def link_name(self, ifindex: int) -> str:
-        """The name of the device with this interface index; DeviceNotFound where there is none."""
+        """Return the name of the device with this interface index, or raise DeviceNotFound."""
         return self._link(link_message(lib.RTM_GETLINK, 0, ifindex), f"device {ifindex}").name
 
     def _link(self, question: bytes, device: str) -> LinkInfo:
@@ -251,10 +256,11 @@ class RouteSocket:
     def qdisc(
         self, ifindex: int, parent: int, device: str, handle: int = 0, kind: bytes | None = None
     ) -> QdiscInfo | None:
-        """The qdisc at ``parent``, with its counters; None where the kernel has none to show (noqueue, noop).
+        """Return the qdisc at ``parent`` with its counters, or None if the kernel shows none (noqueue, noop).
 
-        One question about one qdisc, however many links there are: RTM_GETQDISC without NLM_F_DUMP answers to the
-        asker only with NLM_F_ECHO. With ``handle`` or ``kind``, a qdisc that differs is QdiscNotFound.
+        This asks for one qdisc, so its cost does not grow with the number of links. Without NLM_F_ECHO, the kernel
+        would send the answer only to listeners, not to this socket. Raise QdiscNotFound if the qdisc has another
+        ``handle`` or ``kind``.
         """
         question = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, ifindex, parent, handle, kind)
         replies = self.ask(question, "read the qdisc of", device)
@@ -267,7 +273,7 @@ class RouteSocket:
         return found
 
     def qdiscs(self, wanted: Container[tuple[int, int]] | None = None) -> list[QdiscInfo]:
-        """Every qdisc of the namespace, or those at the ``wanted`` places (ifindex and parent), by one dump."""
+        """Return all qdiscs of the namespace, or those at the ``wanted`` places (ifindex and parent), from one dump."""
         question = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_DUMP, 0, 0, 0, None)
         found = []
         for reply in self.ask(question, "list the qdiscs", None):
@@ -288,8 +294,8 @@ class RouteSocket:
 
 
 class Reply(Record):
-    """One message from the kernel: ``kind`` and ``flags`` as netlink has them, ``seq`` the sequence number of the
-    request that it answers, ``message`` all of its bytes."""
+    """One message from the kernel: its type ``kind``, its ``flags``, the sequence number ``seq`` of the request, and
+    all its bytes as ``message``."""
 
     __slots__ = ("kind", "flags", "seq", "message")
     kind: int
@@ -299,12 +305,12 @@ class Reply(Record):
 
     @property
     def payload(self) -> bytes:
-        """What follows the netlink header."""
+        """The bytes after the netlink header."""
         return self.message[lib.NLMSG_HDRLEN :]
 
 
 def _replies(answer: CData) -> tuple[int, list[Reply]]:
-    """What libnlplug_exchange() returned: its error, and the messages."""
+    """Return the error and the messages of an answer from libnlplug_exchange()."""
     if not answer:
         return 0, []
     answer = ffi.gc(answer, lib.libnlplug_answer_free)

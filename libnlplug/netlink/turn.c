@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * What the drop-in port needs around libnl's rtnl_qdisc_add(), because Python programs have threads and signals:
- * one request at a time, each with its own answer.
+ * The drop-in port calls libnl's rtnl_qdisc_add() through these functions. Python programs have threads and signals, so
+ * they send one request at a time and give each request its own answer.
  *
- * The mutex is here because a lock of Python's reads the clock, which costs half a toggle where that is a system call.
+ * The mutex is in C because a Python lock reads the clock. Where that is a system call, it costs half a toggle.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,13 +21,13 @@
 #include "turn.h"
 
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
-static uint32_t awaited;	/* the number of the request in progress */
-static char *said;		/* where the kernel's sentence about it goes */
+static uint32_t awaited;	/* the sequence number of the request in progress */
+static char *said;		/* the buffer for the kernel's sentence about it */
 
 /*
- * Set the action of a plug and send it with ``add``, while no other thread does; what ``add`` returns. ``set`` may be
- * NULL. If the kernel gives a reason for a refusal, it is put into ``sentence``, which may be NULL.
- * -1 without a device: libnl would abort the process.
+ * Set the action of a plug with ``set``, which may be NULL, and send it with ``add``, under the lock. Return the result
+ * of ``add``. If the kernel refuses and gives a reason, copy it to ``sentence``, which may be NULL. Return -1 if the
+ * qdisc has no device, because libnl would abort the process.
  */
 int libnlplug_in_turn(int (*set)(struct rtnl_qdisc *qdisc),
 		      int (*add)(struct nl_sock *sk, struct rtnl_qdisc *qdisc, int flags),
@@ -47,7 +47,7 @@ int libnlplug_in_turn(int (*set)(struct rtnl_qdisc *qdisc),
 	return error;
 }
 
-/* rtnl_qdisc_add() without TCA_OPTIONS, which libnl puts last, with a limit of 0 where none was set. */
+/* rtnl_qdisc_add() without TCA_OPTIONS. libnl puts it last, and with a limit of 0 if none was set. */
 int libnlplug_add_without_options(struct nl_sock *sk, struct rtnl_qdisc *qdisc, int flags)
 {
 	struct nl_msg *msg;
@@ -63,8 +63,8 @@ int libnlplug_add_without_options(struct nl_sock *sk, struct rtnl_qdisc *qdisc, 
 }
 
 /*
- * Receive the answer to the request in progress. Older answers, which nobody has read, are dropped; so that they do not
- * fill the socket, also where this one is lost.
+ * Receive the answer to the request in progress. Drop unread answers to earlier requests, so that they do not fill the
+ * socket, even if the answer to this request was lost.
  */
 static int receive(struct nl_sock *sk, struct sockaddr_nl *from, unsigned char **answer, struct ucred **credentials)
 {
@@ -95,8 +95,8 @@ static int receive(struct nl_sock *sk, struct sockaddr_nl *from, unsigned char *
 }
 
 /*
- * Match answers to requests on this socket by receive() instead of libnl's check, which refuses everything for ever
- * after one lost answer. Ask for the kernel's sentences, which Linux 4.12 and newer have.
+ * Let receive() match answers to requests on this socket. libnl's own check would refuse every later answer after one
+ * lost answer. Ask the kernel for its sentences, which Linux 4.12 and newer send.
  */
 void libnlplug_match_answers(struct nl_sock *sk)
 {
@@ -110,18 +110,18 @@ void libnlplug_match_answers(struct nl_sock *sk)
 	setsockopt(nl_socket_get_fd(sk), SOL_NETLINK, NETLINK_CAP_ACK, &one, sizeof one);
 }
 
-/* In a forked child: a thread that is only in the parent may have had its turn. */
+/* Reset the lock in a forked child: a thread that exists only in the parent may have held it. */
 void libnlplug_new_turn(void)
 {
 	pthread_mutex_init(&turn, NULL);
 }
 
-/* The index of a device in the socket's network namespace, or -errno. One link is looked up, and no answer to read. */
+/* The index of a device in the socket's network namespace, or -errno. ioctl() needs no netlink answer. */
 int libnlplug_ifindex(struct nl_sock *sk, const char *device)
 {
 	struct ifreq request = { 0 };
 
-	if (!*device || strlen(device) >= IFNAMSIZ || strchr(device, ':'))	/* ioctl() would cut at a colon */
+	if (!*device || strlen(device) >= IFNAMSIZ || strchr(device, ':'))	/* ioctl() would cut the name at a colon */
 		return -ENODEV;
 	memcpy(request.ifr_name, device, strlen(device));
 	return ioctl(nl_socket_get_fd(sk), SIOCGIFINDEX, &request) < 0 ? -errno : request.ifr_ifindex;

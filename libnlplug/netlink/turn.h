@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What turn.c offers. No preprocessor line stands here: the C compiler and cffi both read it. */
+/* The functions of turn.c. cffi reads this file, too, so it has no preprocessor lines. */
 
 struct nl_sock;
 struct rtnl_qdisc;

@@ -72,7 +72,7 @@ def test_a_class_that_is_not_there(prio: Wire) -> None:
 
 def test_a_plug_is_no_parent(wire: Wire, plug: PlugQdisc) -> None:
     """A plug has no classes to attach another one to: ParentNotClassful."""
-    words = ("the parent must be", "prio, htb")  # the kernel's own are newer than 5.10
+    words = ("the parent must be", "prio or htb")  # the kernel's own are newer than 5.10
     with complain(libnlplug.ParentNotClassful, OSError, errno.EOPNOTSUPP, *words):
         libnlplug.attach(wire.device, parent=f"{plug.handle}1", netns=wire.near)
 

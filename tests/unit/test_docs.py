@@ -23,6 +23,7 @@ from tests.support.doc_blocks import MARKS, PAGES, ROOT, RUN, SHOWN, blocks
 from tests.support.netlab import unable
 
 DOCS = ROOT / "docs"
+TOPS = ("docs", "examples", "benchmarks", "tests")
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
@@ -33,7 +34,7 @@ def words(text: str) -> str:
 
 def test_they_are_built_without_a_warning(tmp_path: Path) -> None:
     """Sphinx takes every warning for an error: a dead link, a page that is in no list, a docstring it cannot read."""
-    lacking = [name for name in ("sphinx", "myst_parser") if importlib.util.find_spec(name) is None]
+    lacking = [name for name in ("sphinx", "myst_parser", "furo") if importlib.util.find_spec(name) is None]
     if lacking:
         unable(f"the docs cannot be built without {' and '.join(lacking)}: pip install '.[docs]'")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(tmp_path / "doctrees")]
@@ -42,6 +43,7 @@ def test_they_are_built_without_a_warning(tmp_path: Path) -> None:
     reference = (tmp_path / "html" / "reference.html").read_text()
     for name in libnlplug.__all__:
         assert name.startswith("__") or f'id="libnlplug.{name}"' in reference, name
+    assert re.findall(r'id="libnlplug\.(\w+)"', reference)[0] == "attach", "what most readers look for comes first"
     command_page = (tmp_path / "html" / "command.html").read_text()
     for verb in VERBS:
         assert f"<strong>libnlplug {verb.name}</strong>" in command_page
@@ -92,6 +94,21 @@ PROGRAMS = sorted((ROOT / "examples").rglob("*.py"))
 def test_a_socket_s_timeout_has_its_old_name(text: str) -> None:
     """Before Python 3.10, which is to do as well, socket.timeout is no TimeoutError."""
     assert "except TimeoutError" not in text
+
+
+def readmes() -> list[Path]:
+    """The pages that a reader opens in the tree itself: those in the root, and each folder's README.md."""
+    return [*ROOT.glob("*.md"), *(page for top in TOPS for page in (ROOT / top).rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", readmes(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    """A link or picture that is a path names a file or folder of the project."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path = target.partition("#")[0]
+        if path and not re.match(r"[a-z]+:", path):
+            place = DOCS / path[1:] if path.startswith("/") else page.parent / path
+            assert place.exists(), f"{page.relative_to(ROOT)} links to {target}"
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)

@@ -30,7 +30,7 @@ REFUSALS = [
     (errno.ENOENT, None, libnlplug.QdiscNotFound, FileNotFoundError, "attach"),
     (errno.ENOENT, "Failed to find specified qdisc", libnlplug.ParentNotFound, FileNotFoundError, "tc qdisc show"),
     (errno.ENOENT, "Specified class not found", libnlplug.ClassNotFound, FileNotFoundError, "tc class show"),
-    (errno.EOPNOTSUPP, "Parent qdisc is not classful", libnlplug.ParentNotClassful, OSError, "prio, htb"),
+    (errno.EOPNOTSUPP, "Parent qdisc is not classful", libnlplug.ParentNotClassful, OSError, "prio or htb"),
     (errno.ENODEV, None, libnlplug.DeviceNotFound, FileNotFoundError, "ip link"),
     (errno.EEXIST, "Exclusivity flag on, cannot modify", libnlplug.QdiscExists, FileExistsError, "delete it first"),
     (errno.EEXIST, None, libnlplug.QdiscExists, FileExistsError, "never displaced"),
