@@ -41,7 +41,7 @@ from .errors import (
 from .hold import RELEASE_TRIES, Holdable, end_detached, hold_detached
 from .netlink.attributes import attribute
 from .netlink.libnl import ffi, lib
-from .netlink.messages import built, handle_text, link_message, parse_handle, qdisc_message, without_ack
+from .netlink.messages import built, handle_text, joined, link_message, parse_handle, qdisc_message, without_ack
 from .netlink.refusals import check, refusal
 from .netlink.route_socket import RouteSocket
 from .record import Record
@@ -407,12 +407,13 @@ class PlugQdisc(Holdable):
         return qdisc_message(lib.RTM_DELQDISC, 0, self._ifindex, self._parent, self._handle, b"plug")
 
     def _create(self, limit: int | None) -> None:
-        """Create the plug and release it at once: a new plug holds until it is released.
+        """Create the plug and release it in one send: a new plug holds until it is released, and a process that is
+        killed or interrupted cannot leave it so.
 
         CREATE with EXCL and an explicit handle is the kernel's atomic refusal to displace a configured qdisc. The
-        release is a send of its own: in one send the kernel would run it also after a refused creation, on somebody
-        else's plug. In between the plug's mark keeps others from holding it, so that the release ends nobody's hold.
-        Without a limit TCA_OPTIONS is left out: only then does the kernel use its own.
+        kernel runs the release after a refused creation too. It ends nobody's hold: while this process has the plug's
+        mark, nobody else attaches or holds there. Without a limit TCA_OPTIONS is left out: only then does the kernel
+        use its own.
         """
         flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
         if limit is None:
@@ -420,12 +421,15 @@ class PlugQdisc(Holdable):
         else:
             create = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, limit), flags)
         release = self._built(lib.rtnl_qdisc_plug_release_indefinite)
-        self._route.execute(create, "attach a plug to", self._device)
-        try:
-            self._route.execute(release, "release the new plug of", self._device)
-        except NetlinkError:
+        failures = self._route.execute_all(joined([create, release]), [self._device] * 2, "attach a plug to")
+        if 0 in failures:
+            raise failures[0]
+        if 1 in failures:
             self._delete()
-            raise
+            failed = failures[1]
+            raise failed if failed.errno is None else refusal(
+                failed.errno, "release the new plug of", self._device, failed.ext_ack
+            )
         self._created = True
         self._limit = limit
         self._last_action = "release_indefinite"
@@ -440,7 +444,7 @@ def attach(
 ) -> PlugQdisc:
     """The plug of ``device`` at ``parent``: a new one, released, or the one that is there.
 
-    ``tc qdisc add dev DEV root handle 504c: plug limit BYTES``, then ``tc qdisc change ... plug release_indefinite``.
+    ``tc qdisc add dev DEV root handle 504c: plug limit BYTES`` and ``... plug release_indefinite``, in one send.
 
     ``parent`` is 'root' or the class of a classful qdisc, as '1:4'. ``handle``, as '40:', is 504c: at the root and
     5000: plus the class's minor number elsewhere, where it is not given. ``limit`` is in bytes, link headers included,

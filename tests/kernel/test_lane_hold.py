@@ -178,8 +178,7 @@ def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch:
         "describe the ifb",
         "set addrgenmode of",
         "set up the ifb",
-        "attach a plug to with a mark",  # nobody else can hold it yet
-        "release the new plug of with a mark",
+        "attach a plug to (2) with a mark",  # made and released in one send; nobody else can hold it yet
         "add a clsact qdisc to",
         "add a filter to (4)",
         "describe the ifb",
