@@ -18,7 +18,7 @@ PARTS := $(HALVES) unit parity types lint
 REPORTS := $(HALVES) unit parity
 
 # What of the kernel tests depends most on a second processor.
-SHORT := epochs hold_and_release hold_exclusive threads_and_fork
+SHORT := epochs hold_and_release hold_exclusive hold_ends threads_and_fork group guard_alone lane_hold
 
 SCRIPTS := benchmarks/lab/run tests/matrix/run tools/testkernel/run tools/fresh tools/parts tools/summary tools/tested
 
