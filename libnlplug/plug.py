@@ -427,8 +427,10 @@ class PlugQdisc(Holdable):
         if 1 in failures:
             self._delete()
             failed = failures[1]
-            raise failed if failed.errno is None else refusal(
-                failed.errno, "release the new plug of", self._device, failed.ext_ack
+            raise (
+                failed
+                if failed.errno is None
+                else refusal(failed.errno, "release the new plug of", self._device, failed.ext_ack)
             )
         self._created = True
         self._limit = limit

@@ -24,6 +24,7 @@ from _socket import (
     SO_RCVTIMEO,
     SO_SNDTIMEO,
     SOCK_CLOEXEC,
+    SOCK_DGRAM,
     SOCK_SEQPACKET,
     SOL_SOCKET,
 )
@@ -86,10 +87,15 @@ class Holder(Record):
 
 class Mark:
     """One name, taken by take() and given back by close(). The object is there before the socket, so that close() gives
-    back what take() has taken, whatever interrupts it. Fork: a child closes its copies at once."""
+    back what take() has taken, whatever interrupts it. Fork: a child closes its copies at once.
 
-    def __init__(self, name: str) -> None:
+    A ``silent`` mark is of another type of socket, which can be asked for without leaving anything in a queue: for a
+    mark that is kept for long and that no guard asks about.
+    """
+
+    def __init__(self, name: str, *, silent: bool = False) -> None:
         self._name = name
+        self._silent = silent
         self._socket: Socket | None = None
 
     def take(self, route: RouteSocket) -> bool:
@@ -99,10 +105,11 @@ class Mark:
 
     def _bind(self) -> bool:
         try:
-            self._socket = Socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+            self._socket = Socket(AF_UNIX, (SOCK_DGRAM if self._silent else SOCK_SEQPACKET) | SOCK_CLOEXEC)
             _open.add(self)
             self._socket.bind("\0" + self._name)
-            self._socket.listen(128)  # who connects is told this process's pid by the kernel
+            if not self._silent:
+                self._socket.listen(128)  # who connects is told this process's pid by the kernel
             return True
         except OSError as error:
             self.close()
@@ -111,6 +118,11 @@ class Mark:
             if error.errno in REFUSED:
                 return True
             raise
+
+    @property
+    def taken(self) -> bool:
+        """Whether this process has taken the name."""
+        return self._socket is not None
 
     def close(self) -> None:
         """Give the name back; calling it again does nothing."""

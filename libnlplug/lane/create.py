@@ -13,6 +13,7 @@ import errno
 import os
 
 from ..errors import NetlinkError, PlugBusy
+from ..guard.holders import Mark
 from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, attach_by
@@ -21,7 +22,6 @@ from .filters import SLOTS, add_filters, slot_of
 from .hook import clsact_kind, filters, make_clsact
 from .ifb import Ifb, alias_of, create_ifb
 from .inventory import Hooks, Lane, all_lanes, hooks, ifb_name, is_whole, lane_mark, plug_of
-from .marks import Mark
 from .match import Match
 from .neighbours import refuse_device, refuse_overlap, refuse_to_bypass, refuse_to_drop
 from .remove import sweep, tear_down

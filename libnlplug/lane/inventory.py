@@ -11,6 +11,7 @@ Whatever changes a device's lanes is done under the device's lock.
 from __future__ import annotations
 
 from ..errors import DeviceNotFound, QdiscNotFound
+from ..guard.holders import Mark
 from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, open_by
@@ -18,7 +19,7 @@ from ..record import Record
 from .filters import SLOTS, by_slot, in_place, slot_of
 from .hook import Filter, filters
 from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
-from .marks import Lock, Mark, taken_names
+from .marks import Lock, taken_names
 
 __all__ = [
     "Hooks",
@@ -113,7 +114,7 @@ def ifb_name(ifindex: int, slot: int) -> str:
 
 def lane_mark(name: str) -> Mark:
     """What the process of the lane on this ifb keeps while it lives."""
-    return Mark(_lane_mark_name(name))
+    return Mark(_lane_mark_name(name), silent=True)
 
 
 def _lane_mark_name(name: str) -> str:

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal
 
+    from ..guard.holders import Mark
     from ..netlink.netns import Netns
     from .inventory import Hooks, Lane
-    from .marks import Mark
 
     OnDeath = Literal["release", "drop"]
 

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import errno
 import time
-from _socket import SOCK_SEQPACKET
 
 from ..errors import DeviceNotFound, NotDrained, PlugBusy, QdiscNotFound
-from ..guard.holders import holder_of, mark_name
+from ..guard.holders import Mark, holder_of, mark_name
 from ..netlink.libnl import lib
 from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .filters import delete_filters, slot_of
 from .ifb import delete_ifb, ifb_of
 from .inventory import Lane, LaneInfo, all_lanes, hooks, is_dead, lane_mark, lanes, lock, now, plug_of, states
-from .marks import Mark
 
 __all__ = ["delete_lanes", "sweep", "tear_down"]
 
@@ -106,7 +104,7 @@ def tear_down(route: RouteSocket, device: str, found: list[Lane], timeout: float
     """
     deadline = time.monotonic() + timeout
     found = [now(route, lane) or lane for lane in found]
-    holds = [Mark(mark_name(lane.ifb.ifindex, lib.TC_H_ROOT), SOCK_SEQPACKET) for lane in found]
+    holds = [Mark(mark_name(lane.ifb.ifindex, lib.TC_H_ROOT)) for lane in found]
     lost = 0
     try:
         for lane, hold in zip(found, holds):
