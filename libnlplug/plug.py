@@ -520,7 +520,7 @@ def _refuse_elsewhere(route: RouteSocket, ifindex: int, handle: int, device: str
     except FileNotFoundError:
         return
     if there is not None:
-        hint = "give it another one (handle=, --handle)"
+        hint = "choose another handle (handle=, --handle)"
         message = f"cannot attach a plug to {device}: {there.kind} {handle_text(handle)} has a different parent; {hint}"
         raise HandleInUse(errno.EINVAL, message, "attach a plug to", device, hint=hint)
 
@@ -529,11 +529,11 @@ def _adopt(route: RouteSocket, device: str, found: QdiscInfo, handle: int | None
     there = f"{found.kind} {handle_text(found.handle)}"
     if found.kind != "plug":
         hint = "delete it first, or hold at a class of it"
-        message = f"cannot attach a plug to {device}: {there} stands there and is never displaced; {hint}"
+        message = f"cannot attach a plug to {device}: {there} is there and is not replaced; {hint}"
         raise QdiscExists(None, message, "attach a plug to", device, hint=hint)
     if handle not in (None, found.handle):
         hint = f"leave the handle out, or give {handle_text(found.handle)}"
-        message = f"cannot attach a plug to {device} as {handle_text(handle or 0)}: {there} stands there; {hint}"
+        message = f"cannot attach a plug to {device} as {handle_text(handle or 0)}: {there} is there; {hint}"
         raise QdiscExists(None, message, "attach a plug to", device, hint=hint)
     plug = PlugQdisc(route, device, found.ifindex, found.parent, found.handle)
     if limit is not None:

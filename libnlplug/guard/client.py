@@ -152,7 +152,7 @@ class Guard:
         """What its program says it cannot do."""
         if answer.step == lib.GUARD_PERMISSION and answer.error == errno.EPERM:
             hint = "CAP_NET_ADMIN is missing: run as root or give the process that capability"
-            message = f"cannot hold {self._device}: the guard that would release it may not: {hint}"
+            message = f"cannot hold {self._device}: the guard has no right to release it: {hint}"
             return NotPermitted(answer.error, message, "hold", self._device, hint=hint)
         if answer.step == lib.GUARD_CONFIG:
             return self._unavailable(answer.error, f"{PATH} is of another version")
@@ -171,7 +171,7 @@ class Guard:
             errno.EPERM: "a seccomp filter or a security module refuses it",
             errno.EAGAIN: "the limit of processes (ulimit -u, pids.max) is reached",
             errno.EMFILE: "the limit of open files (ulimit -n) is reached",
-            errno.EMSGSIZE: "these are too many plugs for one guard here: make several groups",
+            errno.EMSGSIZE: "the group has too many plugs for one guard: make several groups",
             errno.ENOENT: f"{PATH} is missing: reinstall the package",
             errno.EACCES: f"{PATH} must be executable, on a file system not mounted noexec",
             errno.ETIMEDOUT: f"the guard did not start within {ANSWER_TIMEOUT} s",
@@ -216,7 +216,7 @@ class Guard:
         while True:
             answer, failures = self._ask(question)
             if answer is None:
-                message = f"cannot hold {self._device}: its guard has gone, or does not answer; it is released"
+                message = f"cannot hold {self._device}: its guard is gone or does not answer; the plug is released"
                 raise GuardUnavailable(None, message, "hold", self._device)
             if not answer.error:
                 return

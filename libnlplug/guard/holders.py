@@ -277,7 +277,7 @@ def busy(device: str, holder: Holder | None, operation: str = "hold") -> PlugBus
     if holder.foreign and holder.uid < 0:
         why = f"{who} has taken the plug's mark ('ss -xap' may show whose); end it"
     elif holder.foreign:
-        why = f"{who} has taken the plug's mark; whether it is a guard is not known: end it only if it is none"
+        why = f"{who} has taken the plug's mark; it may or may not be a guard; end it only if it is not"
     elif holder.detached:
         why = f"{who}, a guard, holds it until its deadline; 'libnlplug release {device}' ends it"
     else:

@@ -78,7 +78,7 @@ def lane_up(route: RouteSocket, wanted: Wanted) -> Made:
         if made is not None:
             return made
         mark.close()
-    message = f"cannot make a lane on {device}: it has {SLOTS}, and no place for more"
+    message = f"cannot make a lane on {device}: it already has the maximum of {SLOTS} lanes"
     raise NetlinkError(errno.EUSERS, message, "make a lane on", device)
 
 

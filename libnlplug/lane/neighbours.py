@@ -22,10 +22,10 @@ def refuse_device(route: RouteSocket, device: str, ifindex: int) -> None:
     there = device_of(route, ifindex)
     if there.kind == "vrf":
         ports = ", ".join(ports_of(route, ifindex)) or "it has none"
-        why, hint = "packets do not come by the hooks of a VRF", f"make the lane on its ports ({ports})"
+        why, hint = "packets do not pass the hooks of a VRF", f"make the lane on its ports ({ports})"
     elif there.kind == "ipvlan" and there.mode == lib.IPVLAN_MODE_L3S:
         below = route.link_name(there.below) if there.below else "in another network namespace"
-        why, hint = "packets do not come by the hooks of an ipvlan in l3s mode", f"use the device below it ({below})"
+        why, hint = "packets do not pass the hooks of an ipvlan in l3s mode", f"use the device below it ({below})"
     else:
         return
     message = f"cannot make a lane on {device}: {why}; {hint}"
@@ -57,7 +57,7 @@ def refuse_to_bypass(
         what = f"the nftables chain '{chain}'"
         hint = "hold leaving packets, or move the chain's rules to prerouting"
     if what:
-        message = f"cannot {operation} {device}: {what} would never see what the lane takes; {hint}"
+        message = f"cannot {operation} {device}: {what} would not see the packets that the lane takes; {hint}"
         raise NetlinkError(errno.EEXIST, message, operation, device, hint=hint)
 
 

@@ -102,12 +102,12 @@ def cannot_enter(netns: Netns, number: int, capability: str = "CAP_SYS_ADMIN") -
     kind: type[NetlinkError] = NetlinkError
     hint = ""
     if number in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
-        kind, hint = NetnsNotFound, "; 'ip netns' lists the named ones"
+        kind, hint = NetnsNotFound, "; 'ip netns' lists the named namespaces"
     elif number in (errno.EPERM, errno.EACCES):
         kind, hint = NotPermitted, f"; {capability} is needed to enter a network namespace"
     elif number == errno.EINVAL:
         hint = "; it is not a network namespace"
     elif number == errno.EAGAIN:
-        hint = "; it takes a thread, and the limit of processes (ulimit -u, pids.max) is reached"
+        hint = "; it needs a thread, but the limit of processes (ulimit -u, pids.max) is reached"
     message = f"cannot enter the network namespace {shown}: {os.strerror(number)}{hint}"
     return kind(number, message, "enter the network namespace")

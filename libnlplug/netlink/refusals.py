@@ -99,13 +99,13 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
         _errno.EEXIST,
         "",
         QdiscExists,
-        "a configured qdisc stands there and is never displaced: delete it first, or hold at a class of it",
+        "a configured qdisc is there and is not replaced: delete it first, or hold at a class of it",
     ),
     (
         _errno.EINVAL,
         "different parent",
         HandleInUse,
-        "the device has a qdisc with this handle elsewhere: give it another one (handle=, --handle)",
+        "the device has a qdisc with this handle elsewhere: choose another handle (handle=, --handle)",
     ),
     (
         _errno.EINVAL,

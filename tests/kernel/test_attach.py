@@ -119,7 +119,7 @@ def test_a_plug_with_another_handle_is_an_error(wire: Wire, plug: PlugQdisc) -> 
     plug.buffer()
     wire.send(4)
     before = wire.near.qdiscs(wire.device)
-    with pytest.raises(QdiscExists, match="as 40:: plug 504c: stands there; leave the handle out, or give 504c:"):
+    with pytest.raises(QdiscExists, match="as 40:: plug 504c: is there; leave the handle out, or give 504c:"):
         libnlplug.attach(wire.device, handle="40:", netns=wire.near)
     assert wire.near.qdiscs(wire.device) == before
 
@@ -130,7 +130,7 @@ def test_a_configured_qdisc_is_never_displaced(wire: Wire, other: str) -> None:
     wire.near.tc(f"qdisc add dev {wire.device} root handle 1: {other}")
     before = wire.near.qdiscs(wire.device)
     for handle in (None, "1:", "40:"):
-        with pytest.raises(QdiscExists, match=f"{other.split()[0]} 1: stands there and is never displaced"):
+        with pytest.raises(QdiscExists, match=f"{other.split()[0]} 1: is there and is not replaced"):
             libnlplug.attach(wire.device, handle=handle, netns=wire.near)
         with pytest.raises(FileExistsError):
             libnlplug.attach(wire.device, handle=handle, limit=5000, netns=wire.near)
@@ -169,7 +169,7 @@ def test_a_configured_qdisc_of_a_class_is_never_displaced(prio: Wire) -> None:
     """At a class, too, another qdisc stays."""
     prio.near.tc(f"qdisc add dev {prio.device} parent 1:3 handle 30: pfifo limit 10")
     before = prio.near.qdiscs(prio.device)
-    with pytest.raises(QdiscExists, match="pfifo 30: stands there"):
+    with pytest.raises(QdiscExists, match="pfifo 30: is there"):
         libnlplug.attach(prio.device, parent="1:3", netns=prio.near)
     assert prio.near.qdiscs(prio.device) == before
 
@@ -195,7 +195,7 @@ def test_a_qdisc_that_appears_after_the_look_is_not_displaced(wire: Wire, blind_
     """The refusal is the kernel's, in one step: a qdisc that comes between the look and the attach stays too."""
     wire.near.tc(f"qdisc add dev {wire.device} root handle {handle} prio bands 3")
     before = wire.near.qdiscs(wire.device)
-    with pytest.raises(QdiscExists, match="never displaced"):
+    with pytest.raises(QdiscExists, match="not replaced"):
         libnlplug.attach(wire.device, netns=wire.near)
     assert wire.near.qdiscs(wire.device) == before
     assert blind_once

@@ -61,7 +61,7 @@ def test_attach_adopts_what_is_there(wire: Wire, cli: Cli) -> None:
     numbers += wire.send(2)
     shown = wire.near.qdisc(wire.device)
     assert (shown["handle"], shown["qlen"], shown["drops"]) == ("40:", 4, 1)
-    assert "plug 40: stands there" in cli.complaint("attach", wire.device, "--handle", "41:")
+    assert "plug 40: is there" in cli.complaint("attach", wire.device, "--handle", "41:")
     plug.release_indefinite()
     wire.expect(numbers[:4])
 
@@ -69,7 +69,7 @@ def test_attach_adopts_what_is_there(wire: Wire, cli: Cli) -> None:
 def test_a_configured_qdisc_is_not_displaced(wire: Wire, cli: Cli) -> None:
     """attach refuses to replace an admin's root qdisc, and works at a class of it; so do the other verbs."""
     wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio")
-    assert "prio 1: stands there and is never displaced" in cli.complaint("attach", wire.device)
+    assert "prio 1: is there and is not replaced" in cli.complaint("attach", wire.device)
     cli("attach", wire.device, "--parent", "1:1")
     cli("buffer", wire.device, "--parent", "1:1")
     held, passing = wire.send(3, to_class=0x10001), wire.send(3, to_class=0x10002)

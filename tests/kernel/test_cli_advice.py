@@ -46,7 +46,7 @@ def test_a_root_without_classes_offers_a_lane(wire: Wire, cli: Cli) -> None:
     """Where the root qdisc has no classes, none is advised; packet options are, and they work."""
     wire.near.tc(f"qdisc add dev {wire.device} root handle 1: pfifo")
     why = cli.complaint("hold", wire.device, "--", "true", status=125)
-    assert "pfifo 1: stands there and is never displaced" in why
+    assert "pfifo 1: is there and is not replaced" in why
     assert "class" not in why
     assert "give packet options, as --tcp-syn" in why
     assert f"'libnlplug lane add {wire.device}'" in cli.complaint("attach", wire.device)

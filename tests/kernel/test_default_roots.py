@@ -149,7 +149,7 @@ def test_a_configured_multi_queue_root_stays(netns: Netns, root: str) -> None:
     """An mq that somebody configured has a handle, and is no default: it is not displaced, its classes take plugs."""
     tap = Tap(netns, 256)
     netns.tc(f"qdisc replace dev {tap.device} root handle 8: {root}")
-    with pytest.raises(libnlplug.QdiscExists, match=f"{root} 8: stands there"):
+    with pytest.raises(libnlplug.QdiscExists, match=f"{root} 8: is there"):
         libnlplug.attach(tap.device, netns=netns)
     with libnlplug.attach(tap.device, parent="8:1", netns=netns) as plug:
         assert ("plug", plug.handle) in tap.kinds()

@@ -79,14 +79,14 @@ def test_a_plug_is_no_parent(wire: Wire, plug: PlugQdisc) -> None:
 
 def test_a_configured_qdisc(prio: Wire) -> None:
     """Another configured qdisc: QdiscExists, which says which one, and what to do."""
-    with complain(libnlplug.QdiscExists, FileExistsError, None, "prio 1: stands there", "delete it first, or hold at"):
+    with complain(libnlplug.QdiscExists, FileExistsError, None, "prio 1: is there", "delete it first, or hold at"):
         libnlplug.attach(prio.device, netns=prio.near)
 
 
 def test_a_handle_that_is_elsewhere(prio: Wire) -> None:
     """A handle that the device has at another class already: HandleInUse."""
     libnlplug.attach(prio.device, parent="1:1", handle="40:", netns=prio.near).close()
-    with complain(libnlplug.HandleInUse, OSError, errno.EINVAL, "different parent", "give it another one"):
+    with complain(libnlplug.HandleInUse, OSError, errno.EINVAL, "different parent", "choose another handle"):
         libnlplug.attach(prio.device, parent="1:2", handle="40:", netns=prio.near)
 
 

@@ -257,7 +257,7 @@ def test_no_thread_for_another_namespace(wire: Wire, plug: PlugQdisc, cgroup: Pa
         number, words = holder.hear()
         assert holder.status() == 0
     assert number == errno.EAGAIN
-    assert "it takes a thread" in words
+    assert "it needs a thread" in words
 
 
 @pytest.fixture

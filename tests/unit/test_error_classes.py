@@ -33,7 +33,7 @@ REFUSALS = [
     (errno.EOPNOTSUPP, "Parent qdisc is not classful", libnlplug.ParentNotClassful, OSError, "prio or htb"),
     (errno.ENODEV, None, libnlplug.DeviceNotFound, FileNotFoundError, "ip link"),
     (errno.EEXIST, "Exclusivity flag on, cannot modify", libnlplug.QdiscExists, FileExistsError, "delete it first"),
-    (errno.EEXIST, None, libnlplug.QdiscExists, FileExistsError, "never displaced"),
+    (errno.EEXIST, None, libnlplug.QdiscExists, FileExistsError, "not replaced"),
     (errno.EINVAL, "Cannot move an existing qdisc to a different parent", libnlplug.HandleInUse, OSError, "another"),
     (errno.EINVAL, "Invalid minor handle", libnlplug.InvalidHandle, ValueError, "'40:'"),
     (errno.EINVAL, "Invalid handle", libnlplug.QdiscNotFound, FileNotFoundError, "attach"),

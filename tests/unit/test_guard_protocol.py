@@ -392,7 +392,7 @@ def test_a_guard_that_has_gone_does_not_hold(netns: Netns) -> None:
     with guarded(netns) as (made, route):
         os.kill(made.pid, 9)
         eventually(lambda: not made.alive, "the kill is noticed")
-        with pytest.raises(GuardUnavailable, match="its guard has gone"):
+        with pytest.raises(GuardUnavailable, match="its guard is gone"):
             made.hold(route, 1, 1.0)
         assert made.release(1) is None
 
