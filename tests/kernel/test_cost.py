@@ -129,7 +129,7 @@ def test_nothing_costs_more_with_many_links(netns: Netns, tmp_path) -> None:
 
 
 def test_attach_looks_again_creates_and_releases(wire: Wire, tmp_path) -> None:
-    """Two questions, the second one again with the plug's mark taken, the new plug, and its release at once."""
+    """Two questions, the second one again with the plug's mark taken, then the new plug and its release in one send."""
     script = """
 mark("attach")
 libnlplug.attach(device)
@@ -140,8 +140,7 @@ mark("end")
         ["RTM_GETLINK"],
         ["RTM_GETQDISC"],
         ["RTM_GETQDISC"],
-        ["RTM_NEWQDISC"],
-        ["RTM_NEWQDISC"],
+        ["RTM_NEWQDISC", "RTM_NEWQDISC"],
     ]
 
 

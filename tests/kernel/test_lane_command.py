@@ -168,7 +168,7 @@ def test_a_lane_that_cannot_be_made(road: Road, cli: Cli) -> None:
     for status, words in ((125, ("hold",)), (1, ("lane", "add"))):
         command = ("--", "echo", "ran") if words == ("hold",) else ()
         err = cli.complaint(*words, road.device, *OPTIONS, *command, status=status)
-        assert f"cannot make a lane on {road.device}: the matchall filter of preference 65500 would never see" in err
+        assert f"cannot make a lane on {road.device}: the matchall filter of preference 65500 would not see" in err
         assert f"below {FIRST_PRIO}" in err
     before.expect(Sight(road.near, road.device))
 

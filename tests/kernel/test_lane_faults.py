@@ -157,7 +157,7 @@ def test_killed_at_any_moment(road: Road) -> None:
         PlugLane(road.device, Match(ip_proto=254), netns=road.near).close()
         assert left(road) == nothing, number
     before.uncounted().expect(Sight(road.near, road.device).uncounted())
-    assert number - held > 8
+    assert number - held == 8  # so many changes, of which one makes the plug and releases it
     assert held > 2
 
 

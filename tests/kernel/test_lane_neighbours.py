@@ -250,10 +250,10 @@ def test_tcx_programs_are_reported(road: Road, monkeypatch: pytest.MonkeyPatch) 
 
 @in_turn("line", ["u32 {} action drop", "matchall action drop", "flower ip_proto udp action ok"])
 def test_a_lane_that_would_bypass_a_filter_is_refused(road: Road, admin: Admin, line: str) -> None:
-    """A filter with a preference behind the lane's would never see its packets: no lane, and nothing has changed."""
+    """A filter with a preference behind the lane's would not see its packets: no lane, and nothing has changed."""
     admin.add(line.format(TO_PORT), prio=LAST)
     before = Sight(road.near, road.device)
-    sentence = f"the {line.split()[0]} filter of preference {LAST} would never see .* below {FIRST_PRIO}"
+    sentence = f"the {line.split()[0]} filter of preference {LAST} would not see .* below {FIRST_PRIO}"
     with pytest.raises(libnlplug.NetlinkError, match=sentence):
         PlugLane(road.device, UDP, ingress=admin.ingress, netns=road.near)
     before.expect(Sight(road.near, road.device))
@@ -266,7 +266,7 @@ def test_a_filter_that_came_behind_the_lane_is_not_bypassed_by_a_hold(road: Road
     made = admin.lane()
     admin.add(f"u32 {TO_PORT} action drop", prio=LAST)
     with (
-        pytest.raises(libnlplug.NetlinkError, match=f"the u32 filter of preference {LAST} would never see"),
+        pytest.raises(libnlplug.NetlinkError, match=f"the u32 filter of preference {LAST} would not see"),
         made.hold(),
     ):
         pytest.fail("it held")
@@ -282,7 +282,7 @@ def test_an_nftables_chain_is_not_bypassed(road: Road, monkeypatch: pytest.Monke
         neighbours, "ingress_chain", lambda route, device: "netdev filter in" if device == road.device else ""
     )
     before = Sight(road.near, road.device)
-    with pytest.raises(libnlplug.NetlinkError, match="the nftables chain 'netdev filter in' would never see what the"):
+    with pytest.raises(libnlplug.NetlinkError, match="the nftables chain 'netdev filter in' would not see the packets that the"):
         PlugLane(road.device, UDP, ingress=True, netns=road.near)
     before.expect(Sight(road.near, road.device))
     PlugLane(road.device, UDP, netns=road.near).close()
@@ -294,7 +294,7 @@ def test_filters_with_a_lanes_preference(road: Road, admin: Admin, line: str) ->
     for prio, protocol in ((FIRST_PRIO, "ip"), (FIRST_PRIO + 1, "ip"), (FIRST_PRIO + 2, "802.1q")):
         admin.add(line.format(TO_PORT) if protocol == "ip" else "flower action ok", prio=prio, protocol=protocol)
         before = Sight(road.near, road.device)
-        with pytest.raises(libnlplug.NetlinkError, match=f"of preference {prio} would never see"):
+        with pytest.raises(libnlplug.NetlinkError, match=f"of preference {prio} would not see"):
             admin.lane()
         before.uncounted().expect(Sight(road.near, road.device).uncounted())
         admin.delete(prio)
