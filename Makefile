@@ -14,7 +14,7 @@ PYTEST = $(PY) -m pytest --junitxml=build/$@.xml
 
 # `make test` makes these, two at a time: each test kernel is one process, and half of the kernel tests go to each of two.
 HALVES := kernel-test-1of2 kernel-test-2of2
-PARTS := $(HALVES) unit parity types lint
+PARTS := lint types $(HALVES) unit parity
 REPORTS := $(HALVES) unit parity
 
 # What of the kernel tests depends most on a second processor.
