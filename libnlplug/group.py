@@ -75,7 +75,7 @@ class PlugGroup(Holdable):
     def __init__(self, plugs: Iterable[PlugQdisc]) -> None:
         super().__init__()
         self._plugs = tuple(plugs)
-        self._route: RouteSocket | None = None
+        self._sk: RouteSocket | None = None
         self._closed = False
         self._sends: dict[str, list[tuple[list[PlugQdisc], bytes]]] = {action: [] for action in _OPERATIONS}
         places = set()
@@ -83,7 +83,7 @@ class PlugGroup(Holdable):
             if not isinstance(plug, PlugQdisc):
                 raise TypeError(f"a group is made of PlugQdisc objects, not of {plug!r}")
             places.add((plug.place.ifindex, plug.place.parent))
-        if len({plug.route().netns_id() for plug in self._plugs}) > 1:
+        if len({plug.socket().netns_id() for plug in self._plugs}) > 1:
             raise ValueError("the plugs of a group must be in one network namespace: make a group for each")
         if len(places) < len(self._plugs):
             raise ValueError("a plug is in the group twice")
@@ -130,11 +130,11 @@ class PlugGroup(Holdable):
         """
         if not self._plugs:
             return {}
-        route = self._open()
-        found = {(info.ifindex, info.parent): info for info in route.qdiscs(self._places())}
+        sk = self._open()
+        found = {(info.ifindex, info.parent): info for info in sk.qdiscs(self._places())}
         stats = {}
         for plug in self._plugs:
-            info = found.get((plug.place.ifindex, plug.place.parent)) or _asked_for(plug, route)
+            info = found.get((plug.place.ifindex, plug.place.parent)) or _asked_for(plug, sk)
             if info is not None and (info.kind, info.handle) == ("plug", plug.place.handle):
                 stats[plug] = PlugStats(info.qlen, info.backlog, info.drops, info.packets, info.bytes)
         return stats
@@ -222,9 +222,9 @@ class PlugGroup(Holdable):
     @property
     def forked(self) -> bool:
         """Whether this is a forked child of the process that the object belongs to."""
-        return self._route is not None and self._route.forked
+        return self._sk is not None and self._sk.forked
 
-    def route(self) -> RouteSocket:
+    def socket(self) -> RouteSocket:
         """The socket of the first plug that is open; ClosedError where none is, ForkedError in a child."""
         return self._open()
 
@@ -248,11 +248,11 @@ class PlugGroup(Holdable):
 
     def release_without(self, guard: int) -> None:
         """Release the plugs that nobody else holds, without the guard of this pid; GroupError names the others."""
-        route = self._open()
+        sk = self._open()
         failures: dict[PlugQdisc, NetlinkError] = {}
         for plug in self._plugs:
             try:
-                with Taken(route, plug.place, "release", guard):
+                with Taken(sk, plug.place, "release", guard):
                     self._send("release_indefinite", [plug], joined([plug.message("release_indefinite")]), failures)
             except PlugBusy as error:
                 failures[plug] = error
@@ -261,26 +261,26 @@ class PlugGroup(Holdable):
 
     def holder(self) -> Holder | None:
         """Who holds the first of the plugs that is held by a hold(); None where none is."""
-        route = self._open()
-        return next((holder for plug in self._plugs if (holder := holder_of(route, plug.place.mark)) is not None), None)
+        sk = self._open()
+        return next((holder for plug in self._plugs if (holder := holder_of(sk, plug.place.mark)) is not None), None)
 
     def _open(self) -> RouteSocket:
         """The socket of the first plug that is open, with the messages in portions that it takes."""
         if self._closed:
             raise ClosedError("this group is closed")
-        if self._route is None or self._route.closed:
+        if self._sk is None or self._sk.closed:
             with self._lock:
                 plug = next((plug for plug in self._plugs if not plug.closed), None)
                 if plug is None:
                     raise ClosedError("all plugs of the group are closed")
-                self._route = plug.route()
-                self._fill(self._route)
-        self._route.fileno()
-        return self._route
+                self._sk = plug.socket()
+                self._fill(self._sk)
+        self._sk.fileno()
+        return self._sk
 
-    def _fill(self, route: RouteSocket) -> None:
+    def _fill(self, sk: RouteSocket) -> None:
         """Make the sends. Each is as large as the socket takes, and small enough that every answer to it is kept."""
-        size, answers = route.make_room(len(self._plugs))
+        size, answers = sk.make_room(len(self._plugs))
         for action, sends in self._sends.items():
             sends.clear()
             plugs: list[PlugQdisc] = []
@@ -297,10 +297,10 @@ class PlugGroup(Holdable):
             sends.append((plugs, joined(messages)))
 
 
-def _asked_for(plug: PlugQdisc, route: RouteSocket) -> QdiscInfo | None:
+def _asked_for(plug: PlugQdisc, sk: RouteSocket) -> QdiscInfo | None:
     """What the kernel shows of one plug; None where it is gone."""
     place = plug.place
     try:
-        return route.qdisc(place.ifindex, place.parent, place.device, place.handle, b"plug")
+        return sk.qdisc(place.ifindex, place.parent, place.device, place.handle, b"plug")
     except FileNotFoundError:
         return None

@@ -118,7 +118,7 @@ class Holdable:
         """Whether there is one limit, known or not."""
         raise NotImplementedError
 
-    def route(self) -> RouteSocket:
+    def socket(self) -> RouteSocket:
         """The socket; ClosedError where it is closed, ForkedError in a child."""
         raise NotImplementedError
 
@@ -135,7 +135,7 @@ class Holdable:
         raise NotImplementedError
 
     def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
-        """The error for an ``operation`` that the kernel refused to these plugs, errno by number."""
+        """The error for an ``operation`` that the kernel refused to these plugs, errno by the place of the plug."""
         raise NotImplementedError
 
     def release_without(self, guard: int) -> None:
@@ -167,7 +167,7 @@ class Holdable:
 
     def guard(self) -> Guard:
         """This object's guard, started where there is none yet or the last one has gone."""
-        route = self.route()
+        sk = self.socket()
         guard = self._guard
         if guard is not None and guard.alive:
             return guard
@@ -175,8 +175,8 @@ class Holdable:
 
         with self._lock:
             if self._guard is None or not self._guard.alive:
-                self.route()
-                self._guard = Guard(route, self.device, self.places(), self.messages())
+                self.socket()
+                self._guard = Guard(sk, self.device, self.places(), self.messages())
             return self._guard
 
     def end_guard(self) -> None:
@@ -223,7 +223,7 @@ class Hold:
         self._id = guard.new_id()
         self._begun = time.monotonic()
         try:
-            guard.hold(self._held.route(), self._id, self._timeout, drop=self._drop, limit=self._held.limit)
+            guard.hold(self._held.socket(), self._id, self._timeout, drop=self._drop, limit=self._held.limit)
             self._held.note("buffer")
             return self._report
         except BaseException as error:
@@ -365,9 +365,9 @@ def hold_detached(plug: Holdable, timeout: float) -> None:
     from .guard.client import Guard, PlugsRefused
 
     checked = checked_timeout(timeout)
-    guard = Guard(plug.route(), plug.device, plug.places(), plug.messages())
+    guard = Guard(plug.socket(), plug.device, plug.places(), plug.messages())
     try:
-        guard.hold(plug.route(), guard.new_id(), checked, detached=True, limit=plug.limit)
+        guard.hold(plug.socket(), guard.new_id(), checked, detached=True, limit=plug.limit)
         plug.note("buffer")
     except BaseException as error:
         gone = not guard.end() or isinstance(error, GuardUnavailable)
@@ -383,7 +383,7 @@ def end_detached(plug: Holdable) -> bool:
     """Have the guard of a detached hold release and end; whether the plug's mark is free."""
     from .guard.holders import end_detached_guard
 
-    return end_detached_guard(plug.route(), plug.places()[0].mark)
+    return end_detached_guard(plug.socket(), plug.places()[0].mark)
 
 
 def checked_timeout(timeout: float) -> float:

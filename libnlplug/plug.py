@@ -86,9 +86,9 @@ class PlugQdisc(Holdable):
     released if this object's last word to it left it holding. Without ``with``, the plug outlives the process.
     """
 
-    def __init__(self, route: RouteSocket, device: str, ifindex: int, parent: int, handle: int) -> None:
+    def __init__(self, sk: RouteSocket, device: str, ifindex: int, parent: int, handle: int) -> None:
         super().__init__()
-        self._route = route
+        self._sk = sk
         self._device = device
         self._ifindex = ifindex
         self._parent = parent
@@ -141,7 +141,7 @@ class PlugQdisc(Holdable):
     @property
     def closed(self) -> bool:
         """Whether close() was called."""
-        return self._route.closed
+        return self._sk.closed
 
     def buffer(self) -> None:
         """Hold what comes from now on; where the plug holds already, begin a new epoch.
@@ -184,7 +184,7 @@ class PlugQdisc(Holdable):
 
         ``tc -s qdisc show dev DEV``. Raises QdiscNotFound if the plug is gone or another qdisc took its place.
         """
-        found = self._route.qdisc(self._ifindex, self._parent, self._device, self._handle, b"plug")
+        found = self._sk.qdisc(self._ifindex, self._parent, self._device, self._handle, b"plug")
         if found is None:
             raise self._gone("read the plug of")
         return _plug_stats(found)
@@ -194,17 +194,17 @@ class PlugQdisc(Holdable):
     @property
     def forked(self) -> bool:
         """Whether this is a forked child of the process that the object belongs to."""
-        return self._route.forked
+        return self._sk.forked
 
     @property
     def has_one_limit(self) -> bool:
         """A plug has one."""
         return True
 
-    def route(self) -> RouteSocket:
+    def socket(self) -> RouteSocket:
         """The socket; ClosedError where it is closed, ForkedError in a child."""
-        self._route.fileno()
-        return self._route
+        self._sk.fileno()
+        return self._sk
 
     @property
     def place(self) -> Place:
@@ -242,19 +242,19 @@ class PlugQdisc(Holdable):
         """The error for an ``operation`` that the kernel refused with an errno."""
         return self.refusal(operation, next(iter(failures.values())))
 
-    def refusal(self, operation: str, number: int) -> NetlinkError:
+    def refusal(self, operation: str, code: int) -> NetlinkError:
         """The same for an errno. Where another qdisc has taken the plug's place, the kernel says EEXIST, and EINVAL
         where one with its handle stands elsewhere, or one of another kind has its handle (sch_api.c)."""
-        if number in (errno.ENOENT, errno.EEXIST, errno.EINVAL):
+        if code in (errno.ENOENT, errno.EEXIST, errno.EINVAL):
             return self._gone(operation)
-        return refusal(number, operation, self._device)
+        return refusal(code, operation, self._device)
 
     def release_without(self, guard: int) -> None:
         """Release, unless somebody else holds, without the guard of this pid: that is PlugBusy."""
         from .guard.holders import Taken
 
         try:
-            with Taken(self.route(), self.place, "release", guard):
+            with Taken(self.socket(), self.place, "release", guard):
                 self._release_again_and_again()
         except PlugBusy as error:
             why = f"this hold's guard has gone, and process {error.pid} holds it now: it will release"
@@ -277,7 +277,7 @@ class PlugQdisc(Holdable):
         """
         from .guard.holders import holder_of
 
-        return holder_of(self._route, self.place.mark)
+        return holder_of(self._sk, self.place.mark)
 
     def hold_detached(self, timeout: float) -> None:
         """Hold for ``timeout`` seconds whatever becomes of this process: the guard goes on alone and releases then.
@@ -311,12 +311,12 @@ class PlugQdisc(Holdable):
 
         deadline = time.monotonic() + timeout
         operation = "detach the plug of"
-        with Taken(self.route(), self.place, operation):
+        with Taken(self.socket(), self.place, operation):
             self.release_indefinite()
         while True:
             waiting = self.stats().qlen
             if not waiting:
-                with Taken(self.route(), self.place, operation):  # so that no hold can begin any more
+                with Taken(self.socket(), self.place, operation):  # so that no hold can begin any more
                     waiting = self.stats().qlen
                     if not waiting:
                         return self._delete()
@@ -329,17 +329,17 @@ class PlugQdisc(Holdable):
             time.sleep(0.001)
 
     def _delete(self) -> None:
-        self._route.execute(self._deletion(), "detach the plug of", self._device)
+        self._sk.execute(self._deletion(), "detach the plug of", self._device)
         self._detached = True
 
     def close(self) -> None:
         """Close the socket and end the guard; calling it again does nothing. The plug stays in the kernel as it is,
         but a hold() that is on ends, released."""
         self.end_guard()
-        self._route.close()
+        self._sk.close()
 
     def __enter__(self) -> PlugQdisc:
-        self._route.fileno()  # a closed object cannot be entered
+        self._sk.fileno()  # a closed object cannot be entered
         return self
 
     def __exit__(
@@ -347,7 +347,7 @@ class PlugQdisc(Holdable):
     ) -> None:
         holding = self._last_action in ("buffer", "release_one")
         try:
-            if self.closed or self._detached or self._route.forked:
+            if self.closed or self._detached or self._sk.forked:
                 return
             if self._created:
                 self.detach()
@@ -381,7 +381,7 @@ class PlugQdisc(Holdable):
         """Send the plug one action. Where another qdisc has taken its place, the kernel says EEXIST, and EINVAL where
         one with its handle stands elsewhere (sch_api.c)."""
         try:
-            self._route.execute(message, operation, self._device)
+            self._sk.execute(message, operation, self._device)
         except (QdiscExists, HandleInUse):
             raise self._gone(operation) from None
 
@@ -421,7 +421,7 @@ class PlugQdisc(Holdable):
         else:
             create = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, limit), flags)
         release = self._built(lib.rtnl_qdisc_plug_release_indefinite)
-        failures = self._route.execute_all(joined([create, release]), [self._device] * 2, "attach a plug to")
+        failures = self._sk.execute_all(joined([create, release]), [self._device] * 2, "attach a plug to")
         if 0 in failures:
             raise failures[0]
         if 1 in failures:
@@ -467,45 +467,45 @@ def attach(
     return attach_by(RouteSocket(netns), device, parent_number, handle_number, checked)
 
 
-def open_by(route: RouteSocket, device: str, parent: int) -> PlugQdisc:
+def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
     """PlugQdisc.open() over a socket that is there."""
-    ifindex = route.link(device)
-    found = _found(route, ifindex, parent, device)
+    ifindex = sk.link(device)
+    found = _found(sk, ifindex, parent, device)
     if found is None or found.kind != "plug":
         there = f"a qdisc of kind {found.kind}" if found and found.handle else "no configured qdisc"
         message = f"cannot open the plug of {device}: at {handle_text(parent)} is {there}; attach one first"
         raise QdiscNotFound(None, message, "open the plug of", device)
-    return PlugQdisc(route, device, ifindex, parent, found.handle)
+    return PlugQdisc(sk, device, ifindex, parent, found.handle)
 
 
 def attach_by(
-    route: RouteSocket, device: str, parent_number: int, handle_number: int | None, checked: int | None
+    sk: RouteSocket, device: str, parent_number: int, handle_number: int | None, checked: int | None
 ) -> PlugQdisc:
     """attach() over a socket that is there, with arguments that were checked."""
-    link = route.link_info(device)
+    link = sk.link_info(device)
     ifindex = link.ifindex
-    found = _found(route, ifindex, parent_number, device)
+    found = _found(sk, ifindex, parent_number, device)
     if found is None or found.handle == 0:
         number = handle_number or _default_handle(parent_number)
         if parent_number != lib.TC_H_ROOT:
             from .netlink.devices import refuse_silent_class
 
-            _refuse_elsewhere(route, ifindex, number, device)
-            refuse_silent_class(route, ifindex, device, parent_number)
+            _refuse_elsewhere(sk, ifindex, number, device)
+            refuse_silent_class(sk, ifindex, device, parent_number)
         from .guard.holders import Taken
 
-        plug = PlugQdisc(route, device, ifindex, parent_number, number)
+        plug = PlugQdisc(sk, device, ifindex, parent_number, number)
         try:
-            with Taken(route, plug.place, "attach a plug to"):
-                found = _found(route, ifindex, parent_number, device)
+            with Taken(sk, plug.place, "attach a plug to"):
+                found = _found(sk, ifindex, parent_number, device)
                 if found is None or found.handle == 0:
                     plug._create(_own_default(link) if checked is None and link.txqueuelen == 0 else checked)
                     return plug
         except (PlugBusy, QdiscExists):  # somebody has made one, and perhaps holds it
-            found = _found(route, ifindex, parent_number, device)
+            found = _found(sk, ifindex, parent_number, device)
             if found is None or found.kind != "plug":
                 raise
-    return _adopt(route, device, found, handle_number, checked)
+    return _adopt(sk, device, found, handle_number, checked)
 
 
 def _own_default(link: LinkInfo) -> int:
@@ -513,10 +513,10 @@ def _own_default(link: LinkInfo) -> int:
     return min(DEFAULT_TXQUEUELEN * (link.mtu + LINK_HEADER), LIMIT_MAX)
 
 
-def _refuse_elsewhere(route: RouteSocket, ifindex: int, handle: int, device: str) -> None:
+def _refuse_elsewhere(sk: RouteSocket, ifindex: int, handle: int, device: str) -> None:
     """HandleInUse where a qdisc has this handle: Linux 5.10 lets a change put it at a second parent."""
     try:
-        there = route.qdisc(ifindex, lib.TC_H_UNSPEC, device, handle)
+        there = sk.qdisc(ifindex, lib.TC_H_UNSPEC, device, handle)
     except FileNotFoundError:
         return
     if there is not None:
@@ -525,7 +525,7 @@ def _refuse_elsewhere(route: RouteSocket, ifindex: int, handle: int, device: str
         raise HandleInUse(errno.EINVAL, message, "attach a plug to", device, hint=hint)
 
 
-def _adopt(route: RouteSocket, device: str, found: QdiscInfo, handle: int | None, limit: int | None) -> PlugQdisc:
+def _adopt(sk: RouteSocket, device: str, found: QdiscInfo, handle: int | None, limit: int | None) -> PlugQdisc:
     there = f"{found.kind} {handle_text(found.handle)}"
     if found.kind != "plug":
         hint = "delete it first, or hold at a class of it"
@@ -535,16 +535,16 @@ def _adopt(route: RouteSocket, device: str, found: QdiscInfo, handle: int | None
         hint = f"leave the handle out, or give {handle_text(found.handle)}"
         message = f"cannot attach a plug to {device} as {handle_text(handle or 0)}: {there} is there; {hint}"
         raise QdiscExists(None, message, "attach a plug to", device, hint=hint)
-    plug = PlugQdisc(route, device, found.ifindex, found.parent, found.handle)
+    plug = PlugQdisc(sk, device, found.ifindex, found.parent, found.handle)
     if limit is not None:
         plug.set_limit(limit)
     return plug
 
 
-def _found(route: RouteSocket, ifindex: int, parent: int, device: str) -> QdiscInfo | None:
+def _found(sk: RouteSocket, ifindex: int, parent: int, device: str) -> QdiscInfo | None:
     """The qdisc at ``parent``, or None: whether the parent itself is missing is told by the attempt to attach."""
     try:
-        return route.qdisc(ifindex, parent, device)
+        return sk.qdisc(ifindex, parent, device)
     except NetlinkError as error:
         if isinstance(error, DeviceNotFound) or not isinstance(error, FileNotFoundError):
             raise

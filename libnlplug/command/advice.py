@@ -60,8 +60,8 @@ def _has_classes(args: Args) -> bool:
     from ..netlink.route_socket import RouteSocket
 
     try:
-        route = RouteSocket(args.netns)
-        found = route.qdisc(route.link(args.dev), parse_handle(args.parent) or 0, args.dev)
+        sk = RouteSocket(args.netns)
+        found = sk.qdisc(sk.link(args.dev), parse_handle(args.parent) or 0, args.dev)
     except OSError:
         return False
     return found is not None and found.kind in _CLASSFUL

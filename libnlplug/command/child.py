@@ -37,7 +37,7 @@ class Command:
         self._say = say
         # A caller that ignores SIGCHLD hands that on, and the kernel then keeps no status of a child.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._awaited = {number for number in _FORWARDED if signal.getsignal(number) != signal.SIG_IGN}
+        self._awaited = {signum for signum in _FORWARDED if signal.getsignal(signum) != signal.SIG_IGN}
         self._awaited.add(signal.SIGCHLD)
         self._mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
 

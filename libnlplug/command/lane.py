@@ -72,18 +72,18 @@ def _state(one: LaneInfo) -> str:
     return f"{one.state}, {more}" if more else one.state
 
 
-def _listed(route: RouteSocket, device: str | None) -> list[LaneInfo]:
+def _listed(sk: RouteSocket, device: str | None) -> list[LaneInfo]:
     """The lanes of the device, or of every device that has a lane or a place for one."""
     from ..lane.inventory import all_lanes, lanes
 
     if device is not None:
-        return lanes(route, device)
-    places = {one.ifindex for one in all_lanes(route)}
-    places |= {one.ifindex for one in route.qdiscs() if one.kind == "clsact"}
+        return lanes(sk, device)
+    places = {one.ifindex for one in all_lanes(sk)}
+    places |= {one.ifindex for one in sk.qdiscs() if one.kind == "clsact"}
     found = []
     for ifindex in sorted(places):
         try:
-            found += lanes(route, route.link_name(ifindex))
+            found += lanes(sk, sk.link_name(ifindex))
         except DeviceNotFound:  # it has gone, and the next lane of any device removes what it left
             continue
     return found

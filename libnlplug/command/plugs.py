@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 NO_PLUG = "no plug in this network namespace"
 
 
-def plugs(route: RouteSocket, device: str | None, *, here: bool = False) -> list[dict[str, object]]:
+def plugs(sk: RouteSocket, device: str | None, *, here: bool = False) -> list[dict[str, object]]:
     """Every plug as the JSON shows it: device, ifindex, parent, handle, qlen, backlog, drops, packets, bytes, holder.
 
     ``holder`` is null or an object: pid, since (seconds of the epoch), timeout (seconds or null), limit (bytes, null
     where the holder did not set it), guard (pid), detached, foreign, uid. ``here`` says that the socket's namespace is
     the calling thread's: then no privilege is needed.
     """
-    index = route.link(device) if device is not None else None
+    index = sk.link(device) if device is not None else None
     found = []
-    for info in route.qdiscs():
+    for info in sk.qdiscs():
         if info.kind != "plug" or index not in (None, info.ifindex):
             continue
         try:
-            found.append(_plug(route, info, here))
+            found.append(_plug(sk, info, here))
         except DeviceNotFound:  # it went between two questions
             continue
     return found
 
 
-def _plug(route: RouteSocket, info: QdiscInfo, here: bool) -> dict[str, object]:
-    holder = holder_of(None if here else route, mark_name(info.ifindex, info.parent))
+def _plug(sk: RouteSocket, info: QdiscInfo, here: bool) -> dict[str, object]:
+    holder = holder_of(None if here else sk, mark_name(info.ifindex, info.parent))
     return {
-        "device": route.link_name(info.ifindex),
+        "device": sk.link_name(info.ifindex),
         "ifindex": info.ifindex,
         "parent": handle_text(info.parent),
         "handle": handle_text(info.handle),

@@ -28,9 +28,9 @@ def show(args: Args) -> int:
     """libnlplug show [DEV]; QdiscNotFound where a device is named and has no plug."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, "standard output is closed")
-    route = RouteSocket(args.netns)
+    sk = RouteSocket(args.netns)
     device = None if args.dev is None else device_of(args)
-    look = partial(plugs, route, device, here=args.netns is None)
+    look = partial(plugs, sk, device, here=args.netns is None)
     found = look()
     if args.watch:
         from .watch import watch

@@ -65,8 +65,8 @@ def _on_a_screen(look: Callable[[], Plugs]) -> None:
     """The same on a terminal's alternate screen, which is left whatever ends the watching."""
     import signal
 
-    def end(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
+    def end(signum: int, _frame: object) -> None:
+        raise SystemExit(128 + signum)
 
     rates = Rates()
     before = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGHUP)}

@@ -110,10 +110,10 @@ def _end(pid: int) -> int | None:
 
 
 def _how_it_ended(status: int | None) -> str:
-    number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else 0
+    signum = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else 0
     words = {
         0: "ended without an answer",
         signal.SIGSYS: "was killed: a seccomp filter forbids it",
         signal.SIGKILL: f"did not end within {PATIENCE:g} s, or was killed",
     }
-    return words.get(number, f"was ended by signal {number}")
+    return words.get(signum, f"was ended by signal {signum}")

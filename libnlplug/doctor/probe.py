@@ -98,14 +98,14 @@ def _enter_new(flags: int) -> None:
 def _probe_inside(flags: int, out: int) -> Iterator[Check]:
     ifb_is_safe = _ifb_is_safe()
     _enter_new(flags)
-    route = RouteSocket()
-    lo = route.link("lo")
+    sk = RouteSocket()
+    lo = sk.link("lo")
     _send(message(lib.RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, lo, lib.IFF_UP, lib.IFF_UP)))
     try:
         plug = attach("lo")
     except NetlinkError as error:
         yield _missing("sch_plug", error)
-        yield from _guard_alone(route, lo, "there is no plug to try it on")
+        yield from _guard_alone(sk, lo, "there is no plug to try it on")
     else:
         yield result("sch_plug", "ok", "a plug qdisc can be made")
         yield from _guard(plug, out)
@@ -116,8 +116,8 @@ def _probe_inside(flags: int, out: int) -> Iterator[Check]:
 def _probe_outside(refusal: str) -> Iterator[Check]:
     """The kernel looks for a qdisc's kind before it reads the options, so with bad ones nothing can be made."""
     why = f"no network namespace can be made to try it in ({refusal})"
-    route = RouteSocket()
-    lo = route.link("lo")
+    sk = RouteSocket()
+    lo = sk.link("lo")
     plug = ffi.new("struct tcmsg *", {"tcm_ifindex": lo, "tcm_parent": lib.TC_H_ROOT, "tcm_handle": 1 << 16})
     bad_options = attribute(lib.TCA_KIND, b"plug\0") + attribute(lib.TCA_OPTIONS, b"\0")  # too short to be a plug's
     try:
@@ -129,7 +129,7 @@ def _probe_outside(refusal: str) -> Iterator[Check]:
             yield result("sch_plug", "warning", f"not known: {why}", "run this as root")
         else:
             yield _missing("sch_plug", error)
-    yield from _guard_alone(route, lo, why)
+    yield from _guard_alone(sk, lo, why)
     for name in LANE:
         yield unknown(name, why, "run this as root; lanes need it")
 
@@ -189,10 +189,10 @@ def _kill_a_holder(packets: Socket, out: int) -> None:
         os.close(fd)
 
 
-def _guard_alone(route: RouteSocket, lo: int, why: str) -> Iterator[Check]:
+def _guard_alone(sk: RouteSocket, lo: int, why: str) -> Iterator[Check]:
     """Start a guard and end it, holding nothing."""
     try:
-        guard = PlugQdisc(route, "lo", lo, lib.TC_H_ROOT, 1 << 16).guard()
+        guard = PlugQdisc(sk, "lo", lo, lib.TC_H_ROOT, 1 << 16).guard()
     except NetlinkError as error:
         yield result("guard", "failed", str(error), "nothing can be held without one")
         return
@@ -289,11 +289,11 @@ def _missing(name: str, error: NetlinkError) -> Check:
 
 
 def _send(msg: bytes) -> None:
-    route = RouteSocket()
+    sk = RouteSocket()
     try:
-        route.execute(msg, "ask the kernel", None)
+        sk.execute(msg, "ask the kernel", None)
     finally:
-        route.close()
+        sk.close()
 
 
 def libnl() -> Iterator[Check]:

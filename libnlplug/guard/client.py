@@ -95,7 +95,7 @@ class Guard:
     """One guard process for some plugs; ``messages`` are those of guard_message, for any of them. Threads: it locks.
     Fork: the parent's only. Signals: a handler may use it at any time."""
 
-    def __init__(self, route: RouteSocket, device: str, places: Sequence[Place], messages: Sequence[bytes]) -> None:
+    def __init__(self, sk: RouteSocket, device: str, places: Sequence[Place], messages: Sequence[bytes]) -> None:
         self._lock = RLock()
         self._ids = count(1)
         self._device = device
@@ -108,7 +108,7 @@ class Guard:
         stands = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
         config = ffi.buffer(head)[:] + ffi.buffer(stands)[:]
         try:
-            self._socket = route.in_netns(lambda: self._start(config))
+            self._socket = sk.in_netns(lambda: self._start(config))
         except NetlinkError as error:
             if error.operation == "hold":
                 raise
@@ -197,7 +197,7 @@ class Guard:
 
     def hold(
         self,
-        route: RouteSocket,
+        sk: RouteSocket,
         hold_id: int,
         timeout: float | None,
         *,
@@ -227,7 +227,7 @@ class Guard:
             if answer.error != errno.EADDRINUSE or answer.plug >= len(self._places):
                 raise self._refused(answer)
             taken = self._places[answer.plug]
-            holder = holder_of(route, taken.mark)
+            holder = holder_of(sk, taken.mark)
             if holder is not None or time.monotonic() > deadline:
                 raise busy(taken.device, holder)
             time.sleep(0.001)  # a hold that has ended in between, and perhaps another one that has begun

@@ -98,10 +98,10 @@ class Mark:
         self._silent = silent
         self._socket: Socket | None = None
 
-    def take(self, route: RouteSocket) -> bool:
-        """Whether the name is this process's now, in the namespace of ``route``; False where somebody has it. Where
+    def take(self, sk: RouteSocket) -> bool:
+        """Whether the name is this process's now, in the namespace of ``sk``; False where somebody has it. Where
         there are no unix sockets nobody can have it."""
-        return route.in_netns(self._bind)
+        return sk.in_netns(self._bind)
 
     def _bind(self) -> bool:
         try:
@@ -144,8 +144,8 @@ class Taken:
     """A plug's mark for the length of a block: nobody attaches, detaches or holds there meanwhile. Entering raises
     PlugBusy, with the pid, where somebody holds; it waits for who attaches or detaches. ``guard`` may have the mark."""
 
-    def __init__(self, route: RouteSocket, place: Place, operation: str, guard: int = 0) -> None:
-        self._route = route
+    def __init__(self, sk: RouteSocket, place: Place, operation: str, guard: int = 0) -> None:
+        self._sk = sk
         self._place = place
         self._operation = operation
         self._guard = guard
@@ -154,8 +154,8 @@ class Taken:
     def __enter__(self) -> None:
         deadline = time.monotonic() + MARK_TIMEOUT
         try:
-            while not self._mark.take(self._route):
-                holder = holder_of(self._route, self._place.mark)
+            while not self._mark.take(self._sk):
+                holder = holder_of(self._sk, self._place.mark)
                 if holder is not None and holder.guard == self._guard:
                     return
                 if holder is not None or time.monotonic() > deadline:
@@ -183,20 +183,20 @@ def mark_name(ifindex: int, parent: int) -> str:
     return f"libnlplug-hold/{ifindex}/{parent:x}"
 
 
-def holder_of(route: RouteSocket | None, mark: str) -> Holder | None:
+def holder_of(sk: RouteSocket | None, mark: str) -> Holder | None:
     """Who owns the mark, or None where nobody does: in the socket's namespace, which needs CAP_NET_ADMIN, or, with
     None, in the calling thread's, which needs nothing."""
-    return _ask_mark(mark) if route is None else route.in_netns(lambda: _ask_mark(mark))
+    return _ask_mark(mark) if sk is None else sk.in_netns(lambda: _ask_mark(mark))
 
 
-def end_detached_guard(route: RouteSocket, mark: str) -> bool:
+def end_detached_guard(sk: RouteSocket, mark: str) -> bool:
     """Ask the guard of a detached hold to release and end; whether the mark is free. No signal is sent: whose pid the
     mark names is not certain, but who listens there hears the question."""
     deadline = time.monotonic() + END_TIMEOUT
-    while holder_of(route, mark) is not None:
+    while holder_of(sk, mark) is not None:
         if time.monotonic() > deadline:
             return False
-        route.in_netns(lambda: _visit(mark, end=True))  # which the guard may miss, where others visit it too
+        sk.in_netns(lambda: _visit(mark, end=True))  # which the guard may miss, where others visit it too
         time.sleep(0.001)
     return True
 

@@ -54,26 +54,26 @@ class Made(Record):
     created: bool
 
 
-def lane_up(route: RouteSocket, wanted: Wanted) -> Made:
+def lane_up(sk: RouteSocket, wanted: Wanted) -> Made:
     """Adopt the lane for the same hook and match, or make one; where that fails nothing is left of it. Under the
     device's lock."""
     device, ifindex = wanted.device, wanted.ifindex
-    sweep(route, device, ifindex)
-    there = hooks(route, ifindex, device)
-    every = [lane for lane in all_lanes(route) if lane.ifindex == ifindex]
+    sweep(sk, device, ifindex)
+    there = hooks(sk, ifindex, device)
+    every = [lane for lane in all_lanes(sk) if lane.ifindex == ifindex]
     for lane in every:
         if lane.is_for(wanted.ingress, str(wanted.match)):
-            return _adopt(route, wanted, lane, there)
-    refuse_device(route, device, ifindex)
+            return _adopt(sk, wanted, lane, there)
+    refuse_device(sk, device, ifindex)
     refuse_overlap(device, every, wanted.ingress, wanted.match)
-    refuse_to_drop(route, device, ifindex)
+    refuse_to_drop(sk, device, ifindex)
     taken = {lane.slot for lane in every} | {slot_of(one) for at in there.values() for one in at}
     for slot in (slot for slot in range(SLOTS) if slot not in taken):
         mark = lane_mark(ifb_name(ifindex, slot))
         try:
-            made = _make(route, wanted, slot, mark)
+            made = _make(sk, wanted, slot, mark)
         except BaseException:
-            undo(route, device, ifindex, slot, mark)
+            undo(sk, device, ifindex, slot, mark)
             raise
         if made is not None:
             return made
@@ -82,50 +82,48 @@ def lane_up(route: RouteSocket, wanted: Wanted) -> Made:
     raise NetlinkError(errno.EUSERS, message, "make a lane on", device)
 
 
-def undo(route: RouteSocket, device: str, ifindex: int, slot: int, mark: Mark) -> None:
+def undo(sk: RouteSocket, device: str, ifindex: int, slot: int, mark: Mark) -> None:
     """Undo as much as there is of a lane whose mark this process has: an interrupt may have come between what was done
     and what is known of it."""
     try:
         if mark.taken:
-            tear_down(
-                route, device, [lane for lane in all_lanes(route) if (lane.ifindex, lane.slot) == (ifindex, slot)]
-            )
+            tear_down(sk, device, [lane for lane in all_lanes(sk) if (lane.ifindex, lane.slot) == (ifindex, slot)])
     finally:
         mark.close()
 
 
-def _adopt(route: RouteSocket, wanted: Wanted, lane: Lane, there: Hooks) -> Made:
-    plug = plug_of(route, lane)
-    if plug is None or not is_whole(route, lane, there):
+def _adopt(sk: RouteSocket, wanted: Wanted, lane: Lane, there: Hooks) -> Made:
+    plug = plug_of(sk, lane)
+    if plug is None or not is_whole(sk, lane, there):
         why = f"process {lane.pid} has a lane for the same packets that can no longer hold, and must close it"
         raise PlugBusy.by(wanted.device, lane.pid or 0, why, "make a lane on")
     if wanted.limit is not None:
         plug.set_limit(wanted.limit)
     if wanted.kept and not lane.kept:
-        lane.rewrite(route, kept=1)
+        lane.rewrite(sk, kept=1)
     return Made(lane, plug, None, False)
 
 
-def _make(route: RouteSocket, wanted: Wanted, slot: int, mark: Mark) -> Made | None:
+def _make(sk: RouteSocket, wanted: Wanted, slot: int, mark: Mark) -> Made | None:
     """The lane in this slot; None where somebody has the slot's mark, or a device with the name of its ifb."""
     device, ifindex, ingress = wanted.device, wanted.ifindex, wanted.ingress
-    if not mark.take(route):
+    if not mark.take(sk):
         return None
-    lane = _make_ifb(route, wanted, slot)
+    lane = _make_ifb(sk, wanted, slot)
     if lane is None:
         return None
-    plug = attach_by(route, lane.ifb.name, lib.TC_H_ROOT, None, LIMIT if wanted.limit is None else wanted.limit)
-    _make_clsact(route, wanted)
-    refuse_to_bypass(route, device, ifindex, ingress, filters(route, ifindex, device, ingress), "make a lane on")
-    count = add_filters(route, ifindex, device, ingress, slot, wanted.match, lane.ifb.ifindex)
-    lane = lane.rewrite(route, filters=count)
+    plug = attach_by(sk, lane.ifb.name, lib.TC_H_ROOT, None, LIMIT if wanted.limit is None else wanted.limit)
+    _make_clsact(sk, wanted)
+    refuse_to_bypass(sk, device, ifindex, ingress, filters(sk, ifindex, device, ingress), "make a lane on")
+    count = add_filters(sk, ifindex, device, ingress, slot, wanted.match, lane.ifb.ifindex)
+    lane = lane.rewrite(sk, filters=count)
     if not wanted.kept:
         return Made(lane, plug, mark, True)
     mark.close()
     return Made(lane, plug, None, True)
 
 
-def _make_ifb(route: RouteSocket, wanted: Wanted, slot: int) -> Lane | None:
+def _make_ifb(sk: RouteSocket, wanted: Wanted, slot: int) -> Lane | None:
     words = {
         "hook": "ingress" if wanted.ingress else "egress",
         "kept": str(int(wanted.kept)),
@@ -135,18 +133,18 @@ def _make_ifb(route: RouteSocket, wanted: Wanted, slot: int) -> Lane | None:
     }
     name = ifb_name(wanted.ifindex, slot)
     try:
-        index = create_ifb(route, name, alias_of(words))
+        index = create_ifb(sk, name, alias_of(words))
     except FileExistsError:
         return None
     return Lane(Ifb(index, name, "", b"", True, 0, 0), wanted.ifindex, slot, words)
 
 
-def _make_clsact(route: RouteSocket, wanted: Wanted) -> None:
+def _make_clsact(sk: RouteSocket, wanted: Wanted) -> None:
     """Make sure that the hook is there."""
     device = wanted.device
-    if make_clsact(route, wanted.ifindex, device):
+    if make_clsact(sk, wanted.ifindex, device):
         return
-    kind = clsact_kind(route, wanted.ifindex, device)
+    kind = clsact_kind(sk, wanted.ifindex, device)
     if kind != "clsact" and not (kind == "ingress" and wanted.ingress):
         hint = "replace it by clsact, which has both hooks: 'tc qdisc replace' keeps no filters, so add them again"
         message = f"cannot make a lane at the egress of {device}: its {kind} qdisc excludes clsact; {hint}"

@@ -80,9 +80,7 @@ def ender(one: Filter, match: Match) -> bool:
     return one.is_filter and one.chain == 0 and socket.ntohs(one.protocol) in about and not one.goes_on
 
 
-def add_filters(
-    route: RouteSocket, ifindex: int, device: str, ingress: bool, slot: int, match: Match, target: int
-) -> int:
+def add_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, slot: int, match: Match, target: int) -> int:
     """Redirect what ``match`` means to the device ``target``; how many filters that takes."""
     wanted = [keys for family in match.families for keys in _keys(match, family)]
     flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
@@ -90,9 +88,9 @@ def add_filters(
         _request(lib.RTM_NEWTFILTER, flags, ifindex, ingress, prio, (slot + 1) << 16 | number, _flower(keys, target))
         for number, (prio, keys) in enumerate(wanted, 1)
     ]
-    for error in _failures(route, messages, device, "add a filter to"):
+    for error in _failures(sk, messages, device, "add a filter to"):
         raise _explained(error, device)
-    _refuse_half(filters(route, ifindex, device, ingress), [set(keys) for _, keys in wanted], slot, device)
+    _refuse_half(filters(sk, ifindex, device, ingress), [set(keys) for _, keys in wanted], slot, device)
     return len(messages)
 
 
@@ -114,28 +112,26 @@ def _explained(error: NetlinkError, device: str) -> NetlinkError:
     return error
 
 
-def delete_filters(
-    route: RouteSocket, ifindex: int, device: str, ingress: bool, is_one: Callable[[Filter], bool]
-) -> None:
+def delete_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, is_one: Callable[[Filter], bool]) -> None:
     """Delete the filters of lanes at the hook of which ``is_one`` is true, one by one, by what the kernel shows of
     them; those that are gone already are passed over."""
     messages = [
         _request(lib.RTM_DELTFILTER, 0, ifindex, ingress, one.prio, one.handle)
-        for one in filters(route, ifindex, device, ingress)
+        for one in filters(sk, ifindex, device, ingress)
         if is_lanes(one) and one.is_filter and is_one(one)
     ]
-    for error in _failures(route, messages, device, "delete a filter of"):
+    for error in _failures(sk, messages, device, "delete a filter of"):
         gone = isinstance(error, DeviceNotFound) or error.errno in (errno.ENOENT, errno.EINVAL)  # EINVAL: the hook too
         if not gone:
             raise error
 
 
-def _failures(route: RouteSocket, messages: list[bytes], device: str, operation: str) -> list[NetlinkError]:
+def _failures(sk: RouteSocket, messages: list[bytes], device: str, operation: str) -> list[NetlinkError]:
     """Send the messages, no more at once than a socket has room for answers; what failed."""
     found: list[NetlinkError] = []
     for start in range(0, len(messages), AT_ONCE):
         some = messages[start : start + AT_ONCE]
-        found += route.execute_all(joined(some), [device] * len(some), operation).values()
+        found += sk.execute_all(joined(some), [device] * len(some), operation).values()
     return found
 
 

@@ -27,8 +27,8 @@ UNCHANGED = 1.0  # seconds after which listeners that stayed are taken to stay
 class Handover:
     """One handover of the listeners for a match, within ``timeout`` seconds. ValueError where there can be none."""
 
-    def __init__(self, route: RouteSocket, match: Match, timeout: float | None) -> None:
-        self._route, self._match, self._timeout = route, match, checked(match, timeout)
+    def __init__(self, sk: RouteSocket, match: Match, timeout: float | None) -> None:
+        self._sk, self._match, self._timeout = sk, match, checked(match, timeout)
         self._deadline = 0.0
         self._before: dict[bytes, Listener] = {}
         self.outcome: str | None = None
@@ -40,7 +40,7 @@ class Handover:
         silent = begun + min(SILENT, self._timeout / 2)
         calm: float | None = None
         while True:
-            found, now = sockets_of(self._route, self._match), time.monotonic()
+            found, now = sockets_of(self._sk, self._match), time.monotonic()
             if found.quiet and (not found.half_done or now >= silent):
                 calm = now if calm is None else calm
                 if now - calm >= CALM:
@@ -63,7 +63,7 @@ class Handover:
             return None
         cookies, changed = set(self._before), time.monotonic()
         while True:
-            listeners, now = sockets_of(self._route, self._match).listeners, time.monotonic()
+            listeners, now = sockets_of(self._sk, self._match).listeners, time.monotonic()
             if {listener.cookie for listener in listeners} != cookies:
                 cookies, changed = {listener.cookie for listener in listeners}, now
             old = [listener for listener in listeners if listener.cookie in self._before]

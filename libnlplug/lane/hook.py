@@ -78,38 +78,38 @@ def hook_number(ingress: bool) -> int:
     return int(_MAJOR | (lib.TC_H_MIN_INGRESS if ingress else lib.TC_H_MIN_EGRESS))
 
 
-def waiting(route: RouteSocket, ifindex: int, device: str) -> int:
+def waiting(sk: RouteSocket, ifindex: int, device: str) -> int:
     """How many packets wait in the device's root qdisc and below it."""
-    root = route.qdisc(ifindex, lib.TC_H_ROOT, device)
+    root = sk.qdisc(ifindex, lib.TC_H_ROOT, device)
     return root.qlen if root else 0
 
 
-def is_quiet(route: RouteSocket, ifindex: int, device: str) -> bool:
+def is_quiet(sk: RouteSocket, ifindex: int, device: str) -> bool:
     """Whether nothing waits in the device's root qdisc, now or within a moment."""
     deadline = time.monotonic() + QUIET_PATIENCE
-    while waiting(route, ifindex, device):
+    while waiting(sk, ifindex, device):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.001)
     return True
 
 
-def clsact_kind(route: RouteSocket, ifindex: int, device: str) -> str | None:
+def clsact_kind(sk: RouteSocket, ifindex: int, device: str) -> str | None:
     """What stands where clsact would: 'clsact', 'ingress' (which has one hook and excludes clsact), or None."""
     try:
-        there = route.qdisc(ifindex, lib.TC_H_CLSACT, device)
+        there = sk.qdisc(ifindex, lib.TC_H_CLSACT, device)
     except QdiscNotFound:
         return None
     return there.kind if there else None
 
 
-def make_clsact(route: RouteSocket, ifindex: int, device: str) -> bool:
+def make_clsact(sk: RouteSocket, ifindex: int, device: str) -> bool:
     """Add a clsact qdisc; whether that was done, or there is one or an ingress qdisc. First see that the device
     is_quiet()."""
     flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
     message = qdisc_message(lib.RTM_NEWQDISC, flags, ifindex, lib.TC_H_CLSACT, _MAJOR, b"clsact")
     try:
-        route.execute(message, "add a clsact qdisc to", device)
+        sk.execute(message, "add a clsact qdisc to", device)
         return True
     except PlugUnavailable as error:
         hint = "the kernel has no clsact: try 'modprobe sch_ingress', or install a kernel with CONFIG_NET_SCH_INGRESS"
@@ -121,23 +121,23 @@ def make_clsact(route: RouteSocket, ifindex: int, device: str) -> bool:
         return False
 
 
-def filters(route: RouteSocket, ifindex: int, device: str, ingress: bool) -> list[Filter]:
+def filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool) -> list[Filter]:
     """Every filter at the hook, in the order in which they are asked; none where there is no such hook."""
     message = qdisc_message(lib.RTM_GETTFILTER, lib.NLM_F_DUMP, ifindex, hook_number(ingress), 0, None)
-    replies = route.ask(message, "list the filters of", device)
+    replies = sk.ask(message, "list the filters of", device)
     found = [one for one in (_read(reply.payload) for reply in replies) if one is not None]
     return sorted(found, key=lambda one: one.prio)
 
 
-def tcx_programs(route: RouteSocket, ifindex: int, ingress: bool) -> int:
+def tcx_programs(sk: RouteSocket, ifindex: int, ingress: bool) -> int:
     """How many BPF programs are attached by tcx, which runs before clsact (Linux 6.6); 0 where that cannot be asked."""
-    return max(0, route.in_netns(lambda: lib.libnlplug_tcx_programs(ifindex, ingress)))
+    return max(0, sk.in_netns(lambda: lib.libnlplug_tcx_programs(ifindex, ingress)))
 
 
-def ingress_chain(route: RouteSocket, device: str) -> str | None:
+def ingress_chain(sk: RouteSocket, device: str) -> str | None:
     """An nftables chain at the device's ingress, as 'netdev filter input'; None also where that cannot be asked."""
     name = ffi.new("char[]", 600)
-    found = route.in_netns(lambda: lib.libnlplug_ingress_chain(os.fsencode(device), name, 600))
+    found = sk.in_netns(lambda: lib.libnlplug_ingress_chain(os.fsencode(device), name, 600))
     return ffi.string(name).decode("utf-8", "replace") if found > 0 else None
 
 

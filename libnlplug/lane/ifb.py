@@ -54,7 +54,7 @@ def alias_of(words: dict[str, str]) -> str:
     return " ".join([ALIAS, *(f"{name}={value}" for name, value in words.items())])
 
 
-def create_ifb(route: RouteSocket, name: str, alias: str) -> int:
+def create_ifb(sk: RouteSocket, name: str, alias: str) -> int:
     """A new ifb, up, with a lane's address and its alias, and without traffic of its own; its interface index.
 
     Raises FileExistsError where the name is taken, PlugUnavailable where the kernel has no ifb.
@@ -63,49 +63,49 @@ def create_ifb(route: RouteSocket, name: str, alias: str) -> int:
     parts = attribute(lib.IFLA_IFNAME, name.encode() + b"\0") + attribute(lib.IFLA_ADDRESS, ADDRESS) + _KIND
     msg = link_message(lib.RTM_NEWLINK, lib.NLM_F_CREATE | lib.NLM_F_EXCL, 0, parts)
     try:
-        route.execute(msg, "make the ifb", name)
+        sk.execute(msg, "make the ifb", name)
     except NetlinkError as error:
         if error.errno == errno.EOPNOTSUPP:
             hint = "the kernel has no ifb: try 'modprobe ifb numifbs=0', or install a kernel that has it (CONFIG_IFB)"
             message = f"cannot make the ifb {name}: {error.ext_ack or 'Operation not supported'}; {hint}"
             raise PlugUnavailable(error.errno, message, "make the ifb", name, hint=hint) from None
         raise
-    ifindex = route.link(name)
-    set_alias(route, ifindex, name, alias)
-    _quieten(route, ifindex, name)
+    ifindex = sk.link(name)
+    set_alias(sk, ifindex, name, alias)
+    _quieten(sk, ifindex, name)
     up = _link(ifindex)
     lib.rtnl_link_set_flags(up, lib.IFF_UP)
-    _change(route, ifindex, up, "set up the ifb", name)
+    _change(sk, ifindex, up, "set up the ifb", name)
     return ifindex
 
 
-def set_alias(route: RouteSocket, ifindex: int, name: str, alias: str) -> None:
+def set_alias(sk: RouteSocket, ifindex: int, name: str, alias: str) -> None:
     """Write the alias, 255 bytes at most. (The kernel takes none with the message that makes a device.)"""
     changes = _link(ifindex)
     lib.rtnl_link_set_ifalias(changes, alias.encode())
-    _change(route, ifindex, changes, "describe the ifb", name)
+    _change(sk, ifindex, changes, "describe the ifb", name)
 
 
-def delete_ifb(route: RouteSocket, ifindex: int, name: str) -> None:
+def delete_ifb(sk: RouteSocket, ifindex: int, name: str) -> None:
     """Delete the ifb with whatever is in it; one that is gone already is passed over."""
     try:
-        route.execute(built(lib.rtnl_link_build_delete_request, _link(ifindex)), "delete the ifb", name)
+        sk.execute(built(lib.rtnl_link_build_delete_request, _link(ifindex)), "delete the ifb", name)
     except DeviceNotFound:
         pass
 
 
-def ifb_of(route: RouteSocket, ifindex: int) -> Ifb | None:
+def ifb_of(sk: RouteSocket, ifindex: int) -> Ifb | None:
     """The ifb with this interface index, None where it is gone."""
     try:
-        shown = route.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find the ifb", None)
+        shown = sk.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find the ifb", None)
     except DeviceNotFound:
         return None
     return _read(shown[0].payload) if shown else None
 
 
-def ifbs(route: RouteSocket) -> list[Ifb]:
+def ifbs(sk: RouteSocket) -> list[Ifb]:
     """Every ifb of the namespace, by one dump that the kernel filters by kind."""
-    replies = route.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, _KIND), "list the ifbs", None)
+    replies = sk.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, _KIND), "list the ifbs", None)
     return [ifb for ifb in (_read(reply.payload) for reply in replies) if ifb is not None]
 
 
@@ -133,13 +133,13 @@ def _read(payload: bytes) -> Ifb | None:
     )
 
 
-def _quieten(route: RouteSocket, ifindex: int, name: str) -> None:
+def _quieten(sk: RouteSocket, ifindex: int, name: str) -> None:
     """No IPv6 address, so no packets of its own; a kernel without IPv6 has nothing to be told."""
     mode = attribute(lib.IFLA_INET6_ADDR_GEN_MODE, bytes([lib.IN6_ADDR_GEN_MODE_NONE]))
     families = attribute(lib.AF_INET6, mode)
     msg = link_message(lib.RTM_NEWLINK, 0, ifindex, attribute(lib.IFLA_AF_SPEC, families))
     try:
-        route.execute(msg, "set addrgenmode of", name)
+        sk.execute(msg, "set addrgenmode of", name)
     except NetlinkError as error:
         if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
             raise
@@ -154,5 +154,5 @@ def _link(ifindex: int) -> CData:
     return link
 
 
-def _change(route: RouteSocket, ifindex: int, changes: CData, operation: str, name: str) -> None:
-    route.execute(built(lib.rtnl_link_build_change_request, _link(ifindex), changes, 0), operation, name)
+def _change(sk: RouteSocket, ifindex: int, changes: CData, operation: str, name: str) -> None:
+    sk.execute(built(lib.rtnl_link_build_change_request, _link(ifindex), changes, 0), operation, name)

@@ -100,10 +100,10 @@ class Lane(Record):
         """Whether it is this hook's and match's."""
         return (self.ingress, self.words.get("match")) == (ingress, match)
 
-    def rewrite(self, route: RouteSocket, **words: object) -> Lane:
+    def rewrite(self, sk: RouteSocket, **words: object) -> Lane:
         """Change what the alias says; the lane as it is then."""
         now = {**self.words, **{name: str(value) for name, value in words.items()}}
-        set_alias(route, self.ifb.ifindex, self.ifb.name, alias_of(now))
+        set_alias(sk, self.ifb.ifindex, self.ifb.name, alias_of(now))
         return Lane(self.ifb, self.ifindex, self.slot, now)
 
 
@@ -121,14 +121,14 @@ def _lane_mark_name(name: str) -> str:
     return f"libnlplug-lane/{name}"
 
 
-def lock(route: RouteSocket, ifindex: int, device: str, operation: str) -> Lock:
+def lock(sk: RouteSocket, ifindex: int, device: str, operation: str) -> Lock:
     """What is held by who makes or undoes a lane of the device."""
-    return Lock(route, f"libnlplug-lanes/{ifindex:x}", operation, device)
+    return Lock(sk, f"libnlplug-lanes/{ifindex:x}", operation, device)
 
 
-def all_lanes(route: RouteSocket) -> list[Lane]:
+def all_lanes(sk: RouteSocket) -> list[Lane]:
     """Every lane of the namespace, by the slots of its devices."""
-    found = [lane for lane in map(_lane, ifbs(route)) if lane is not None]
+    found = [lane for lane in map(_lane, ifbs(sk)) if lane is not None]
     return sorted(found, key=lambda lane: (lane.ifindex, lane.slot))
 
 
@@ -144,43 +144,43 @@ def _lane(ifb: Ifb) -> Lane | None:
     return Lane(ifb, *place, ifb.words)
 
 
-def now(route: RouteSocket, lane: Lane) -> Lane | None:
+def now(sk: RouteSocket, lane: Lane) -> Lane | None:
     """The lane as it is now, None where its ifb is gone. (A renamed ifb is still the lane's.)"""
-    ifb = ifb_of(route, lane.ifb.ifindex)
+    ifb = ifb_of(sk, lane.ifb.ifindex)
     return None if ifb is None else Lane(ifb, lane.ifindex, lane.slot, ifb.words)
 
 
-def hooks(route: RouteSocket, ifindex: int, device: str) -> Hooks:
+def hooks(sk: RouteSocket, ifindex: int, device: str) -> Hooks:
     """What is at the device's hooks."""
-    return {ingress: filters(route, ifindex, device, ingress) for ingress in (False, True)}
+    return {ingress: filters(sk, ifindex, device, ingress) for ingress in (False, True)}
 
 
-def plug_of(route: RouteSocket, lane: Lane) -> PlugQdisc | None:
+def plug_of(sk: RouteSocket, lane: Lane) -> PlugQdisc | None:
     """The plug on a lane's ifb; None where there is none yet, or none any more."""
     try:
-        return open_by(route, lane.ifb.name, lib.TC_H_ROOT)
+        return open_by(sk, lane.ifb.name, lib.TC_H_ROOT)
     except (QdiscNotFound, DeviceNotFound):
         return None
 
 
-def is_whole(route: RouteSocket, lane: Lane, there: Hooks) -> bool:
+def is_whole(sk: RouteSocket, lane: Lane, there: Hooks) -> bool:
     """Whether the lane can hold: plug, ifb and filters are as they were made."""
-    return _is_whole(route, lane, by_slot(there[lane.ingress]).get(lane.slot, []))
+    return _is_whole(sk, lane, by_slot(there[lane.ingress]).get(lane.slot, []))
 
 
-def _is_whole(route: RouteSocket, lane: Lane, mine: list[Filter]) -> bool:
-    return in_place(mine, lane.ifb.ifindex, lane.filters) and lane.ifb.up and plug_of(route, lane) is not None
+def _is_whole(sk: RouteSocket, lane: Lane, mine: list[Filter]) -> bool:
+    return in_place(mine, lane.ifb.ifindex, lane.filters) and lane.ifb.up and plug_of(sk, lane) is not None
 
 
-def states(route: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
+def states(sk: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
     """Of each lane of a device, by its ifb's name: 'alive', 'kept' or 'orphan'."""
     names = {_lane_mark_name(lane.ifb.name): lane.ifb.name for lane in found}
-    alive = {names[mark] for mark in taken_names(route, list(names))}
+    alive = {names[mark] for mark in taken_names(sk, list(names))}
     filters_at = {ingress: by_slot(at) for ingress, at in there.items()}
     are_now = {}
     for lane in found:
         name, mine = lane.ifb.name, filters_at[lane.ingress].get(lane.slot, [])
-        kept = lane.kept and name not in alive and _is_whole(route, lane, mine)
+        kept = lane.kept and name not in alive and _is_whole(sk, lane, mine)
         are_now[name] = "alive" if name in alive else "kept" if kept else "orphan"
     return are_now
 
@@ -198,12 +198,12 @@ def is_dead(one: Filter) -> bool:
     return one.redirects and not one.target
 
 
-def lanes(route: RouteSocket, device: str) -> list[LaneInfo]:
+def lanes(sk: RouteSocket, device: str) -> list[LaneInfo]:
     """The lanes of a device, whoever made them, and what is left of any whose ifb was deleted."""
-    ifindex = route.link(device)
-    there = hooks(route, ifindex, device)
-    here = [lane for lane in all_lanes(route) if lane.ifindex == ifindex]
-    are_now = states(route, here, there)
+    ifindex = sk.link(device)
+    there = hooks(sk, ifindex, device)
+    here = [lane for lane in all_lanes(sk) if lane.ifindex == ifindex]
+    are_now = states(sk, here, there)
     found = []
     for lane in here:
         is_now, name = are_now[lane.ifb.name], lane.ifb.name

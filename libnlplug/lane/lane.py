@@ -103,26 +103,26 @@ class PlugLane:
         self._plug: PlugQdisc | None = None
         self._mark: Mark | None = None  # where there is one, close() undoes the lane
         self._undone = False
-        self._route = RouteSocket(netns)
+        self._sk = RouteSocket(netns)
         try:
-            self._ifindex = self._route.link(device)
-            with lock(self._route, self._ifindex, device, "make a lane on"):
-                made = lane_up(self._route, Wanted(device, self._ifindex, match, self._ingress, checked, kept))
+            self._ifindex = self._sk.link(device)
+            with lock(self._sk, self._ifindex, device, "make a lane on"):
+                made = lane_up(self._sk, Wanted(device, self._ifindex, match, self._ingress, checked, kept))
                 try:
                     self._lane: Lane = made.lane
                     self._plug, self._mark, self._created = made.plug, made.mark, made.created
-                    self.shadowed = self._shadows(hooks(self._route, self._ifindex, device))
+                    self.shadowed = self._shadows(hooks(self._sk, self._ifindex, device))
                     self._warn()
                 except BaseException:
                     if made.mark is not None:
-                        undo(self._route, device, self._ifindex, made.lane.slot, made.mark)
+                        undo(self._sk, device, self._ifindex, made.lane.slot, made.mark)
                     raise
         except BaseException:
             self._let_go()
             raise
 
     def _shadows(self, there: Hooks) -> list[str]:
-        return shadows(self._route, self._ifindex, self._ingress, self._match, there[self._ingress])
+        return shadows(self._sk, self._ifindex, self._ingress, self._match, there[self._ingress])
 
     def _warn(self) -> None:
         if self.shadowed:
@@ -164,12 +164,12 @@ class PlugLane:
     @property
     def forked(self) -> bool:
         """Whether this is a forked child of the process that the object belongs to."""
-        return self._route.forked
+        return self._sk.forked
 
-    def route(self) -> RouteSocket:
+    def socket(self) -> RouteSocket:
         """The lane's socket; ClosedError where it is closed."""
-        self._route.fileno()
-        return self._route
+        self._sk.fileno()
+        return self._sk
 
     @property
     def closed(self) -> bool:
@@ -197,13 +197,13 @@ class PlugLane:
     def ready(self) -> list[str]:
         """For a hold that begins: raise where the lane cannot hold what it should; else what shadows it. A lane whose
         process has died is this object's then."""
-        there = hooks(self._route, self._ifindex, self._device)
-        lane = now(self._route, self._lane)
+        there = hooks(self._sk, self._ifindex, self._device)
+        lane = now(self._sk, self._lane)
         self._refuse_broken(lane, there)
         assert lane is not None
         at_hook = there[self._ingress]
-        refuse_to_bypass(self._route, self._device, self._ifindex, self._ingress, at_hook, "hold the lane of")
-        if self._mark is None and not lane.kept and states(self._route, [lane], there)[lane.ifb.name] == "orphan":
+        refuse_to_bypass(self._sk, self._device, self._ifindex, self._ingress, at_hook, "hold the lane of")
+        if self._mark is None and not lane.kept and states(self._sk, [lane], there)[lane.ifb.name] == "orphan":
             self._inherit()
         return self._shadows(there)
 
@@ -216,7 +216,7 @@ class PlugLane:
             why = "its filters are gone, or the clsact qdisc with them"
         elif not lane.ifb.up:
             why = f"its ifb {ifb} is down, which drops what the lane takes"
-        elif plug_of(self._route, lane) is None:
+        elif plug_of(self._sk, lane) is None:
             why = f"the plug of its ifb {ifb} is gone"
         else:
             return
@@ -225,8 +225,8 @@ class PlugLane:
     def broken_since(self, shadowed: list[str]) -> NetlinkError | None:
         """What has kept the lane from holding since ready() returned ``shadowed``."""
         try:
-            there = hooks(self._route, self._ifindex, self._device)
-            self._refuse_broken(now(self._route, self._lane), there)
+            there = hooks(self._sk, self._ifindex, self._device)
+            self._refuse_broken(now(self._sk, self._lane), there)
             new = [sentence for sentence in self._shadows(there) if sentence not in shadowed]
         except NetlinkError as error:
             return error
@@ -236,14 +236,14 @@ class PlugLane:
         return NetlinkError(errno.EEXIST, message, "hold the lane of", self._device)
 
     def _inherit(self) -> None:
-        with lock(self._route, self._ifindex, self._device, "hold the lane of"):
-            lane = now(self._route, self._lane)
+        with lock(self._sk, self._ifindex, self._device, "hold the lane of"):
+            lane = now(self._sk, self._lane)
             if lane is None:
                 raise self.gone()
             mark = lane_mark(self.ifb)
-            if mark.take(self._route):
+            if mark.take(self._sk):
                 self._mark = mark
-                lane.rewrite(self._route, pid=os.getpid())
+                lane.rewrite(self._sk, pid=os.getpid())
 
     def gone(self, why: str | None = None) -> QdiscNotFound:
         """The error for a lane that holds nothing."""
@@ -264,14 +264,14 @@ class PlugLane:
         """
         if self._closed:
             return
-        if self._route.forked:
+        if self._sk.forked:
             self._let_go()
             return
         try:
             if self._mark is None:
                 self._leave()
             else:
-                with lock(self._route, self._ifindex, self._device, "close the lane of"):
+                with lock(self._sk, self._ifindex, self._device, "close the lane of"):
                     self._undo(timeout)
         except (PlugBusy, NotDrained):
             raise
@@ -281,12 +281,12 @@ class PlugLane:
         self._let_go()
 
     def _undo(self, timeout: float) -> None:
-        lane = now(self._route, self._lane)
+        lane = now(self._sk, self._lane)
         if lane is not None and lane.kept:  # 'libnlplug lane add' has made it one that stays
             self._leave()
             return
         undone, self._undone = self._undone, True  # an earlier close() may have been interrupted near its end
-        lost = tear_down(self._route, self._device, [lane or self._lane], timeout)
+        lost = tear_down(self._sk, self._device, [lane or self._lane], timeout)
         why = ""
         if lane is None and not undone:
             why = f"somebody has deleted its ifb {self.ifb}: what it held is lost, and what it should have held since"
@@ -306,7 +306,7 @@ class PlugLane:
         self._let_go_of_mark()
         if self._plug is not None:
             self._plug.close()
-        self._route.close()
+        self._sk.close()
 
     def _let_go_of_mark(self) -> None:
         mark, self._mark = self._mark, None
@@ -314,7 +314,7 @@ class PlugLane:
             mark.close()
 
     def __enter__(self) -> PlugLane:
-        self._route.fileno()  # a closed lane cannot be entered
+        self._sk.fileno()  # a closed lane cannot be entered
         return self
 
     def __exit__(
@@ -351,7 +351,7 @@ class LaneHold(Hold):
         super().__init__(lane.plug, timeout, on_death)
         self._lane = lane
         self._report: LaneReport = LaneReport()
-        self._handover = Handover(lane.route(), lane.match, timeout) if handover else None
+        self._handover = Handover(lane.socket(), lane.match, timeout) if handover else None
         self._shadowed: list[str] = []
 
     def __enter__(self) -> LaneReport:
@@ -428,7 +428,7 @@ class LaneHold(Hold):
         if not match.tcp_syn or match.dst_port is None:
             return
         try:
-            listeners = sockets_of(self._lane.route(), match, half_done=False).listeners
+            listeners = sockets_of(self._lane.socket(), match, half_done=False).listeners
         except NetlinkError:
             return
         rooms = [sum(one.backlog for one in listeners if one.port == port) for port in {one.port for one in listeners}]

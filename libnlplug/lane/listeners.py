@@ -62,11 +62,11 @@ class Sockets(Record):
         return not any(listener.waiting for listener in self.listeners)
 
 
-def sockets_of(route: RouteSocket, match: Match, *, half_done: bool = True) -> Sockets:
+def sockets_of(sk: RouteSocket, match: Match, *, half_done: bool = True) -> Sockets:
     """What listens for connections of the match in the namespace, now. To count handshakes that are half done, the
     kernel looks through all connections."""
     states = 1 << LISTEN | half_done << SYN_RECV
-    found = route.in_netns(lambda: [one for family in (AF_INET, AF_INET6) for one in _dump(family, states)])
+    found = sk.in_netns(lambda: [one for family in (AF_INET, AF_INET6) for one in _dump(family, states)])
     mine = [(state, listener) for state, listener in found if _is_for(listener, match)]
     listeners = [listener for state, listener in mine if state == LISTEN]
     return Sockets(listeners, sum(state == SYN_RECV for state, _ in mine))

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 PATIENCE = 10.0  # seconds; the longest work under a lock waits twice for a lane to drain
 
 
-def taken_names(route: RouteSocket, names: list[str]) -> set[str]:
+def taken_names(sk: RouteSocket, names: list[str]) -> set[str]:
     """Which of these names of Marks somebody has, this process included."""
-    return route.in_netns(lambda: {name for name in names if _is_taken(name)}) if names else set()
+    return sk.in_netns(lambda: {name for name in names if _is_taken(name)}) if names else set()
 
 
 def _is_taken(name: str) -> bool:
@@ -45,8 +45,8 @@ def _is_taken(name: str) -> bool:
 class Lock:
     """One process at a time, and one thread of it: what changes the lanes of a device happens inside."""
 
-    def __init__(self, route: RouteSocket, name: str, operation: str, device: str) -> None:
-        self._route = route
+    def __init__(self, sk: RouteSocket, name: str, operation: str, device: str) -> None:
+        self._sk = sk
         self._name = name
         self._operation = operation
         self._device = device
@@ -55,7 +55,7 @@ class Lock:
     def __enter__(self) -> None:
         deadline = time.monotonic() + PATIENCE
         try:
-            while not self._mark.take(self._route):
+            while not self._mark.take(self._sk):
                 if time.monotonic() > deadline:
                     why = f"somebody keeps the lock of its lanes, the socket @{self._name} ('ss -xap' may show who)"
                     raise PlugBusy.by(self._device, 0, why, self._operation)

@@ -17,14 +17,14 @@ from .match import Match, match_of
 __all__ = ["refuse_device", "refuse_overlap", "refuse_to_bypass", "refuse_to_drop", "shadows"]
 
 
-def refuse_device(route: RouteSocket, device: str, ifindex: int) -> None:
+def refuse_device(sk: RouteSocket, device: str, ifindex: int) -> None:
     """Refuse a device whose packets do not come by its own hooks."""
-    there = device_of(route, ifindex)
+    there = device_of(sk, ifindex)
     if there.kind == "vrf":
-        ports = ", ".join(ports_of(route, ifindex)) or "it has none"
+        ports = ", ".join(ports_of(sk, ifindex)) or "it has none"
         why, hint = "packets do not pass the hooks of a VRF", f"make the lane on its ports ({ports})"
     elif there.kind == "ipvlan" and there.mode == lib.IPVLAN_MODE_L3S:
-        below = route.link_name(there.below) if there.below else "in another network namespace"
+        below = sk.link_name(there.below) if there.below else "in another network namespace"
         why, hint = "packets do not pass the hooks of an ipvlan in l3s mode", f"use the device below it ({below})"
     else:
         return
@@ -32,10 +32,10 @@ def refuse_device(route: RouteSocket, device: str, ifindex: int) -> None:
     raise NetlinkError(errno.EOPNOTSUPP, message, "make a lane on", device, hint=hint)
 
 
-def refuse_to_drop(route: RouteSocket, device: str, ifindex: int) -> None:
+def refuse_to_drop(sk: RouteSocket, device: str, ifindex: int) -> None:
     """Refuse where a lane would add a clsact qdisc, and by that throw packets away."""
-    if clsact_kind(route, ifindex, device) is None and not is_quiet(route, ifindex, device):
-        count = waiting(route, ifindex, device)
+    if clsact_kind(sk, ifindex, device) is None and not is_quiet(sk, ifindex, device):
+        count = waiting(sk, ifindex, device)
         hint = f"'tc qdisc add dev {device} clsact' at a quiet moment, and lanes will use it and leave it there"
         why = f"adding its clsact qdisc would throw away {count} packets that wait in its root qdisc"
         message = f"cannot make a lane on {device}: {why}; {hint}"
@@ -43,7 +43,7 @@ def refuse_to_drop(route: RouteSocket, device: str, ifindex: int) -> None:
 
 
 def refuse_to_bypass(
-    route: RouteSocket, device: str, ifindex: int, ingress: bool, at_hook: list[Filter], operation: str
+    sk: RouteSocket, device: str, ifindex: int, ingress: bool, at_hook: list[Filter], operation: str
 ) -> None:
     """Refuse where somebody's filters come after a lane's, which ends the classification before them, and where
     nftables has a chain at the ingress of the device, behind which an ifb gives packets back (net/core/dev.c)."""
@@ -52,7 +52,7 @@ def refuse_to_bypass(
         if not what and one.prio >= FIRST_PRIO and one.chain == 0 and not is_lanes(one):
             what = f"the {one.kind} filter of preference {one.prio}"
             hint = f"give it a preference (pref) below {FIRST_PRIO}"
-    chain = ingress_chain(route, route.link_name(ifindex)) if ingress else None
+    chain = ingress_chain(sk, sk.link_name(ifindex)) if ingress else None
     if chain is not None:
         what = f"the nftables chain '{chain}'"
         hint = "hold leaving packets, or move the chain's rules to prerouting"
@@ -75,7 +75,7 @@ def refuse_overlap(device: str, there: list[Lane], ingress: bool, match: Match) 
             raise NetlinkError(errno.EEXIST, message, "make a lane on", device, hint=hint)
 
 
-def shadows(route: RouteSocket, ifindex: int, ingress: bool, match: Match, at_hook: list[Filter]) -> list[str]:
+def shadows(sk: RouteSocket, ifindex: int, ingress: bool, match: Match, at_hook: list[Filter]) -> list[str]:
     """What comes before a lane at its hook and may keep packets from it, a sentence each."""
     lines = [
         f"the {one.kind} filter of preference {one.prio} comes first, and what it matches the lane does not see"
@@ -83,7 +83,7 @@ def shadows(route: RouteSocket, ifindex: int, ingress: bool, match: Match, at_ho
         if one.prio < FIRST_PRIO and ender(one, match)
     ]
     unique = list(dict.fromkeys(lines))
-    count = tcx_programs(route, ifindex, ingress)
+    count = tcx_programs(sk, ifindex, ingress)
     if count:
         programs = "1 tcx BPF program comes" if count == 1 else f"{count} tcx BPF programs come"
         unique.append(f"{programs} first, and what is passed or dropped there the lane does not see")

@@ -30,72 +30,72 @@ if TYPE_CHECKING:
 GUARD_PATIENCE = 0.5  # seconds for the guard of a process that has died
 
 
-def delete_lanes(route: RouteSocket, device: str, match: Match | None, ingress: bool | None) -> list[LaneInfo]:
+def delete_lanes(sk: RouteSocket, device: str, match: Match | None, ingress: bool | None) -> list[LaneInfo]:
     """Undo the kept lanes of a device, those of one match and hook or all, and its orphans. Which of them there were.
 
     A lane whose process is alive, or that is being held, is PlugBusy, and nothing is undone.
     """
-    ifindex = route.link(device)
+    ifindex = sk.link(device)
     hook = None if ingress is None else "ingress" if ingress else "egress"
-    with lock(route, ifindex, device, "delete the lanes of"):
-        there = {lane.ifb.ifindex: lane for lane in all_lanes(route)}
+    with lock(sk, ifindex, device, "delete the lanes of"):
+        there = {lane.ifb.ifindex: lane for lane in all_lanes(sk)}
         chosen = [
             lane
-            for lane in lanes(route, device)
+            for lane in lanes(sk, device)
             if (match is None or lane.match in (str(match), "?")) and (hook is None or lane.hook in (hook, "?"))
         ]
         for one in chosen:
             if one.pid is not None or one.state == "alive":
                 why = f"process {one.pid} uses the one on {one.ifb}"
                 raise PlugBusy.by(device, one.pid or 0, why, "delete the lanes of")
-            plug = plug_of(route, there[one.ifindex]) if one.ifindex in there else None
+            plug = plug_of(sk, there[one.ifindex]) if one.ifindex in there else None
             if plug is not None:
                 plug.refuse_while_held("delete the lane on")
-        tear_down(route, device, [there[one.ifindex] for one in chosen if one.ifindex in there])
-        sweep(route, device, ifindex)
+        tear_down(sk, device, [there[one.ifindex] for one in chosen if one.ifindex in there])
+        sweep(sk, device, ifindex)
     return chosen
 
 
-def sweep(route: RouteSocket, device: str, ifindex: int) -> None:
+def sweep(sk: RouteSocket, device: str, ifindex: int) -> None:
     """Undo what dead processes have left on the device, and lanes of devices that are gone. Under the device's lock."""
-    there = hooks(route, ifindex, device)
+    there = hooks(sk, ifindex, device)
     for ingress, at in there.items():
         if any(map(is_dead, at)):
-            delete_filters(route, ifindex, device, ingress, is_dead)
-    every = all_lanes(route)
-    are_now = states(route, [lane for lane in every if lane.ifindex == ifindex], there)
-    gone = {index for index in {lane.ifindex for lane in every} - {ifindex} if _is_gone(route, index)}
+            delete_filters(sk, ifindex, device, ingress, is_dead)
+    every = all_lanes(sk)
+    are_now = states(sk, [lane for lane in every if lane.ifindex == ifindex], there)
+    gone = {index for index in {lane.ifindex for lane in every} - {ifindex} if _is_gone(sk, index)}
     for lane in every:
         if lane.ifindex in gone or are_now.get(lane.ifb.name) == "orphan":
             mark = lane_mark(lane.ifb.name)
             try:
-                if mark.take(route) and _guard_has_ended(route, lane):
-                    tear_down(route, device, [lane])
+                if mark.take(sk) and _guard_has_ended(sk, lane):
+                    tear_down(sk, device, [lane])
             except (PlugBusy, NotDrained):  # somebody who had adopted it holds it: it is theirs
                 pass
             finally:
                 mark.close()
 
 
-def _is_gone(route: RouteSocket, ifindex: int) -> bool:
+def _is_gone(sk: RouteSocket, ifindex: int) -> bool:
     try:
-        route.link_name(ifindex)
+        sk.link_name(ifindex)
     except DeviceNotFound:
         return True
     return False
 
 
-def _guard_has_ended(route: RouteSocket, lane: Lane) -> bool:
+def _guard_has_ended(sk: RouteSocket, lane: Lane) -> bool:
     """Whether nobody holds the lane, after a moment for a guard that is just releasing what its holder held."""
     deadline = time.monotonic() + GUARD_PATIENCE
-    while holder_of(route, mark_name(lane.ifb.ifindex, lib.TC_H_ROOT)) is not None:
+    while holder_of(sk, mark_name(lane.ifb.ifindex, lib.TC_H_ROOT)) is not None:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.005)
     return True
 
 
-def tear_down(route: RouteSocket, device: str, found: list[Lane], timeout: float = DRAIN_TIMEOUT) -> int:
+def tear_down(sk: RouteSocket, device: str, found: list[Lane], timeout: float = DRAIN_TIMEOUT) -> int:
     """The exact undo of lanes; how many packets could not be given back because their device had gone.
 
     Release, wait until what was held has left, remove the filters, wait until nothing is on its way through the ifbs
@@ -103,22 +103,22 @@ def tear_down(route: RouteSocket, device: str, found: list[Lane], timeout: float
     leave.
     """
     deadline = time.monotonic() + timeout
-    found = [now(route, lane) or lane for lane in found]
+    found = [now(sk, lane) or lane for lane in found]
     holds = [Mark(mark_name(lane.ifb.ifindex, lib.TC_H_ROOT)) for lane in found]
     lost = 0
     try:
         for lane, hold in zip(found, holds):
-            plug = plug_of(route, lane)
-            _keep_holders_away(route, lane, plug, hold, deadline)
+            plug = plug_of(sk, lane)
+            _keep_holders_away(sk, lane, plug, hold, deadline)
             if plug is not None:
-                _let_out(route, device, lane, plug, deadline)
-        _remove_filters(route, device, found)
+                _let_out(sk, device, lane, plug, deadline)
+        _remove_filters(sk, device, found)
         if found and lib.libnlplug_wait_for_readers() < 0:
             time.sleep(0.02)  # far longer than any processor takes for a packet
         for lane in found:
-            _wait_until_empty(route, device, lane, deadline)
-            empty = now(route, lane)
-            delete_ifb(route, lane.ifb.ifindex, lane.ifb.name)
+            _wait_until_empty(sk, device, lane, deadline)
+            empty = now(sk, lane)
+            delete_ifb(sk, lane.ifb.ifindex, lane.ifb.name)
             lost += empty.ifb.lost if empty else 0
         return lost
     finally:
@@ -126,9 +126,9 @@ def tear_down(route: RouteSocket, device: str, found: list[Lane], timeout: float
             hold.close()
 
 
-def _keep_holders_away(route: RouteSocket, lane: Lane, plug: PlugQdisc | None, hold: Mark, deadline: float) -> None:
+def _keep_holders_away(sk: RouteSocket, lane: Lane, plug: PlugQdisc | None, hold: Mark, deadline: float) -> None:
     """Take the mark that whoever holds the lane must have."""
-    while not hold.take(route):
+    while not hold.take(sk):
         if plug is not None:
             plug.refuse_while_held("close the lane on")
         if time.monotonic() > deadline:
@@ -136,7 +136,7 @@ def _keep_holders_away(route: RouteSocket, lane: Lane, plug: PlugQdisc | None, h
         time.sleep(0.001)
 
 
-def _let_out(route: RouteSocket, device: str, lane: Lane, plug: PlugQdisc, deadline: float) -> None:
+def _let_out(sk: RouteSocket, device: str, lane: Lane, plug: PlugQdisc, deadline: float) -> None:
     """Release, and wait until what was in the plug has left it, with the filters in place: what leaves a device comes
     past them once more, and only a filter that matches it takes the mark off it by which other hooks would let it pass
     unseen (tc_skip_classify in net/sched/act_api.c). The plug is first in, first out: its counter tells."""
@@ -147,18 +147,18 @@ def _let_out(route: RouteSocket, device: str, lane: Lane, plug: PlugQdisc, deadl
             if time.monotonic() >= deadline:
                 raise _not_drained(device, lane, waiting, "the lane stays")
             time.sleep(0.001)
-        _wait_until_empty(route, device, lane, min(deadline, time.monotonic() + 0.1), raises=False)
+        _wait_until_empty(sk, device, lane, min(deadline, time.monotonic() + 0.1), raises=False)
     except (QdiscNotFound, DeviceNotFound):
         return
 
 
-def _remove_filters(route: RouteSocket, device: str, found: list[Lane]) -> None:
+def _remove_filters(sk: RouteSocket, device: str, found: list[Lane]) -> None:
     """Delete the lanes' filters: those with their slots that lead to their ifbs, or to one that is gone."""
     targets = {lane.slot: lane.ifb.ifindex for lane in found}
     for ifindex in {lane.ifindex for lane in found}:
         for ingress in (False, True):
             delete_filters(
-                route,
+                sk,
                 ifindex,
                 device,
                 ingress,
@@ -166,9 +166,9 @@ def _remove_filters(route: RouteSocket, device: str, found: list[Lane]) -> None:
             )
 
 
-def _wait_until_empty(route: RouteSocket, device: str, lane: Lane, deadline: float, *, raises: bool = True) -> None:
+def _wait_until_empty(sk: RouteSocket, device: str, lane: Lane, deadline: float, *, raises: bool = True) -> None:
     """Wait until the ifb and its qdisc are empty."""
-    while waiting := _inside(route, lane):
+    while waiting := _inside(sk, lane):
         if time.monotonic() >= deadline:
             if raises:
                 raise _not_drained(device, lane, waiting, "its filters are gone, the ifb stays")
@@ -176,14 +176,14 @@ def _wait_until_empty(route: RouteSocket, device: str, lane: Lane, deadline: flo
         time.sleep(0.001)
 
 
-def _inside(route: RouteSocket, lane: Lane) -> int:
+def _inside(sk: RouteSocket, lane: Lane) -> int:
     """How many packets are in the ifb and its qdisc. The qdisc is asked first: what leaves it is then counted twice
     rather than not at all."""
     try:
-        there = route.qdisc(lane.ifb.ifindex, lib.TC_H_ROOT, lane.ifb.name)
+        there = sk.qdisc(lane.ifb.ifindex, lib.TC_H_ROOT, lane.ifb.name)
     except (QdiscNotFound, DeviceNotFound):
         there = None
-    ifb = ifb_of(route, lane.ifb.ifindex)
+    ifb = ifb_of(sk, lane.ifb.ifindex)
     return (there.qlen if there else 0) + (ifb.inside if ifb else 0)
 
 

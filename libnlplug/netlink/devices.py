@@ -39,21 +39,21 @@ class Device(Record):
     below: int
 
 
-def device_of(route: RouteSocket, ifindex: int) -> Device:
+def device_of(sk: RouteSocket, ifindex: int) -> Device:
     """Return the device with this interface index, or raise DeviceNotFound."""
-    return _read(route.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find", f"device {ifindex}")[0].payload)
+    return _read(sk.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find", f"device {ifindex}")[0].payload)
 
 
-def ports_of(route: RouteSocket, ifindex: int) -> list[str]:
+def ports_of(sk: RouteSocket, ifindex: int) -> list[str]:
     """Return the names of the ports of this bridge, bond or VRF."""
     master = attribute(lib.IFLA_MASTER, ifindex.to_bytes(4, sys.byteorder))
-    replies = route.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, master), "list the ports", None)
+    replies = sk.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, master), "list the ports", None)
     return [device.name for device in (_read(reply.payload) for reply in replies) if device.name]
 
 
-def refuse_silent_class(route: RouteSocket, ifindex: int, device: str, parent: int) -> None:
+def refuse_silent_class(sk: RouteSocket, ifindex: int, device: str, parent: int) -> None:
     """Raise NetlinkError if ``parent`` is a class of a qdisc that would serve no other class while a plug holds."""
-    by_handle = {one.handle: one for one in route.qdiscs() if one.ifindex == ifindex}
+    by_handle = {one.handle: one for one in sk.qdiscs() if one.ifindex == ifindex}
     seen: set[int] = set()
     while (major := parent & 0xFFFF_0000) in by_handle and major not in seen:
         seen.add(major)

@@ -97,17 +97,17 @@ def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
         raise cannot_enter(netns, error.errno or 0) from None
 
 
-def cannot_enter(netns: Netns, number: int, capability: str = "CAP_SYS_ADMIN") -> NetlinkError:
+def cannot_enter(netns: Netns, code: int, capability: str = "CAP_SYS_ADMIN") -> NetlinkError:
     shown = netns if isinstance(netns, str) else repr(netns)
     kind: type[NetlinkError] = NetlinkError
     hint = ""
-    if number in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
+    if code in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
         kind, hint = NetnsNotFound, "; 'ip netns' lists the named namespaces"
-    elif number in (errno.EPERM, errno.EACCES):
+    elif code in (errno.EPERM, errno.EACCES):
         kind, hint = NotPermitted, f"; {capability} is needed to enter a network namespace"
-    elif number == errno.EINVAL:
+    elif code == errno.EINVAL:
         hint = "; it is not a network namespace"
-    elif number == errno.EAGAIN:
+    elif code == errno.EAGAIN:
         hint = "; it needs a thread, but the limit of processes (ulimit -u, pids.max) is reached"
-    message = f"cannot enter the network namespace {shown}: {os.strerror(number)}{hint}"
-    return kind(number, message, "enter the network namespace")
+    message = f"cannot enter the network namespace {shown}: {os.strerror(code)}{hint}"
+    return kind(code, message, "enter the network namespace")

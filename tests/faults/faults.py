@@ -375,7 +375,7 @@ def no_processes_in_the_cgroup(flow: Flow, chance: random.Random) -> float:
 
 def _jam(plug: PlugQdisc) -> None:
     """Fill the socket's receive buffer with answers that nobody reads, until the kernel has no room for one more."""
-    with socket.socket(fileno=os.dup(plug._route.fileno())) as same:
+    with socket.socket(fileno=os.dup(plug._sk.fileno())) as same:
         same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         question = (20).to_bytes(4, sys.byteorder) + b"\x12\0" + b"\x05\0" + bytes(12)  # RTM_GETLINK that asks an ACK
         for _ in range(50):

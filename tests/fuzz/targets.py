@@ -37,8 +37,7 @@ from libnlplug.lane import filters as redirect
 from libnlplug.lane import hook, ifb
 from libnlplug.lane import inventory as lanes
 from libnlplug.lane.match import Match
-from libnlplug.netlink import attributes, messages, netns, refusals
-from libnlplug.netlink import route_socket as routes
+from libnlplug.netlink import attributes, messages, netns, refusals, route_socket
 from libnlplug.netlink.libnl import ffi, lib
 from tests.fuzz.source import DELQDISC, ERROR, NEWQDISC, Source
 
@@ -270,9 +269,9 @@ class Line:
     """A RouteSocket whose other end is not the kernel."""
 
     def __init__(self) -> None:
-        self.route = routes.RouteSocket()
+        self.sk = route_socket.RouteSocket()
         self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        os.dup2(theirs.fileno(), self.route.fileno())
+        os.dup2(theirs.fileno(), self.sk.fileno())
         self.theirs = theirs
 
     def answer(self, datagrams: list[bytes]) -> None:
@@ -296,21 +295,21 @@ def kernel_answers(source: Source) -> None:
         _line.append(Line())
     line = _line[0]
     line.answer(datagrams(source))
-    route = line.route
-    plug = PlugQdisc(route, "lo", 1, lib.TC_H_ROOT, 0x504C_0000)
+    sk = line.sk
+    plug = PlugQdisc(sk, "lo", 1, lib.TC_H_ROOT, 0x504C_0000)
     questions = (
-        lambda: route.link("lo"),
-        lambda: route.link_name(1),
-        lambda: route.qdisc(1, lib.TC_H_ROOT, "lo"),
-        route.qdiscs,
-        lambda: hook.filters(route, 1, "lo", False),
-        lambda: ifb.ifbs(route),
-        lambda: ifb.ifb_of(route, 1),
+        lambda: sk.link("lo"),
+        lambda: sk.link_name(1),
+        lambda: sk.qdisc(1, lib.TC_H_ROOT, "lo"),
+        sk.qdiscs,
+        lambda: hook.filters(sk, 1, "lo", False),
+        lambda: ifb.ifbs(sk),
+        lambda: ifb.ifb_of(sk, 1),
         plug.buffer,
         plug.stats,
         lambda: plug._create(None),
-        lambda: qdisc.attach_by(route, "lo", lib.TC_H_ROOT, None, 1000),
-        lambda: hook.make_clsact(route, 1, "lo"),
+        lambda: qdisc.attach_by(sk, "lo", lib.TC_H_ROOT, None, 1000),
+        lambda: hook.make_clsact(sk, 1, "lo"),
     )
     with contextlib.suppress(NetlinkError):
         source.one_of(questions)()
@@ -382,7 +381,7 @@ def guard_answers(source: Source) -> None:
         theirs.send(source.cut(answer) + (source.bytes(60) if source.sometimes(8) else b""))
     theirs.shutdown(socket.SHUT_WR)  # no more comes, and what it is told still arrives
     with contextlib.suppress(NetlinkError, guard.PlugsRefused):
-        made.hold(silent_line().route, source.below(4), source.one_of([None, 1e-9, 5.0, 1e9]))
+        made.hold(silent_line().sk, source.below(4), source.one_of([None, 1e-9, 5.0, 1e9]))
     with contextlib.suppress(NetlinkError):
         made.release(source.below(4))
     assert made.alive in (True, False)

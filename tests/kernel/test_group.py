@@ -146,8 +146,8 @@ def test_a_plug_that_a_dump_misses_is_counted(fleet: Fleet, monkeypatch: pytest.
     all the same, in stats() and in a hold's report, and only one that is gone has none."""
     group, whole = PlugGroup(fleet.plugs), RouteSocket.qdiscs
 
-    def qdiscs(route: RouteSocket, wanted: set[tuple[int, int]]) -> list[QdiscInfo]:
-        return [info for info in whole(route, wanted) if info.ifindex != fleet.plugs[2]._ifindex]
+    def qdiscs(sk: RouteSocket, wanted: set[tuple[int, int]]) -> list[QdiscInfo]:
+        return [info for info in whole(sk, wanted) if info.ifindex != fleet.plugs[2]._ifindex]
 
     monkeypatch.setattr(RouteSocket, "qdiscs", qdiscs)
     with group.hold() as held:
@@ -212,7 +212,7 @@ def test_sends_are_split_at_what_a_socket_takes() -> None:
     """More messages than one send takes: all devices are toggled all the same, and failures named in every send."""
     count = 2 * BATCH_OF_ONE_SMALL_BUFFER + 10
     with fleet_of(count) as fleet:
-        with socket.socket(fileno=os.dup(fleet.plugs[0]._route.fileno())) as shared:
+        with socket.socket(fileno=os.dup(fleet.plugs[0]._sk.fileno())) as shared:
             shared.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         group = PlugGroup(fleet.plugs)
         group.buffer()
@@ -321,7 +321,7 @@ def test_a_forked_child_is_refused(fleet: Fleet) -> None:
 def test_threads_toggle_a_group_as_a_whole() -> None:
     """Threads that buffer and release a group of several sends: in the end all its devices do the same."""
     with fleet_of(BATCH_OF_ONE_SMALL_BUFFER + 20) as fleet:
-        with socket.socket(fileno=os.dup(fleet.plugs[0]._route.fileno())) as shared:
+        with socket.socket(fileno=os.dup(fleet.plugs[0]._sk.fileno())) as shared:
             shared.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         group = PlugGroup(fleet.plugs)
         errors: list[BaseException] = []

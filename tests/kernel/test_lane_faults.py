@@ -42,15 +42,15 @@ class Trap:
             patch.setattr(RouteSocket, name, self._trapped(getattr(RouteSocket, name)))
 
     def _trapped(self, word):
-        def trapped(route: RouteSocket, message: object, *words: object):
+        def trapped(sk: RouteSocket, message: object, *words: object):
             operation = str(words[0]).split()[0]
             if self._changes and operation in QUESTIONS:
-                return word(route, message, *words)
+                return word(sk, message, *words)
             self.count += 1
             here = self.count == self._number
             if here and not self._after:
                 self._act()
-            result = word(route, message, *words)
+            result = word(sk, message, *words)
             if here and self._after:
                 self._act()
             return result
@@ -166,10 +166,10 @@ def test_moments_are_told_apart() -> None:
     seen: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         trap = Trap(patch, 2, lambda: seen.append(trap.count))
-        route = RouteSocket()
+        sk = RouteSocket()
         for _ in range(3):
-            route.link("lo")
-        route.close()
+            sk.link("lo")
+        sk.close()
     assert (seen, trap.count) == ([2], 3)
 
 

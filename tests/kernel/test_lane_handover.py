@@ -60,11 +60,11 @@ class Town:
         self.timers[-1].start()
 
     def sees(self, match: Match = NEW):
-        route = RouteSocket(self.netns)
+        sk = RouteSocket(self.netns)
         try:
-            return sockets_of(route, match)
+            return sockets_of(sk, match)
         finally:
-            route.close()
+            sk.close()
 
     def close(self) -> None:
         for timer in self.timers:

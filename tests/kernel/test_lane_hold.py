@@ -154,13 +154,13 @@ def test_nothing_is_held_without_a_guard(road: Road, ingress: bool, monkeypatch:
     def watch(name: str) -> None:
         word = getattr(RouteSocket, name)
 
-        def watched(route: RouteSocket, *arguments):
+        def watched(sk: RouteSocket, *arguments):
             operation = next(part for part in arguments if isinstance(part, str))
             if operation.split()[0] not in ("find", "list", "read"):
                 count = f" ({len(arguments[1])})" if name == "execute_all" else ""
                 guarded = " with a mark" if any("-hold/" in name for name in all_marks(road.near)) else ""
                 said.append(f"{operation}{count}{guarded}")
-            return word(route, *arguments)
+            return word(sk, *arguments)
 
         monkeypatch.setattr(RouteSocket, name, watched)
 

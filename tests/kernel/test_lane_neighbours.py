@@ -73,19 +73,19 @@ class Admin:
         """A cls_bpf filter in direct-action mode, which tc cannot add without a file of the program."""
 
         def add() -> None:
-            route = RouteSocket()
+            sk = RouteSocket()
             options = attribute(lib.TCA_BPF_ACT + 5, struct.pack("=i", program))  # TCA_BPF_FD
             options += attribute(lib.TCA_BPF_ACT + 6, b"test\0")  # TCA_BPF_NAME
             options += attribute(lib.TCA_BPF_ACT + 7, struct.pack("=I", 1))  # TCA_BPF_FLAGS: direct action
-            index = route.link(self.road.device)
+            index = sk.link(self.road.device)
             flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
             place = {"tcm_ifindex": index, "tcm_parent": hook_number(self.ingress)}
             place["tcm_info"] = prio << 16 | 0x0300  # ETH_P_ALL in network byte order
             body = ffi.buffer(ffi.new("struct tcmsg *", place))[:] + attribute(lib.TCA_KIND, b"bpf\0")
             body += attribute(lib.TCA_OPTIONS, options)
             request = message(lib.RTM_NEWTFILTER, flags, body)
-            route.execute(request, "add a filter to", self.road.device)
-            route.close()
+            sk.execute(request, "add a filter to", self.road.device)
+            sk.close()
 
         self.road.near.run(add)
 
@@ -243,7 +243,7 @@ def test_tcx_programs_are_reported(road: Road, monkeypatch: pytest.MonkeyPatch) 
     """Programs that are attached by tcx, before clsact, are counted and said. (The test kernel has none: a count is put
     in the kernel's place; that it counts right is tested where a kernel has tcx.)"""
     for count, sentence in ((1, "1 tcx BPF program comes first"), (3, "3 tcx BPF programs come first")):
-        monkeypatch.setattr(neighbours, "tcx_programs", lambda route, ifindex, ingress, count=count: count)
+        monkeypatch.setattr(neighbours, "tcx_programs", lambda sk, ifindex, ingress, count=count: count)
         with pytest.warns(LaneShadowed, match=sentence):
             PlugLane(road.device, UDP, netns=road.near).close()
 
@@ -279,7 +279,7 @@ def test_an_nftables_chain_is_not_bypassed(road: Road, monkeypatch: pytest.Monke
     """What an ifb gives back never comes by the device's nftables ingress chain: an ingress lane is refused, an egress
     lane is not. (The test kernel has no such chains: a name is put in the kernel's place.)"""
     monkeypatch.setattr(
-        neighbours, "ingress_chain", lambda route, device: "netdev filter in" if device == road.device else ""
+        neighbours, "ingress_chain", lambda sk, device: "netdev filter in" if device == road.device else ""
     )
     before = Sight(road.near, road.device)
     with pytest.raises(libnlplug.NetlinkError, match="the nftables chain 'netdev filter in' would not see"):

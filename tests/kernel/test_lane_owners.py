@@ -31,11 +31,11 @@ def states(wire: Wire) -> list[tuple[str, str, int | None]]:
 
 def delete(wire: Wire, match: Match | None = None, ingress: bool | None = None) -> list[str]:
     """'libnlplug lane del': the matches of the lanes that it found."""
-    route = RouteSocket(wire.near)
+    sk = RouteSocket(wire.near)
     try:
-        return [lane.match for lane in delete_lanes(route, wire.device, match, ingress)]
+        return [lane.match for lane in delete_lanes(sk, wire.device, match, ingress)]
     finally:
-        route.close()
+        sk.close()
 
 
 def test_kept_alive_and_orphan_are_told_apart(wire: Wire) -> None:

@@ -103,9 +103,9 @@ def test_holds_of_a_kept_lane_lose_nothing(road: Road, ingress: bool) -> None:
                 with lane.hold() as held:
                     wait_until(time.monotonic() + 0.005)
                 assert held.dropped == 0
-    route = RouteSocket(road.near)
-    delete_lanes(route, road.device, UDP, ingress)
-    route.close()
+    sk = RouteSocket(road.near)
+    delete_lanes(sk, road.device, UDP, ingress)
+    sk.close()
     before.uncounted().expect(Sight(road.near, road.device).uncounted())
 
 
@@ -262,13 +262,13 @@ def test_many_links_do_not_matter(netns: Netns) -> None:
     netns.ip(*(f"link add d{number} type dummy" for number in range(500)))
     with PlugLane("d7", UDP, netns=netns) as lane:
         assert [found.ifb for found in listed(netns, "d7")] == [lane.ifb]
-        route = RouteSocket(netns)
+        sk = RouteSocket(netns)
         shown: list[Reply] = []
-        ask = route.ask
-        route.ask = lambda *words: shown.extend(ask(*words)) or shown  # type: ignore[method-assign]
-        assert [ifb.name for ifb in ifbs(route)] == [lane.ifb]
+        ask = sk.ask
+        sk.ask = lambda *words: shown.extend(ask(*words)) or shown  # type: ignore[method-assign]
+        assert [ifb.name for ifb in ifbs(sk)] == [lane.ifb]
         assert len(shown) == 1
-        route.close()
+        sk.close()
 
 
 def test_what_the_object_says(wire: Wire) -> None:

@@ -19,7 +19,7 @@ SOL_NETLINK, ADD_MEMBERSHIP, DROP_MEMBERSHIP, RTNLGRP_LINK = 270, 1, 2, 1  # lin
 
 def overflow(wire: Wire, plug: PlugQdisc) -> None:
     """Fill the receive queue of the plug's socket for real: subscribe it to link events, and make many."""
-    with socket.socket(fileno=os.dup(plug._route.fileno())) as shared:
+    with socket.socket(fileno=os.dup(plug._sk.fileno())) as shared:
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         shared.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, RTNLGRP_LINK)
         name = random_name()
@@ -37,7 +37,7 @@ def test_after_an_overflow_one_call_fails_and_the_next_works(wire: Wire, plug: P
     assert type(caught.value) is libnlplug.NetlinkError
     assert caught.value.errno is None
     assert caught.value.code < 0
-    gone = PlugQdisc(plug._route, wire.device, plug._ifindex, 0x7_0001, plug._handle)  # its calls are all refused
+    gone = PlugQdisc(plug._sk, wire.device, plug._ifindex, 0x7_0001, plug._handle)  # its calls are all refused
     for _ in range(3):
         plug.buffer()
         with pytest.raises(libnlplug.ParentNotFound):
@@ -51,13 +51,13 @@ def test_after_an_overflow_one_call_fails_and_the_next_works(wire: Wire, plug: P
 
 def test_more_answers_than_the_queue_takes(wire: Wire, plug: PlugQdisc) -> None:
     """A send whose answers overflow the queue: none of them is taken for another's, and the next call is in step."""
-    with socket.socket(fileno=os.dup(plug._route.fileno())) as shared:
+    with socket.socket(fileno=os.dup(plug._sk.fileno())) as shared:
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     buffer = plug._built(lib.rtnl_qdisc_plug_buffer)
     batch = bytearray(joined([buffer] * 200))
     for start in range(0, len(batch), len(buffer)):  # each asks for an answer
         ffi.cast("struct nlmsghdr *", ffi.from_buffer(batch) + start).nlmsg_flags |= lib.NLM_F_ACK
-    failures = plug._route.execute_all(bytes(batch), ["lo"] * 200, "buffer on")
+    failures = plug._sk.execute_all(bytes(batch), ["lo"] * 200, "buffer on")
     assert sorted(failures) == list(range(200))
     assert {failure.errno for failure in failures.values()} == {None}
     numbers = wire.send(2)

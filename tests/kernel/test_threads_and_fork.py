@@ -19,7 +19,7 @@ from tests.support.netlab import Netns, Wire, descriptors, in_thread, random_nam
 def test_eight_threads_share_one_plug(wire: Wire, plug: PlugQdisc) -> None:
     """8 threads with 5000 mixed calls each on one object: every answer is right, and the socket works afterwards."""
     errors: list[BaseException] = []
-    gone = PlugQdisc(plug._route, wire.device, plug._ifindex, 0x7_0001, plug._handle)  # its calls are all refused
+    gone = PlugQdisc(plug._sk, wire.device, plug._ifindex, 0x7_0001, plug._handle)  # its calls are all refused
 
     def work(seed: int) -> None:
         choose = random.Random(seed)
@@ -192,7 +192,7 @@ class Interrupt(Exception):
 @pytest.mark.parametrize("call", ["buffer", "stats", "refused"])
 def test_an_interrupt_in_a_call_leaves_the_socket_in_step(wire: Wire, plug: PlugQdisc, call: str) -> None:
     """An exception from a signal handler comes out, and the next calls get their own answers, no late ones."""
-    gone = PlugQdisc(plug._route, wire.device, plug._ifindex, 0x7_0001, plug._handle)  # its calls are all refused
+    gone = PlugQdisc(plug._sk, wire.device, plug._ifindex, 0x7_0001, plug._handle)  # its calls are all refused
 
     def interrupt() -> None:
         raise Interrupt

@@ -76,7 +76,8 @@ class Flow:
         missing, others = sorted(set(numbers) - set(got)), sorted(set(got) - set(numbers))
         assert not missing, f"{len(missing)} packets are missing of {len(numbers)}: {missing[:20]}"
         assert not others, f"{len(others)} packets have arrived too: {others[:20]}"
-        assert ordered(got) == ordered(numbers), f"not in their order: {[one for one, other in zip(got, numbers) if one != other][:20]}"
+        swapped = [one for one, other in zip(got, numbers) if one != other]
+        assert ordered(got) == ordered(numbers), f"not in their order: {swapped[:20]}"
 
     def expect_held(self, lane: PlugLane, count: int = 5) -> list[int]:
         """Packets sent now wait in the lane; their numbers."""
@@ -370,11 +371,11 @@ def roots(netns: Netns, device: str) -> list[dict]:
 
 def listed(netns: Netns, device: str) -> list[LaneInfo]:
     """The lanes of a device as any process finds them."""
-    route = RouteSocket(netns)
+    sk = RouteSocket(netns)
     try:
-        return lanes(route, device)
+        return lanes(sk, device)
     finally:
-        route.close()
+        sk.close()
 
 
 def having(this: Child, wire: Wire, hold: bool = False, **options) -> None:

@@ -14,7 +14,7 @@ from libnlplug.command.parser import read
 from libnlplug.command.table import VERBS as TABLE
 from libnlplug.command.units import parse_size
 from libnlplug.lane.lane import LIMIT
-from libnlplug.netlink import route_socket as route
+from libnlplug.netlink import route_socket as sk
 
 VERBS = [verb.name for verb in TABLE]
 
@@ -103,7 +103,7 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: object) -> None:
         pytest.fail("a netlink socket was opened")
 
-    monkeypatch.setattr(route.RouteSocket, "_connect", refuse)
+    monkeypatch.setattr(sk.RouteSocket, "_connect", refuse)
 
 
 @pytest.mark.parametrize(("line", "named"), NOT_UNDERSTOOD.items())

@@ -23,9 +23,9 @@ from libnlplug.netlink.route_socket import RouteSocket
 LOOPBACK = 1
 
 
-def plug_at(route: RouteSocket, parent: int) -> PlugQdisc:
+def plug_at(sk: RouteSocket, parent: int) -> PlugQdisc:
     """An object for a plug that need not be there."""
-    return PlugQdisc(route, "lo", LOOPBACK, parent, 0x504C_0000)
+    return PlugQdisc(sk, "lo", LOOPBACK, parent, 0x504C_0000)
 
 
 def message(device: int) -> bytes:
@@ -56,20 +56,20 @@ def test_a_group_is_made_of_plugs(member: object) -> None:
 
 def test_a_group_takes_any_iterable() -> None:
     """A generator is as good as a list; the order is kept."""
-    route = RouteSocket()
-    plugs = [plug_at(route, lib.TC_H_ROOT), plug_at(route, 0x1_0001), plug_at(route, 0x1_0002)]
+    sk = RouteSocket()
+    plugs = [plug_at(sk, lib.TC_H_ROOT), plug_at(sk, 0x1_0001), plug_at(sk, 0x1_0002)]
     group = PlugGroup(plug for plug in plugs)
     assert group.plugs == tuple(plugs)
     assert repr(group) == "<PlugGroup of 3 plugs>"
-    route.close()
+    sk.close()
     with pytest.raises(ClosedError):
         group.buffer()
 
 
 def test_every_failure_is_kept_with_its_plug() -> None:
     """Where no plug is there, or no right, all fail: one error with each plug's own, and nothing is claimed as sent."""
-    route = RouteSocket()
-    plugs = [plug_at(route, 0x7777_0000 + number) for number in range(1, 200)]
+    sk = RouteSocket()
+    plugs = [plug_at(sk, 0x7777_0000 + number) for number in range(1, 200)]
     group = PlugGroup(plugs)
     with pytest.raises(GroupError, match="^199 of 199 plugs failed") as caught:
         group.buffer()
@@ -77,14 +77,14 @@ def test_every_failure_is_kept_with_its_plug() -> None:
     assert caught.value.operation == "buffer on"
     assert caught.value.errno in (errno.ENOENT, errno.EPERM)
     assert {plug.last_action for plug in plugs} == {None}
-    route.close()
+    sk.close()
 
 
 def test_what_a_group_error_says() -> None:
     """The first three failures are in the sentence, the others counted; a shared errno is the group's."""
-    route = RouteSocket()
+    sk = RouteSocket()
     failures = {
-        plug_at(route, 0x1_0001 + number): NetlinkError(errno.ENODEV, f"cannot buffer on eth{number}: gone")
+        plug_at(sk, 0x1_0001 + number): NetlinkError(errno.ENODEV, f"cannot buffer on eth{number}: gone")
         for number in range(5)
     }
     error = GroupError.of("buffer on", 9, failures)
@@ -93,9 +93,9 @@ def test_what_a_group_error_says() -> None:
         "cannot buffer on eth2: gone; and 2 more"
     )
     assert (error.errno, error.operation, error.failures) == (errno.ENODEV, "buffer on", failures)
-    other = {**failures, plug_at(route, 0x1_0009): NetlinkError(errno.EPERM, "no")}
+    other = {**failures, plug_at(sk, 0x1_0009): NetlinkError(errno.EPERM, "no")}
     assert GroupError.of("buffer on", 9, other).errno is None
-    route.close()
+    sk.close()
 
 
 def test_the_group_is_loaded_when_it_is_named() -> None:
@@ -113,7 +113,7 @@ assert "libnlplug.group" in sys.modules
 def with_sockets_of_their_own(count: int) -> list[PlugQdisc]:
     """Plugs that need not be there, of which the first one's socket takes few messages at a time."""
     plugs = [plug_at(RouteSocket(), 0x7777_0000 + number) for number in range(1, count + 1)]
-    with socket.socket(fileno=os.dup(plugs[0]._route.fileno())) as shared:
+    with socket.socket(fileno=os.dup(plugs[0]._sk.fileno())) as shared:
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     return plugs
 
@@ -150,8 +150,8 @@ def test_closing_a_plug_between_two_sends_loses_none(monkeypatch: pytest.MonkeyP
 def test_an_unknown_outcome_counts_as_holding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the answers did not come, or an interrupt came instead, a buffer() may have been done: each plug's last
     word is buffer, so that leaving ``with`` releases it. A release that may not have been done is not noted."""
-    route = RouteSocket()
-    plugs = [plug_at(route, 0x7777_0000 + number) for number in range(1, 4)]
+    sk = RouteSocket()
+    plugs = [plug_at(sk, 0x7777_0000 + number) for number in range(1, 4)]
     group = PlugGroup(plugs)
 
     def lose_all(_: RouteSocket, _messages: bytes, devices: list[str], operation: str) -> dict[int, NetlinkError]:
@@ -169,4 +169,4 @@ def test_an_unknown_outcome_counts_as_holding(monkeypatch: pytest.MonkeyPatch) -
                 action()
             last = None if action == group.release_indefinite else action.__name__
             assert [plug.last_action for plug in plugs] == [last] * 3
-    route.close()
+    sk.close()

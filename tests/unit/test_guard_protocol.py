@@ -284,29 +284,29 @@ def test_who_connects_to_a_mark_is_told_the_holder(talk: Talk, netns: Netns) -> 
     """holder_of() knows pid, guard, timeout, since and limit from the guard's answer."""
     before = time.time()
     assert talk.hold(1, timeout=MINUTE, limit=77) == (0, 0)
-    route = RouteSocket(netns)
+    sk = RouteSocket(netns)
     for mark in MARKS:
-        found = holder_of(route, mark)
+        found = holder_of(sk, mark)
         assert found is not None
         assert (found.pid, found.guard, found.timeout, found.limit) == (os.getpid(), talk.pid, 60.0, 77)
         assert before - 0.1 <= found.since <= time.time()
         assert not found.foreign
         assert not found.detached
-    assert holder_of(route, mark_name(1, 1)) is None
-    route.close()
+    assert holder_of(sk, mark_name(1, 1)) is None
+    sk.close()
 
 
 def test_a_stopped_guard_says_nothing_and_its_holder_is_known(talk: Talk, netns: Netns) -> None:
     """What the guard cannot tell, /proc tells of its pidfd: the refusal still names the holder's pid."""
     assert talk.hold(1) == (0, 0)
     os.kill(talk.pid, signal.SIGSTOP)
-    route = RouteSocket(netns)
+    sk = RouteSocket(netns)
     try:
-        found = holder_of(route, MARKS[0])
+        found = holder_of(sk, MARKS[0])
         assert (found.pid, found.guard, found.foreign) == (os.getpid(), talk.pid, False)
     finally:
         os.kill(talk.pid, signal.SIGCONT)
-        route.close()
+        sk.close()
 
 
 def test_a_detached_hold_goes_on_alone(talk: Talk, netns: Netns) -> None:
@@ -335,9 +335,9 @@ def test_a_detached_guard_can_be_told_to_end(talk: Talk, netns: Netns, alone: bo
 def test_a_visitor_may_end_a_detached_hold(talk: Talk, netns: Netns, detached: int) -> None:
     """Who asks at the mark for the end of a detached hold is heard; no other hold ends by that."""
     assert talk.hold(1, detached=detached, timeout=MINUTE) == (0, 0)
-    route = RouteSocket(netns)
-    assert end_detached_guard(route, MARKS[1]) is bool(detached)
-    route.close()
+    sk = RouteSocket(netns)
+    assert end_detached_guard(sk, MARKS[1]) is bool(detached)
+    sk.close()
     assert marks(netns) == ([] if detached else sorted(MARKS))
 
 
@@ -367,13 +367,13 @@ def test_a_datagram_that_is_no_question_ends_it(talk: Talk, words: bytes) -> Non
 @contextmanager
 def guarded(netns: Netns):
     """A Guard of a qdisc that is not there."""
-    route = RouteSocket(netns)
-    made = Guard(route, "nothing", PLACES[:1], MESSAGES)
+    sk = RouteSocket(netns)
+    made = Guard(sk, "nothing", PLACES[:1], MESSAGES)
     try:
-        yield made, route
+        yield made, sk
     finally:
         made.end()
-        route.close()
+        sk.close()
 
 
 def test_it_is_alive_until_it_ends(netns: Netns) -> None:
@@ -389,23 +389,23 @@ def test_it_is_alive_until_it_ends(netns: Netns) -> None:
 
 def test_a_guard_that_has_gone_does_not_hold(netns: Netns) -> None:
     """GuardUnavailable, and a release that nobody can do is answered with None."""
-    with guarded(netns) as (made, route):
+    with guarded(netns) as (made, sk):
         os.kill(made.pid, 9)
         eventually(lambda: not made.alive, "the kill is noticed")
         with pytest.raises(GuardUnavailable, match="its guard is gone"):
-            made.hold(route, 1, 1.0)
+            made.hold(sk, 1, 1.0)
         assert made.release(1) is None
 
 
 def test_two_guards_of_one_plug_exclude_each_other(netns: Netns) -> None:
     """PlugBusy for the second, with the first one's pid, until the first has released."""
-    with guarded(netns) as (first, route), guarded(netns) as (second, _):
-        first.hold(route, 1, None)
+    with guarded(netns) as (first, sk), guarded(netns) as (second, _):
+        first.hold(sk, 1, None)
         with pytest.raises(PlugBusy) as caught:
-            second.hold(route, 1, None)
+            second.hold(sk, 1, None)
         assert caught.value.pid == os.getpid()
         first.release(1)
-        second.hold(route, 2, None)
+        second.hold(sk, 2, None)
 
 
 def test_ids_are_not_used_twice(netns: Netns) -> None:
@@ -434,19 +434,19 @@ def test_threads_may_share_a_guard(netns: Netns) -> None:
 
 
 def test_a_forked_child_cannot_start_one(netns: Netns) -> None:
-    """The route socket is the parent's: ForkedError."""
-    route = RouteSocket(netns)
+    """The netlink socket is the parent's: ForkedError."""
+    sk = RouteSocket(netns)
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            Guard(route, "nothing", PLACES, MESSAGES)
+            Guard(sk, "nothing", PLACES, MESSAGES)
         except ForkedError:
             status = 0
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    route.close()
+    sk.close()
 
 
 def test_a_namespace_of_its_own_is_needed_only_by_the_guard(netns: Netns) -> None:

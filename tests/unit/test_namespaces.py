@@ -19,14 +19,14 @@ from tests.support.netlab import Netns, descriptors, unprivileged
 SIOCGSKNS = 0x894C  # linux/sockios.h
 
 
-def namespace_of(route: RouteSocket) -> int:
+def namespace_of(sk: RouteSocket) -> int:
     """The number of the namespace that a socket is in; the socket is closed."""
-    fd = fcntl.ioctl(route.fileno(), SIOCGSKNS)
+    fd = fcntl.ioctl(sk.fileno(), SIOCGSKNS)
     try:
         return os.fstat(fd).st_ino
     finally:
         os.close(fd)
-        route.close()
+        sk.close()
 
 
 def number(netns: object) -> int:

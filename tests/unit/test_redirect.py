@@ -166,23 +166,23 @@ def fresh(netns: Netns):
 
 
 @pytest.fixture
-def route(fresh: Netns):
+def sk(fresh: Netns):
     """A socket in that namespace, while the test's thread is elsewhere."""
     made = RouteSocket(fresh)
     yield made
     made.close()
 
 
-def test_tcx_programs_are_counted(fresh: Netns, route: RouteSocket) -> None:
+def test_tcx_programs_are_counted(fresh: Netns, sk: RouteSocket) -> None:
     """Programs at each hook of a device of another namespace; none before, and none for a device that is gone."""
     lo = 1
-    assert [tcx_programs(route, lo, ingress) for ingress in (False, True)] == [0, 0]
+    assert [tcx_programs(sk, lo, ingress) for ingress in (False, True)] == [0, 0]
     programs = [bpf.load(), bpf.load(OK)]
     for program in programs:
         fresh.run(bpf.attach_tcx, program, lo, ingress=False)
     try:
-        assert [tcx_programs(route, lo, ingress) for ingress in (False, True)] == [2, 0]
-        assert tcx_programs(route, 4711, False) == 0
+        assert [tcx_programs(sk, lo, ingress) for ingress in (False, True)] == [2, 0]
+        assert tcx_programs(sk, 4711, False) == 0
     finally:
         for program in programs:
             os.close(program)
@@ -228,23 +228,23 @@ def add_chain(family: int, hook: int, device: str, priority: int = 0) -> int:
 
 @pytest.mark.parametrize(("family", "hook", "shown_as"), [(NETDEV, 0, "netdev t c"), (INET, 5, "inet t c")])
 def test_an_nftables_chain_at_the_ingress_is_found(
-    fresh: Netns, route: RouteSocket, family: int, hook: int, shown_as: str
+    fresh: Netns, sk: RouteSocket, family: int, hook: int, shown_as: str
 ) -> None:
     """A chain at a device's ingress, of either family that has such a hook, is named; other devices have none."""
     fresh.ip("link add other type veth peer name another")
-    assert ingress_chain(route, "lo") is None
+    assert ingress_chain(sk, "lo") is None
     refused = fresh.run(add_chain, family, hook, "lo")
     if refused:
         pytest.skip(f"no nftables chain can be made at a device's ingress here: {errno.errorcode.get(refused)}")
-    assert ingress_chain(route, "lo") == shown_as
-    assert ingress_chain(route, "other") is None
-    assert ingress_chain(route, "l") is None
-    assert ingress_chain(route, "lo0") is None
+    assert ingress_chain(sk, "lo") == shown_as
+    assert ingress_chain(sk, "other") is None
+    assert ingress_chain(sk, "l") is None
+    assert ingress_chain(sk, "lo0") is None
 
 
-def test_other_nftables_chains_are_no_concern(fresh: Netns, route: RouteSocket) -> None:
+def test_other_nftables_chains_are_no_concern(fresh: Netns, sk: RouteSocket) -> None:
     """A chain that sees what a lane gives back, as one at prerouting, is none of those."""
     refused = fresh.run(add_chain, INET, 0, "lo")
     if refused:
         pytest.skip(f"no nftables chain can be made here: {errno.errorcode.get(refused)}")
-    assert ingress_chain(route, "lo") is None
+    assert ingress_chain(sk, "lo") is None

@@ -25,42 +25,42 @@ LOOPBACK = 1  # lo's interface index, in every namespace
 
 
 @pytest.fixture
-def route():
+def sk():
     """A socket in the caller's namespace."""
     made = RouteSocket()
     yield made
     made.close()
 
 
-def test_lo_is_found(route: RouteSocket) -> None:
+def test_lo_is_found(sk: RouteSocket) -> None:
     """A device is looked up by name, and by index."""
-    assert route.link("lo") == LOOPBACK
-    assert route.link_name(LOOPBACK) == "lo"
+    assert sk.link("lo") == LOOPBACK
+    assert sk.link_name(LOOPBACK) == "lo"
 
 
 @given(name=st.text(max_size=20).filter(lambda name: name != "lo"))
 def test_no_name_disturbs_the_socket(name: str) -> None:
     """Any text is a device's index or DeviceNotFound; lo is found afterwards."""
-    route = RouteSocket()
+    sk = RouteSocket()
     try:
-        index = route.link(name)
+        index = sk.link(name)
     except DeviceNotFound:
         index = None
     assert index != LOOPBACK
-    assert route.link("lo") == LOOPBACK
-    route.close()
+    assert sk.link("lo") == LOOPBACK
+    sk.close()
 
 
 @pytest.mark.parametrize("name", [None, 1, b"lo", object()])
-def test_a_device_is_a_text(route: RouteSocket, name: object) -> None:
+def test_a_device_is_a_text(sk: RouteSocket, name: object) -> None:
     """A device of any other type is a TypeError that shows how one is named."""
     with pytest.raises(TypeError, match="as 'eth0'"):
-        route.link(name)  # type: ignore[arg-type]
+        sk.link(name)  # type: ignore[arg-type]
 
 
-def plug_of(route: RouteSocket) -> PlugQdisc:
+def plug_of(sk: RouteSocket) -> PlugQdisc:
     """An object for a plug that need not be there: what is tested ends before the kernel is asked."""
-    return PlugQdisc(route, "lo", LOOPBACK, lib.TC_H_ROOT, 0x504C_0000)
+    return PlugQdisc(sk, "lo", LOOPBACK, lib.TC_H_ROOT, 0x504C_0000)
 
 
 USES = [
@@ -75,18 +75,18 @@ USES = [
 
 
 @pytest.mark.parametrize(("verb", "arguments"), USES)
-def test_a_closed_object_says_so(route: RouteSocket, verb: str, arguments: tuple[object, ...]) -> None:
+def test_a_closed_object_says_so(sk: RouteSocket, verb: str, arguments: tuple[object, ...]) -> None:
     """After close() every use is ClosedError, a ValueError as with files."""
-    plug = plug_of(route)
+    plug = plug_of(sk)
     plug.close()
     with pytest.raises(ClosedError, match="closed") as caught:
         getattr(plug, verb)(*arguments)
     assert isinstance(caught.value, ValueError)
 
 
-def test_what_a_closed_object_still_tells(route: RouteSocket) -> None:
+def test_what_a_closed_object_still_tells(sk: RouteSocket) -> None:
     """device, parent, handle, limit, last_action, closed and repr need no socket; close() can be repeated."""
-    plug = plug_of(route)
+    plug = plug_of(sk)
     assert (plug.closed, repr(plug)) == (False, "<PlugQdisc lo parent root handle 504c: last_action=None>")
     plug.close()
     plug.close()
@@ -95,7 +95,7 @@ def test_what_a_closed_object_still_tells(route: RouteSocket) -> None:
     plug.__exit__(None, None, None)
 
 
-def test_close_in_one_thread_while_others_call(route: RouteSocket) -> None:
+def test_close_in_one_thread_while_others_call(sk: RouteSocket) -> None:
     """A call that comes after another thread's close is ClosedError, and nothing worse."""
     seen: list[BaseException] = []
     started = threading.Barrier(5)
@@ -104,7 +104,7 @@ def test_close_in_one_thread_while_others_call(route: RouteSocket) -> None:
         started.wait()
         try:
             for _ in range(100_000):
-                route.link("lo")
+                sk.link("lo")
         except BaseException as error:
             seen.append(error)
 
@@ -112,15 +112,15 @@ def test_close_in_one_thread_while_others_call(route: RouteSocket) -> None:
     for thread in threads:
         thread.start()
     started.wait()
-    route.close()
+    sk.close()
     for thread in threads:
         thread.join()
     assert [type(error) for error in seen] == [ClosedError] * 4
 
 
-def test_a_forked_child_is_refused(route: RouteSocket) -> None:
+def test_a_forked_child_is_refused(sk: RouteSocket) -> None:
     """In a child every use is ForkedError, a RuntimeError; close() works; the parent's socket goes on."""
-    plug = plug_of(route)
+    plug = plug_of(sk)
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -141,7 +141,7 @@ def test_a_forked_child_is_refused(route: RouteSocket) -> None:
     with os.fdopen(read) as pipe:
         assert pipe.read().split() == [ForkedError.__name__] * len(USES) + ["1"]
     os.waitpid(pid, 0)
-    assert route.link("lo") == LOOPBACK
+    assert sk.link("lo") == LOOPBACK
 
 
 def test_thousands_of_sockets() -> None:
@@ -150,11 +150,11 @@ def test_thousands_of_sockets() -> None:
     count = min(2500, hard - 200)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 200), hard))
     try:
-        routes = [RouteSocket() for _ in range(count)]
+        sockets = [RouteSocket() for _ in range(count)]
         assert count > 1024
-        assert {route.link("lo") for route in routes} == {LOOPBACK}
-        for route in routes:
-            route.close()
+        assert {sk.link("lo") for sk in sockets} == {LOOPBACK}
+        for sk in sockets:
+            sk.close()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -173,16 +173,16 @@ def test_forgotten_sockets_are_closed() -> None:
         gc.enable()
 
 
-def test_what_cannot_be_sent_is_certain(route: RouteSocket) -> None:
+def test_what_cannot_be_sent_is_certain(sk: RouteSocket) -> None:
     """A request that the socket does not take has that errno, each message of it, and the next one is answered."""
     message = link_message(lib.RTM_GETLINK, 0, LOOPBACK)
     too_long = message + bytes(1 << 20)
     with pytest.raises(NetlinkError, match="cannot find lo: Message too long") as caught:
-        route.execute(too_long, "find", "lo")
+        sk.execute(too_long, "find", "lo")
     assert caught.value.errno == errno.EMSGSIZE
-    failures = route.execute_all(too_long, ["lo", "lo"], "find")
+    failures = sk.execute_all(too_long, ["lo", "lo"], "find")
     assert [failures[seq].errno for seq in (0, 1)] == [errno.EMSGSIZE] * 2
-    assert route.link("lo") == LOOPBACK
+    assert sk.link("lo") == LOOPBACK
 
 
 def test_no_descriptor_is_left_for_a_socket() -> None:

@@ -61,20 +61,20 @@ def test_no_limit_reaches_the_kernel_unchecked(limit: object) -> None:
 @given(limit=st.none() | NO_LIMITS)
 def test_set_limit_refuses_the_same(limit: object) -> None:
     """set_limit() sends nothing for what is no limit; None is none there."""
-    route = Deaf()
-    plug = PlugQdisc(route, "lo", 1, lib.TC_H_ROOT, 0x10000)  # type: ignore[arg-type]
+    sk = Deaf()
+    plug = PlugQdisc(sk, "lo", 1, lib.TC_H_ROOT, 0x10000)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="limit is "):
         plug.set_limit(limit)  # type: ignore[arg-type]
-    assert (route.sent, plug.limit) == ([], None)
+    assert (sk.sent, plug.limit) == ([], None)
 
 
 @given(limit=st.integers(1, LIMIT_MAX))
 def test_every_limit_in_the_range_is_sent(limit: int) -> None:
     """1 to 2^31-1 are limits."""
-    route = Deaf()
-    plug = PlugQdisc(route, "lo", 1, lib.TC_H_ROOT, 0x10000)  # type: ignore[arg-type]
+    sk = Deaf()
+    plug = PlugQdisc(sk, "lo", 1, lib.TC_H_ROOT, 0x10000)  # type: ignore[arg-type]
     plug.set_limit(limit)
-    assert (len(route.sent), plug.limit) == (1, limit)
+    assert (len(sk.sent), plug.limit) == (1, limit)
 
 
 def test_limit_0_says_why() -> None:
