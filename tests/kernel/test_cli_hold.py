@@ -176,6 +176,12 @@ def test_an_expired_hold_is_released_at_once_and_the_command_runs_on(
     assert err.count("\n") == 1
 
 
+def test_the_failure_of_a_hold_comes_before_the_programs_status(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """A program that ends with 3 after the hold has expired: 124, not 3."""
+    out, err = cli("hold", wire.device, "--timeout", "0.1", "--", "sh", "-c", "sleep 0.5; exit 3", status=124)
+    assert "the command's status was 3" in err
+
+
 def test_a_timeout_of_0_is_none(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
     """--timeout 0 holds without a deadline, and still with a guard; without the option there are ten seconds."""
     for option, timeout in (("0", None), (None, 10.0)):

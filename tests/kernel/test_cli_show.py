@@ -115,6 +115,16 @@ def test_a_plug_that_a_dump_misses_is_shown(wire: Wire, monkeypatch: pytest.Monk
         assert plugs(sk, None) == []
 
 
+def test_the_holder_of_a_class_is_shown(wire: Wire, cli: Cli) -> None:
+    """Of two plugs at two classes of one device, the holder stands beside the one that is held."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio bands 3")
+    one, two = (libnlplug.attach(wire.device, parent=parent, netns=wire.near) for parent in ("1:1", "1:2"))
+    with one, two, two.hold():
+        shown = {row["parent"]: row["holder"] for row in json.loads(cli("show", wire.device, "--json").out)}
+    assert shown["1:1"] is None
+    assert shown["1:2"]["pid"] == os.getpid()
+
+
 def test_a_name_of_any_bytes_is_shown(wire: Wire, cli: Cli) -> None:
     """A device may be called by bytes that are no text: they are printed as they are, and as JSON."""
     name = os.fsdecode(b"t\xff" + wire.device[:6].encode())
