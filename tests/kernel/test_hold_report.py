@@ -47,6 +47,7 @@ def test_seconds_is_how_long_it_held(wire: Wire, plug: PlugQdisc) -> None:
 
 def test_what_found_the_plug_full_is_counted_and_warned_of(wire: Wire, plug: PlugQdisc) -> None:
     """Packets beyond the limit are the report's dropped, and a warning says how many and where."""
+    wire.shrink()
     plug.set_limit(10 * FRAME)
     words = r"25 packets were dropped .* a limit of about \d+ bytes"
     with pytest.warns(PacketsDropped, match=words) as caught, plug.hold() as held:
@@ -59,6 +60,7 @@ def test_what_found_the_plug_full_is_counted_and_warned_of(wire: Wire, plug: Plu
 
 def test_the_limit_that_is_said_to_be_needed_is_enough(wire: Wire, plug: PlugQdisc) -> None:
     """The same packets again, with limit_needed as the limit: none is dropped; with a packet less, some are."""
+    wire.shrink()
     plug.set_limit(7 * FRAME)
     with pytest.warns(PacketsDropped), plug.hold() as held:
         wire.send(60)
@@ -79,6 +81,7 @@ def test_the_limit_that_is_said_to_be_needed_is_enough(wire: Wire, plug: PlugQdi
 
 def test_drops_before_the_hold_are_not_the_holds(wire: Wire, plug: PlugQdisc) -> None:
     """The drop counter goes on through a plug's life; a report tells only of its own hold."""
+    wire.shrink()
     plug.set_limit(2 * FRAME)
     plug.buffer()
     wire.send(9)
@@ -93,7 +96,7 @@ def test_drops_before_the_hold_are_not_the_holds(wire: Wire, plug: PlugQdisc) ->
 
 def test_a_limit_below_one_packet_drops_all(wire: Wire, plug: PlugQdisc) -> None:
     """Where no packet fits, the number of drops is told; the limit that would be needed cannot be estimated."""
-    plug.set_limit(FRAME - 1)
+    wire.near.tc(f"qdisc change dev {wire.device} root handle {plug.handle} plug limit {FRAME - 1}")
     with pytest.warns(PacketsDropped, match="3 packets were dropped .*: give it a larger limit"), plug.hold() as held:
         wire.send(3)
     assert (held.packets, held.bytes, held.dropped, held.limit_needed) == (0, 0, 3, None)
@@ -121,6 +124,7 @@ def test_a_report_is_not_made_up_where_the_plug_cannot_be_read(wire: Wire, plug:
 
 def test_drops_of_another_plug_are_not_counted_backwards(wire: Wire, plug: PlugQdisc) -> None:
     """Somebody puts another plug with the same handle in the place of one that had dropped: nothing is known then."""
+    wire.shrink()
     plug.set_limit(FRAME)
     with pytest.warns(PacketsDropped), plug.hold() as first:
         numbers = wire.send(5)
