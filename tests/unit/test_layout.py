@@ -60,8 +60,8 @@ def imports(name: str, tree: ast.AST, names: set[str]) -> set[str]:
             whole = ".".join([*base, *module])
             for alias in node.names:
                 deeper = f"{whole}.{alias.name}".strip(".")
-                face = libnlplug._MODULE_OF.get(alias.name, "") if not whole else whole
-                found.add(deeper if deeper in names else face.lstrip("."))
+                module_of = whole or libnlplug._MODULE_OF.get(alias.name, "").lstrip(".")
+                found.add(deeper if deeper in names else module_of)
     return found - {name}
 
 
