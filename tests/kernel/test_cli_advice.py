@@ -65,7 +65,7 @@ def test_a_class_that_has_classes_says_where_to_hold(wire: Wire, cli: Cli) -> No
     """An inner class of htb cannot have a plug: the line says that its own classes can."""
     if subprocess.run(["modprobe", "sch_htb"], capture_output=True).returncode:
         unable("this kernel has no htb")
-    for what in ("qdisc add dev {} root handle 1: htb", "class add dev {} parent 1: classid 1:1 htb rate 1gbit"):
+    for what in ("qdisc add dev {} root handle 1: htb", "class add dev {} parent 1: classid 1:1 htb rate 1gbit quantum 1500"):
         wire.near.tc(what.format(wire.device))
     wire.near.tc(f"class add dev {wire.device} parent 1:1 classid 1:10 htb rate 1gbit")
     why = cli.complaint("hold", wire.device, "--parent", "1:1", "--", "true", status=125)
