@@ -87,7 +87,8 @@ bench: .venv/bench | for-bench ## what it costs beside its peers; ARGS=--short f
 	$(PY) benchmarks/bench.py $(ARGS)
 
 reload-bench: .venv/test | for-test ## connections lost in reloads of the real engines
-	tools/testkernel/run --pin 1 --timeout 3000 -- $(PY) benchmarks/reload/run.py $(ARGS)
+	$(PY) benchmarks/reload/engines.py
+	tools/testkernel/run --pin 1 --timeout 30000 -- $(PY) benchmarks/reload/run.py $(ARGS)
 
 lab: .venv/test | for-test ## what stands in front of servers, on the real engines
 	$(PY) benchmarks/lab/run $(ARGS)

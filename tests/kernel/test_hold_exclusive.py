@@ -15,6 +15,7 @@ import pytest
 
 import libnlplug
 from libnlplug import ForkedError, PlugBusy, PlugQdisc
+from libnlplug.guard import holders
 from tests.support.hold import (
     NOBODY,
     Child,
@@ -112,9 +113,9 @@ def test_who_holds_since_when_and_for_how_long(wire: Wire, plug: PlugQdisc) -> N
         assert found.since is not None
         assert before <= found.since <= time.time()
     eventually(lambda: plug.holder() is None, "the hold is over")
-    plug.set_limit(12345)
+    plug.set_limit(123_456)
     with plug.hold():
-        assert (holder_of(plug).limit, holder_of(plug).timeout, holder_of(plug).pid) == (12345, None, os.getpid())
+        assert (holder_of(plug).limit, holder_of(plug).timeout, holder_of(plug).pid) == (123_456, None, os.getpid())
 
 
 def test_other_plugs_are_free(wire: Wire, plug: PlugQdisc) -> None:
@@ -438,9 +439,12 @@ def test_a_squatter_with_a_full_queue_is_told(wire: Wire, plug: PlugQdisc) -> No
             plug.hold().__enter__()
 
 
-def test_a_squatter_cannot_lie(wire: Wire, plug: PlugQdisc) -> None:
-    """Whatever a squatter of another uid says about holders, it is shown as what it is."""
+@pytest.mark.parametrize("program", ["python", "libnlplug-guard"])
+def test_a_squatter_cannot_lie(wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Whatever a squatter of another uid says about holders, it is shown as what it is; also where it runs the guard's
+    program, and watches a process that is not its user's."""
     needs_root()
+    monkeypatch.setattr(holders, "_program", lambda pid: program)
 
     def work(this: Child) -> None:
         from libnlplug.netlink.libnl import ffi
@@ -451,6 +455,7 @@ def test_a_squatter_cannot_lie(wire: Wire, plug: PlugQdisc) -> None:
         sitting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sitting.bind("\0" + mark_of(plug).lstrip("@"))
         sitting.listen()
+        os.dup2(os.pidfd_open(os.getppid()), 1)
         this.say("sitting")
         info = ffi.buffer(ffi.new("struct guard_info *", {"holder": 1, "since": 1}))[:]
         while True:
