@@ -9,6 +9,7 @@ import faulthandler
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from libnlplug import PlugQdisc
+from libnlplug.guard import client as guard
 from libnlplug.guard.holders import Holder, mark_name
 from tests.support.netlab import Netns, Wire, eventually, setns, unable
 
@@ -162,6 +164,20 @@ def become_nobody(*, keep: bool) -> None:
         words = ctypes.c_uint32 * 2
         sets = (ctypes.c_uint32 * 6)(1 << CAP_NET_ADMIN, 1 << CAP_NET_ADMIN, 0, 0, 0, 0)
         assert libc.capset(words(0x20080522, 0), sets) == 0
+
+
+@contextmanager
+def guard_for_everyone():
+    """The guard's program where any user may run it, wherever the package is installed."""
+    needs_root()
+    before = guard.PATH
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        guard.PATH = shutil.copy(before, place)
+        try:
+            yield
+        finally:
+            guard.PATH = before
 
 
 class Cgroup:
