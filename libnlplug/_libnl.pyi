@@ -24,7 +24,6 @@ class _Lib:
     SO_SNDBUF: int
     SO_RCVBUF: int
     SO_RCVBUFFORCE: int
-    SO_SNDBUFFORCE: int
     GUARD_VERSION: int
     GUARD_HOLD: int
     GUARD_RELEASE: int
