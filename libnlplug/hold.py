@@ -14,9 +14,11 @@ by itself, with the plug's mark in its hand, and leaving raises.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from _thread import RLock
 
+from .async_with import AsyncWith
 from .errors import GuardUnavailable, HoldExpired, NetlinkError, PlugBusy
 
 __all__ = ["Hold", "HoldReport", "Holdable", "PacketsDropped", "PacketsUncounted"]
@@ -83,7 +85,7 @@ class HoldReport:
         return f"HoldReport({values})"
 
 
-class Holdable:
+class Holdable(AsyncWith):
     """What a plug and a group of plugs both are: something that can be held, by a guard that it starts and ends.
 
     What a subclass has to tell for that stands first.
@@ -193,7 +195,7 @@ class Holdable:
             self.release_without(guard.pid)
 
 
-class Hold:
+class Hold(AsyncWith):
     """One hold of one plug or group; made by PlugQdisc.hold() and PlugGroup.hold(), entered once.
 
     Threads: enter and leave it wherever you like; another hold of the same plug meanwhile is PlugBusy. Fork: a child
@@ -290,7 +292,9 @@ class Hold:
             report.expired = True
             if not answer.failures:  # so that leaving the plug's block does not release what others hold since then
                 held.note(None if self._drop else "release_indefinite", deleted=self._drop)
-            raise self._expiry(answer)
+            expiry = self._expiry(answer)
+            _log(str(expiry))
+            raise expiry
         report.seconds = answer.seconds
         if answer.failures:
             raise held.refused("release", answer.failures)
@@ -344,6 +348,17 @@ def _warn(message: str, kind: type[Warning], level: int) -> None:
     import warnings
 
     warnings.warn(message, kind, stacklevel=level)
+
+
+def _log(sentence: str) -> None:
+    """One record of the logger ``libnlplug``. Where logging is not loaded, nobody has asked for records."""
+    if "logging" in sys.modules:
+        import logging
+
+        logger = logging.getLogger("libnlplug")
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())  # else logging prints the record on stderr by itself
+        logger.warning("%s", sentence)
 
 
 def _make_room(frames: int) -> None:

@@ -40,13 +40,40 @@ def test_a_second_hold_of_the_same_object_is_refused(wire: Wire, plug: PlugQdisc
     """The first hold goes on; the second is told our own pid, and can be had afterwards."""
     with plug.hold():
         numbers = expect_held(wire, plug)
-        with pytest.raises(PlugBusy, match=f"process {os.getpid()} holds|of this object") as caught, plug.hold():
+        with pytest.raises(PlugBusy, match="a hold of this object is on already") as caught, plug.hold():
             pytest.fail("entered")
         assert caught.value.pid == os.getpid()
         numbers += expect_held(wire, plug)
     expect_flow(wire, numbers)
     with plug.hold():
         pass
+
+
+def test_a_hold_is_entered_once(wire: Wire, plug: PlugQdisc) -> None:
+    """Entering the same Hold object again is refused, within its block and after it; the hold that is on goes on."""
+    held = plug.hold()
+    with held:
+        numbers = expect_held(wire, plug)
+        with pytest.raises(RuntimeError, match="entered once"), held:
+            pytest.fail("entered")
+        assert plug.stats().qlen == len(numbers)
+    expect_flow(wire, numbers)
+    with pytest.raises(RuntimeError, match="entered once"), held:
+        pytest.fail("entered")
+    expect_flow(wire, [])
+
+
+def test_the_holder_of_a_class_is_named(wire: Wire) -> None:
+    """Two plugs at two classes of one device: only the one that is held has a holder."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio bands 3")
+    one, two = (libnlplug.attach(wire.device, parent=parent, netns=wire.near) for parent in ("1:1", "1:2"))
+    with one, two, one.hold():
+        holder = one.holder()
+        assert holder is not None
+        assert (holder.pid, holder.guard) == (os.getpid(), one.guard().pid)
+        assert two.holder() is None
+        with two.hold():
+            assert two.holder().guard == two.guard().pid
 
 
 def test_a_second_object_of_the_same_process_is_refused(wire: Wire, plug: PlugQdisc) -> None:
@@ -86,9 +113,9 @@ def test_who_holds_since_when_and_for_how_long(wire: Wire, plug: PlugQdisc) -> N
         assert found.since is not None
         assert before <= found.since <= time.time()
     eventually(lambda: plug.holder() is None, "the hold is over")
-    plug.set_limit(12345)
+    plug.set_limit(123_456)
     with plug.hold():
-        assert (holder_of(plug).limit, holder_of(plug).timeout, holder_of(plug).pid) == (12345, None, os.getpid())
+        assert (holder_of(plug).limit, holder_of(plug).timeout, holder_of(plug).pid) == (123_456, None, os.getpid())
 
 
 def test_other_plugs_are_free(wire: Wire, plug: PlugQdisc) -> None:

@@ -77,6 +77,10 @@ class Child:
             pytest.fail(f"the child has ended: {self.status()}")
         return json.loads(line)
 
+    def has_said(self, within: float) -> bool:
+        """Whether the child says something in this time; hear() tells what."""
+        return bool(select.select([self._said], [], [], within)[0])
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal."""
         os.kill(self.pid, number)
@@ -98,7 +102,7 @@ class Child:
         """End it, if it has not ended yet."""
         if self._status is None:
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self._said.close()
 
 
