@@ -10,21 +10,16 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 
 import pytest
 
-import libnlplug
-from libnlplug import GuardUnavailable, HoldExpired, NotPermitted, PlugBusy, PlugQdisc
-from libnlplug.guard.holders import Taken
+from libnlplug import GuardUnavailable, HoldExpired, NotPermitted, PlugQdisc
 from tests.support.hold import (
     Child,
     child,
     expect_ended,
     expect_flow,
     expect_held,
-    holder_of,
-    mark_of,
     marks,
 )
 from tests.support.netlab import Wire, eventually, unable, unprivileged
@@ -89,31 +84,6 @@ def test_a_guard_asks_for_the_right_before_it_is_ready(wire: Wire, plug: PlugQdi
 
 
 # -- the end of the conversation
-
-
-def test_a_good_bye_in_a_hold_releases_whatever_on_death_says(wire: Wire, plug: PlugQdisc) -> None:
-    """close() in the block is no death: what is held is delivered, and the plug stays."""
-    mine = PlugQdisc.open(wire.device, netns=wire.near)
-    mine.hold(on_death="drop").__enter__()
-    numbers = expect_held(wire, plug)
-    mine.close()
-    expect_flow(wire, numbers)
-    assert wire.near.kinds(wire.device) == ["plug"]
-
-
-def test_close_comes_back_when_the_guard_has_released_and_ended(wire: Wire, plug: PlugQdisc) -> None:
-    """A guard that does not run for a while: close() waits for it."""
-    mine = PlugQdisc.open(wire.device, netns=wire.near)
-    mine.hold().__enter__()
-    pid = mine.guard().pid
-    numbers = expect_held(wire, plug)
-    os.kill(pid, signal.SIGSTOP)
-    woken = threading.Timer(0.3, os.kill, (pid, signal.SIGCONT))
-    woken.start()
-    mine.close()
-    assert not woken.is_alive(), "close() did not wait"
-    expect_ended(pid)
-    expect_flow(wire, numbers)
 
 
 @pytest.mark.parametrize("on_death", ["release", "drop"])
@@ -184,63 +154,6 @@ def test_a_release_that_fails_for_a_passing_reason_is_sent_again(wire: Wire, plu
     assert not held.expired
     expect_flow(wire, numbers)
     assert marks(wire.near) == []
-
-
-# -- marks
-
-
-def test_a_mark_of_this_process_is_not_a_childs(wire: Wire, plug: PlugQdisc) -> None:
-    """A child that is forked while this process attaches or detaches does not keep the plug from being held."""
-    with Taken(plug.socket(), plug.place, "attach a plug to"):
-        pid = os.fork()
-        if not pid:
-            time.sleep(60)
-            os._exit(0)
-    try:
-        with plug.hold():
-            expect_held(wire, plug)
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def test_a_hold_that_begins_while_a_plug_drains_is_not_deleted(
-    wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """detach() finds the queue empty, and then somebody begins to hold: PlugBusy, and the plug stays, held."""
-    other, stats = PlugQdisc.open(wire.device, netns=wire.near), PlugQdisc.stats
-    hold = other.hold()
-
-    def looked(self: PlugQdisc) -> libnlplug.PlugStats:
-        found = stats(self)
-        if other.holder() is None:
-            hold.__enter__()
-        return found
-
-    monkeypatch.setattr(PlugQdisc, "stats", looked)
-    with pytest.raises(PlugBusy, match=f"process {os.getpid()} holds it"):
-        plug.detach()
-    monkeypatch.undo()
-    numbers = expect_held(wire, plug)
-    hold.__exit__(None, None, None)
-    expect_flow(wire, numbers)
-    other.close()
-
-
-def test_each_class_has_a_mark_of_its_own(wire: Wire) -> None:
-    """The plugs of two classes: the holder of one is not said to hold the other one, and each is named in show."""
-    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio")
-    with (
-        libnlplug.attach(wire.device, parent="1:1", netns=wire.near) as one,
-        libnlplug.attach(wire.device, parent="1:2", netns=wire.near) as two,
-        one.hold(timeout=60),
-    ):
-        assert marks(wire.near) == [mark_of(one)]
-        assert two.holder() is None
-        assert holder_of(one).pid == os.getpid()
-        with two.hold(timeout=30):
-            assert (holder_of(one).timeout, holder_of(two).timeout) == (60.0, 30.0)
-            assert sorted(marks(wire.near)) == sorted([mark_of(one), mark_of(two)])
 
 
 # -- struck between any two steps
