@@ -60,7 +60,7 @@ def imports(name: str, tree: ast.AST, names: set[str]) -> set[str]:
             whole = ".".join([*base, *module])
             for alias in node.names:
                 deeper = f"{whole}.{alias.name}".strip(".")
-                face = libnlplug._MODULE_OF.get(alias.name, "") if not whole else whole
+                face = whole or libnlplug._MODULE_OF.get(alias.name, "")
                 found.add(deeper if deeper in names else face.lstrip("."))
     return found - {name}
 
