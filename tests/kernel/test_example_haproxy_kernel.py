@@ -42,7 +42,7 @@ class Service:
         done = []
         for line in re.findall(rf"^{key}=-?(.*)$", UNIT, re.MULTILINE):
             line = line.replace("/run/haproxy.pid", str(self.pidfile))
-            line = line.replace("/usr/local/bin/libnlplug", f"{sys.executable} -m libnlplug")
+            line = re.sub("^libnlplug ", f"{sys.executable} -m libnlplug ", line)
             line = re.sub(r"\$\{(\w+)\}|\$(\w+)", lambda name: values[name[1] or name[2]], line)
             with open(self.pidfile.with_name("said"), "w+") as said:  # a daemon would keep a pipe open
                 status = self.netns.run(subprocess.run, shlex.split(line), stdout=said, stderr=said, timeout=30)
