@@ -51,9 +51,11 @@ class PacketsUncounted(PacketsDropped):
 class HoldReport:
     """What a hold held, known once the block has ended; None where it cannot be known, as after an expiry.
 
-    ``packets`` and ``bytes`` (with link headers) were in the plug when the release was sent, ``dropped`` packets found
-    it full, ``seconds`` is how long it held, ``limit_needed`` an estimate in bytes of the limit that would have been
-    enough, where packets were dropped. ``expired`` tells whether the guard ended the hold.
+    ``packets`` and ``bytes`` (with link headers) were in the plug when the release was sent. ``dropped`` packets found
+    it full. ``seconds`` is how long it held. ``expired`` tells whether the guard ended the hold.
+
+    ``limit_needed``, in bytes, is set if packets were dropped: a limit that is enough when the same traffic comes
+    again. The kernel does not tell the size of a dropped packet, so each counts as the largest that the device takes.
     """
 
     __slots__ = ("packets", "bytes", "dropped", "seconds", "limit_needed", "expired")
@@ -115,9 +117,8 @@ class Holdable(AsyncWith):
         """The limit in bytes, where there is one and it is known."""
         raise NotImplementedError
 
-    @property
-    def has_one_limit(self) -> bool:
-        """Whether there is one limit, known or not."""
+    def limit_for(self, held: int, dropped: int) -> int | None:
+        """The limit with which ``held`` bytes and ``dropped`` packets fit; None where that cannot be said."""
         raise NotImplementedError
 
     def socket(self) -> RouteSocket:
@@ -337,11 +338,8 @@ class Hold(AsyncWith):
         return HoldExpired(None, message, "hold", device)
 
     def _warn_of_drops(self, answer: Answer) -> None:
-        packet = answer.bytes / answer.packets if answer.packets else None
-        advice = "give it a larger limit"
-        if packet and self._held.has_one_limit:
-            self._report.limit_needed = int(answer.bytes + packet * answer.dropped) + 1
-            advice = f"a limit of about {self._report.limit_needed} bytes would have been enough"
+        needed = self._report.limit_needed = self._held.limit_for(answer.bytes, answer.dropped)
+        advice = "give it a larger limit" if needed is None else f"a limit of {needed} bytes would have been enough"
         message = f"{answer.dropped} packets were dropped while {self._held.device} was held, because the plug was full"
         _warn(f"{message}: {advice}", PacketsDropped, 6)
 

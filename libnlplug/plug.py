@@ -65,6 +65,7 @@ LINK_HEADER = 14
 
 _ROOT_HANDLE = 0x504C_0000  # "PL"
 _CLASS_HANDLES = 0x5000_0000
+_TEMPORARY = 0x2000_0000  # in the handle of a plug that whoever leaves it last removes
 
 
 class PlugStats(Record):
@@ -99,6 +100,7 @@ class PlugQdisc(Holdable):
         self._limit: int | None = None
         self._last_action: str | None = None
         self._created = False
+        self._temporary = False
         self._detached = False
 
     @classmethod
@@ -139,6 +141,12 @@ class PlugQdisc(Holdable):
         return self._created
 
     @property
+    def temporary(self) -> bool:
+        """Whether 'libnlplug hold' made the plug for itself, here or elsewhere: each ``with`` block of attach() removes
+        it at its end, unless somebody holds it then."""
+        return self._temporary
+
+    @property
     def closed(self) -> bool:
         """Whether close() was called."""
         return self._sk.closed
@@ -172,9 +180,17 @@ class PlugQdisc(Holdable):
         """Change how many bytes the plug may hold, link headers included, 1 to 2^31-1; allowed while it holds.
 
         ``tc qdisc change dev DEV handle H: plug limit BYTES``. Packets above a smaller limit stay; only new ones are
-        refused. Raises ValueError for any other limit (0 would drop every packet for ever), else as buffer() does.
+        refused. Raises ValueError for any other limit and for one that is smaller than a packet of the device (with 0,
+        the plug would drop every packet for ever), else as buffer() does. Below the device's gso_max_size it warns.
         """
+        from .netlink.devices import refuse_small_limit
+
         checked = checked_limit(limit)
+        refuse_small_limit(self._sk, self._ifindex, self._device, checked)
+        self.apply_limit(checked)
+
+    def apply_limit(self, checked: int) -> None:
+        """set_limit() with a limit that was checked."""
         message = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, checked))
         self._change(message, "set the limit of the plug on")
         self._limit = checked
@@ -196,10 +212,14 @@ class PlugQdisc(Holdable):
         """Whether this is a forked child of the process that the object belongs to."""
         return self._sk.forked
 
-    @property
-    def has_one_limit(self) -> bool:
-        """A plug has one."""
-        return True
+    def limit_for(self, held: int, dropped: int) -> int | None:
+        """The limit that would have room for ``held`` bytes and ``dropped`` packets, whatever their size; None where
+        no limit is large enough, or the device is gone."""
+        try:
+            limit = held + dropped * self._sk.largest_packet(self._ifindex, self._device)
+        except OSError:
+            return None
+        return limit if limit <= LIMIT_MAX else None
 
     def socket(self) -> RouteSocket:
         """The socket; ClosedError where it is closed, ForkedError in a child."""
@@ -349,7 +369,7 @@ class PlugQdisc(Holdable):
         try:
             if self.closed or self._detached or self._sk.forked:
                 return
-            if self._created:
+            if self._created or self._temporary:
                 self.detach()
             elif holding:
                 self.release_indefinite()
@@ -457,14 +477,13 @@ def attach(
     A plug that is there is adopted: it is sent nothing but a given ``limit``, and a given ``handle`` that differs is
     QdiscExists. A configured qdisc of another kind is never displaced: QdiscExists.
 
-    Raises ValueError (InvalidHandle for a handle) for what is no parent, handle or limit, DeviceNotFound,
+    Raises ValueError (InvalidHandle for a handle) for what is no parent, handle or limit, and for a limit that is
+    smaller than a packet of the device, which the plug would drop for ever. It warns about one below the device's
+    gso_max_size, usually 65536: the kernel may hand the device that many bytes at once. Raises DeviceNotFound,
     ParentNotFound, ClassNotFound, ParentNotClassful, HandleInUse, PlugUnavailable where the kernel has no sch_plug, and
     NotPermitted without CAP_NET_ADMIN.
     """
-    parent_number = _parent_number(parent)
-    handle_number = None if handle is None else _handle_number(handle)
-    checked = None if limit is None else checked_limit(limit)
-    return attach_by(RouteSocket(netns), device, parent_number, handle_number, checked)
+    return _attach(device, parent, handle, limit, netns)
 
 
 def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
@@ -478,15 +497,45 @@ def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
     return PlugQdisc(sk, device, ifindex, parent, found.handle)
 
 
+def attach_temporary(device: str, *, parent: str = "root", limit: int | None = None, netns: Netns = None) -> PlugQdisc:
+    """attach(), and a plug that it creates is temporary: its handle tells everybody that nobody wants to keep it.
+
+    So several processes may use one such plug at once, in any order, and the last one removes it. The handle is 704c:
+    at the root and 7000: plus the class's minor number elsewhere.
+    """
+    return _attach(device, parent, None, limit, netns, temporary=True)
+
+
+def _attach(
+    device: str, parent: str, handle: str | None, limit: int | None, netns: Netns, *, temporary: bool = False
+) -> PlugQdisc:
+    """Check the arguments, and attach."""
+    parent_number = _parent_number(parent)
+    handle_number = None if handle is None else _handle_number(handle)
+    checked = None if limit is None else checked_limit(limit)
+    sk = RouteSocket(netns)
+    if checked is not None:
+        from .netlink.devices import refuse_small_limit
+
+        refuse_small_limit(sk, sk.link(device), device, checked, stacklevel=4)
+    return attach_by(sk, device, parent_number, handle_number, checked, temporary=temporary)
+
+
 def attach_by(
-    sk: RouteSocket, device: str, parent_number: int, handle_number: int | None, checked: int | None
+    sk: RouteSocket,
+    device: str,
+    parent_number: int,
+    handle_number: int | None,
+    checked: int | None,
+    *,
+    temporary: bool = False,
 ) -> PlugQdisc:
     """attach() over a socket that is there, with arguments that were checked."""
     link = sk.link_info(device)
     ifindex = link.ifindex
     found = _found(sk, ifindex, parent_number, device)
     if found is None or found.handle == 0:
-        number = handle_number or _default_handle(parent_number)
+        number = handle_number or _default_handle(parent_number) | (_TEMPORARY if temporary else 0)
         if parent_number != lib.TC_H_ROOT:
             from .netlink.devices import refuse_silent_class
 
@@ -500,6 +549,7 @@ def attach_by(
                 found = _found(sk, ifindex, parent_number, device)
                 if found is None or found.handle == 0:
                     plug._create(_own_default(link) if checked is None and link.txqueuelen == 0 else checked)
+                    plug._temporary = temporary
                     return plug
         except (PlugBusy, QdiscExists):  # somebody has made one, and perhaps holds it
             found = _found(sk, ifindex, parent_number, device)
@@ -536,8 +586,9 @@ def _adopt(sk: RouteSocket, device: str, found: QdiscInfo, handle: int | None, l
         message = f"cannot attach a plug to {device} as {handle_text(handle or 0)}: {there} is there; {hint}"
         raise QdiscExists(None, message, "attach a plug to", device, hint=hint)
     plug = PlugQdisc(sk, device, found.ifindex, found.parent, found.handle)
+    plug._temporary = found.handle == _default_handle(found.parent) | _TEMPORARY
     if limit is not None:
-        plug.set_limit(limit)
+        plug.apply_limit(limit)
     return plug
 
 
