@@ -22,7 +22,7 @@ from tests.support.netlab import Netns, eventually, unable
 
 PROJECT = Path(__file__).resolve().parents[2]
 UNIT = (PROJECT / "examples" / "haproxy" / "haproxy.service").read_text()
-CONFIG = (PROJECT / "benchmarks" / "reload" / "haproxy.cfg").read_text().replace("PORT", "8080")
+CONFIG = (PROJECT / "benchmarks" / "reload" / "haproxy.cfg").read_text().replace("ADDRESS", "127.0.0.1:8080")
 
 
 class Service:
