@@ -24,7 +24,7 @@ __all__ = [
     "refuse_silent_class",
 ]
 
-# These qdiscs stop serving all classes if a class has packets and gives none, as a plug that holds: drr_dequeue(),
+# These qdiscs serve no class while one class has packets but gives none, as a plug does that holds: drr_dequeue(),
 # qfq_dequeue(), hfsc_dequeue() and ets_qdisc_dequeue() in net/sched.
 STOPPED_BY_SILENCE = ("hfsc", "drr", "qfq", "ets")
 ETHERNET_HEADER = 14  # bytes

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from pathlib import Path
 
 import pytest
 
 import libnlplug
+from libnlplug.netlink.libnl import lib
 
 PACKAGE = Path(libnlplug.__file__).parent
 
@@ -60,8 +62,8 @@ def imports(name: str, tree: ast.AST, names: set[str]) -> set[str]:
             whole = ".".join([*base, *module])
             for alias in node.names:
                 deeper = f"{whole}.{alias.name}".strip(".")
-                face = whole or libnlplug._MODULE_OF.get(alias.name, "")
-                found.add(deeper if deeper in names else face.lstrip("."))
+                module_of = whole or libnlplug._MODULE_OF.get(alias.name, "").lstrip(".")
+                found.add(deeper if deeper in names else module_of)
     return found - {name}
 
 
@@ -217,6 +219,15 @@ def test_a_breach_is_found(module: str, line: str) -> None:
     texts = sources()
     texts[module] += f"\n{line}\n"
     assert arrows(texts) + reaches(texts) or circle(texts)
+
+
+def test_what_is_bound_is_used() -> None:
+    """Every function and constant of _libnl is used by a module, or by the C that is compiled into it. (The names of
+    flower's keys for addresses and ports are composed.)"""
+    compiled = "".join(path.read_text() for path in PACKAGE.glob("*/*.c"))
+    used = set(re.findall(r"\blib\.(\w+)", "".join(sources().values()))) | set(re.findall(r"\w+", compiled))
+    composed = re.compile(r"TCA_FLOWER_KEY_(IPV[46]|PORT|TCP|UDP|SCTP)_(SRC|DST)")
+    assert [name for name in dir(lib) if name not in used and not composed.match(name)] == []
 
 
 def test_the_stub_has_the_public_names() -> None:
