@@ -6,7 +6,7 @@
     plug_qdisc_release_indefinite_buffer()           # 0: they go, and new ones pass
 
 As in the C, one socket and one qdisc serve the whole module: the last attach says which plug the other functions mean.
-The functions call those of libnl that the C calls, in the same order with the same arguments. The differences:
+Each function makes the libnl calls that the C makes, in the same order with the same arguments. The differences:
 
 - Where libnl-cli would end the process, and in a toggle before any attach, they return -1 and send nothing.
 - ``limit`` 0 leaves the limit to the kernel. The C makes a plug that drops every packet for ever.

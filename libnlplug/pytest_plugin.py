@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The pytest plugin of libnlplug: a network of a test's own, whose packets it can hold at a chosen moment.
+"""The pytest plugin of libnlplug: a private network for a test, which can hold its packets at a chosen moment.
 
     def test_a_late_request_is_answered(plug_net, hold):
         server = plug_net.far.popen([sys.executable, "server.py", plug_net.far_ip])
         client = plug_net.near.run(socket.create_connection, (plug_net.far_ip, 8080))
-        with hold(timeout=5) as held:          # what near sends waits
+        with hold(timeout=5) as held:          # packets from near wait now
             client.send(b"question")
             provoke_the_race()
-        assert client.recv(100) == b"answer"   # and then it goes
+        assert client.recv(100) == b"answer"   # now they have been released
 
-``plug_net`` is two network namespaces, near and far, joined by a veth pair with nothing else on it. ``plug`` is the
-plug on near's device, released; ``hold`` is its hold(). A test that uses them is skipped where the host cannot hold
-packets, with the reason. The machine's own network is not touched, and nothing is left behind however a test ends: the
-namespaces have no name, what still runs in them is killed, and they go with their last socket or process.
+``plug_net`` is two network namespaces, near and far, joined by a veth pair that carries nothing else. ``plug`` is the
+plug on near's device, released. ``hold`` is its hold(). If the host cannot hold packets, tests that use these fixtures
+are skipped with the reason. The machine's own network is not touched. Nothing stays behind, however a test ends: the
+namespaces have no name, their processes are killed, and they vanish with their last socket or process.
 
-pytest loads this file wherever libnlplug is installed, so the library is imported only where a fixture is used.
+pytest loads this file wherever libnlplug is installed, so only the fixtures import the library.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Namespace", "PlugNet"]
 
-PATIENCE = 5.0  # seconds for what was killed to be gone
+PATIENCE = 5.0  # seconds for killed processes to be gone
 
 
 class Namespace:
-    """A network namespace without a name. It is what ``netns=`` takes; ``path`` names it for other programs."""
+    """A network namespace without a name. ``netns=`` accepts it. ``path`` names it for other programs."""
 
     def __init__(self) -> None:
         from libnlplug.netlink.netns import in_netns
 
-        self._fd = in_netns("/proc/self/ns/net", self._make)  # in a thread that ends then: unshare is per thread
+        self._fd = in_netns("/proc/self/ns/net", self._make)  # in a thread of its own: unshare is per thread
         self._processes: list[subprocess.Popen[Any]] = []
         self._sockets: list[socket.socket] = []
 
@@ -70,13 +70,13 @@ class Namespace:
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def run(self, call: Callable[..., T], *args: Any, **named: Any) -> T:
-        """The result of ``call`` inside the namespace, in a thread that ends with it; sockets it makes stay there."""
+        """Call ``call`` in the namespace, in a thread of its own, and return its result. Its sockets stay there."""
         from libnlplug.netlink.netns import in_netns
 
         return in_netns(self, lambda: call(*args, **named))
 
     def socket(self, *args: Any) -> socket.socket:
-        """A socket of the namespace, closed with it: the arguments are those of socket.socket()."""
+        """Make a socket in the namespace; close() closes it. The arguments are those of socket.socket()."""
         import socket
 
         made = self.run(socket.socket, *args)
@@ -84,20 +84,20 @@ class Namespace:
         return made
 
     def popen(self, command: list[str], **named: Any) -> subprocess.Popen[Any]:
-        """Start a program inside the namespace, as subprocess.Popen does."""
+        """Start a program in the namespace, as subprocess.Popen does."""
         process: subprocess.Popen[Any] = self.run(subprocess.Popen, command, **named)
         self._processes.append(process)
         return process
 
     def check_output(self, *command: str) -> str:
-        """What a program prints that runs to its end inside the namespace; OSError with its own words if it fails."""
+        """Run a program in the namespace and return what it prints. Raise OSError with its message if it fails."""
         done = self.run(subprocess.run, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise OSError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
         return str(done.stdout)
 
     def close(self) -> None:
-        """Kill what runs in the namespace or was started from here, close its sockets, and forget it."""
+        """Kill the processes in the namespace and those that popen() started, close its sockets, and let it go."""
         for one in self._sockets:
             one.close()
         deadline = time.monotonic() + PATIENCE
@@ -115,7 +115,7 @@ class Namespace:
                 try:
                     if stream is not None:
                         stream.close()
-                except BrokenPipeError:  # what is still in the buffer has no reader any more
+                except BrokenPipeError:  # buffered input has no reader any more
                     pass
         os.close(self._fd)
 
@@ -125,7 +125,7 @@ class Namespace:
             try:
                 if os.stat(f"/proc/{name}/ns/net").st_ino == inode and int(name) != os.getpid():
                     found.append(int(name))
-            except OSError:  # it has ended, or is another user's and so not of this namespace
+            except OSError:  # it has ended, or belongs to another user and so is not in this namespace
                 pass
         return found
 
@@ -152,7 +152,7 @@ class PlugNet:
             raise
 
     def _set_up(self, end: Namespace, ip: str, other_ip: str, other_mac: str) -> None:
-        """Quiet, so that nothing can be held but what the test sends: no IPv6 address, no question for the other."""
+        """Set up one end without traffic of its own: no IPv6 address, no neighbour discovery."""
         if os.path.isdir("/proc/sys/net/ipv6"):
             end.check_output("ip", "link", "set", self.device, "addrgenmode", "none")
         for line in (
@@ -164,7 +164,7 @@ class PlugNet:
             end.check_output("ip", *line.split())
 
     def close(self) -> None:
-        """Forget both namespaces, with what runs in them."""
+        """Close both namespaces."""
         try:
             self.near.close()
         finally:
@@ -173,7 +173,7 @@ class PlugNet:
 
 @pytest.fixture(scope="session")
 def _why_no_plug() -> str:
-    """Why this host cannot hold packets, found out by doing what the tests do; empty where it can."""
+    """Try to hold a packet as the tests do. Return why that fails, or "" if it works."""
     try:
         import libnlplug
 
@@ -190,7 +190,7 @@ def _why_no_plug() -> str:
 
 @pytest.fixture
 def plug_net(_why_no_plug: str) -> Iterator[PlugNet]:
-    """Two network namespaces of this test alone, near and far, joined by a veth pair."""
+    """Two private network namespaces, near and far, joined by a veth pair."""
     if _why_no_plug:
         pytest.skip(f"this host cannot hold packets ('libnlplug doctor' says more): {_why_no_plug}")
     net = PlugNet()
@@ -200,7 +200,7 @@ def plug_net(_why_no_plug: str) -> Iterator[PlugNet]:
 
 @pytest.fixture
 def plug(plug_net: PlugNet) -> Iterator[PlugQdisc]:
-    """The plug on near's device, released: a libnlplug.PlugQdisc that holds what near sends to far, up to 32 MiB."""
+    """The plug on near's device, released: a libnlplug.PlugQdisc with a limit of 32 MiB."""
     import libnlplug
 
     with libnlplug.attach(plug_net.device, limit=32 << 20, netns=plug_net.near) as made:
@@ -209,5 +209,5 @@ def plug(plug_net: PlugNet) -> Iterator[PlugQdisc]:
 
 @pytest.fixture
 def hold(plug: PlugQdisc) -> Callable[..., Hold]:
-    """PlugQdisc.hold() of the plug: ``with hold(timeout=5) as held: ...``."""
+    """The plug's hold(): ``with hold(timeout=5) as held: ...``."""
     return plug.hold

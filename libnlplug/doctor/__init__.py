@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Doctor: can this host hold packets, and where it cannot, what to do.
+"""Doctor: check whether this host can hold packets, and say what to do if it cannot.
 
     examine()  -->  [Check, Check, ...]  -->  report(), as_json(), can_hold()
 
-What the kernel can do is found out by doing it (probe.py), not by reading module folders. Here is what surrounds it:
-libnl, the rights of this process, and what would end a guard together with its holder.
+probe.py tries what the kernel can do; it does not read module folders. This module checks the rest: libnl, the rights
+of this process, and what would kill a guard together with its holder.
 
-Nothing in the caller's own network namespace is changed, and nothing is left behind but what the kernel may have loaded
-to do what it was asked, as it would at the first real use: a module. ifb, which would bring the links ifb0 and ifb1
-with it, is loaded without them or not at all. Every child has a time limit, and no answer of a host (no /proc, no
-right, a seccomp filter that kills) is an exception here.
+The doctor changes nothing in the caller's network namespace. The kernel may load a module, as it would at the first
+real use; the doctor loads ifb without the links ifb0 and ifb1, or not at all. Every child has a time limit. A host
+without /proc, without rights or with a seccomp filter that kills gives a Check, never an exception.
 
-Threads: for a process with one thread, as the command is: it forks.
+Threads: call it from a process with one thread, because it forks.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def examine() -> list[Check]:
-    """Look at everything, and return one Check for each of NAMES, in that order. Takes a second or two."""
+    """Return one Check for each of NAMES, in that order. This takes a second or two."""
     try:
         from . import probe
     except ImportError as error:
@@ -44,7 +43,7 @@ def examine() -> list[Check]:
 
 
 def _without_libnl(error: ImportError) -> list[Check]:
-    """The checks that need libnl, where it cannot be loaded: what to install, and that the rest is not known."""
+    """Return the checks that need libnl if it cannot be loaded: what to install, and 'not known' for the others."""
     found, _, advice = str(error).rpartition(": ")
     missing = result("libnl", "failed", found or advice, advice if found else "reinstall the package")
     names = [name for name in NAMES if name not in ("libnl", "kernel", "cgroup", "pid-namespace", "orphans")]
@@ -52,12 +51,12 @@ def _without_libnl(error: ImportError) -> list[Check]:
 
 
 def can_hold(checks: Iterable[Check]) -> bool:
-    """Whether the main job, to attach to a device and hold, can be done, as far as could be found out."""
+    """Return False if a check that holding needs has failed."""
     return not any(one.needed and one.state == "failed" for one in checks)
 
 
 def report(checks: Iterable[Check]) -> str:
-    """One line for each check: its state, its name, what was found, what to do."""
+    """Return one line for each check: its state, its name, what was found, and what to do."""
     lines = [
         f"{one.state:<8} {one.name:<14} {one.detail}" + (f"; {one.advice}" if one.advice else "") for one in checks
     ]
@@ -65,23 +64,23 @@ def report(checks: Iterable[Check]) -> str:
 
 
 def as_json(checks: Iterable[Check]) -> str:
-    """The checks as a JSON list, one object each, in the order of NAMES.
+    """Return the checks as a JSON list with an object for each, in the order of NAMES.
 
-    The keys: ``name``, ``state`` ("ok", "warning" or "failed"), ``detail``, ``advice`` (a text or null), ``needed``
-    (true where holding on a device depends on it). Keys, names and states are for programs and stay; texts change.
+    The keys are ``name``, ``state`` ("ok", "warning" or "failed"), ``detail``, ``advice`` (a text or null) and
+    ``needed`` (true if holding on a device depends on it). Programs may rely on keys, names and states. Texts change.
     """
     return json.dumps([one.as_dict() for one in checks], indent=2)
 
 
 def _kernel() -> Check:
-    """The guard watches its holder through a pidfd."""
+    """Check for pidfd_open: the guard watches its holder through a pidfd."""
     release = os.uname().release
     advice = "the guard needs pidfd_open: Linux 5.3 or newer, and a seccomp filter that lets it pass"
     try:
         os.close(os.pidfd_open(os.getpid()))
-    except AttributeError:  # this Python was built where there was none
-        number = [int(part) for part in "".join(c if c.isdigit() else " " for c in release).split()[:2]]
-        if number < [5, 3]:
+    except AttributeError:  # this Python was built on a system without it
+        version = [int(part) for part in "".join(c if c.isdigit() else " " for c in release).split()[:2]]
+        if version < [5, 3]:
             return result("kernel", "failed", f"Linux {release}", advice)
     except OSError as error:
         return result("kernel", "failed", f"Linux {release} refuses pidfd_open ({error.strerror})", advice)
@@ -98,11 +97,11 @@ def _cgroup() -> Check:
         path = paths.get("name=systemd", "/")
     container = in_own_namespace("cgroup") or any(word in path for word in ("docker", "libpod", "kubepods", "/lxc"))
     if path == "/" and not container:
-        return result("cgroup", "ok", "the root cgroup, which nothing ends as a whole")
+        return result("cgroup", "ok", "the root cgroup, which cannot be killed as a whole")
     name = "a container" if container else path.rsplit("/", 1)[1]
-    detail = f"in {name}: what kills all of it at once (cgroup.kill, a forced stop) kills the guard with its holder"
+    detail = f"in {name}: whoever kills it as a whole (cgroup.kill, a forced stop) kills the guard with its holder"
     if container:
-        return result("cgroup", "warning", detail, "release from outside then: libnlplug release DEV --netns PID")
+        return result("cgroup", "warning", detail, "then release from outside: libnlplug release DEV --netns PID")
     if name.endswith(".service"):
         return result("cgroup", "warning", detail, f"give {name} the line 'ExecStopPost=-libnlplug release DEV'")
     return result("cgroup", "ok", detail)
@@ -113,13 +112,13 @@ def _pid_namespace() -> Check:
     if own is None:
         return unknown("pid-namespace", "/proc/self/ns/pid cannot be read", "mount /proc")
     if not own:
-        return result("pid-namespace", "ok", "the system's first, which ends with the system alone")
-    detail = f"one of its own: when its PID 1 ({_pid_1()}) ends, the guard is killed with its holder"
-    return result("pid-namespace", "warning", detail, "release from outside then: libnlplug release DEV --netns PID")
+        return result("pid-namespace", "ok", "the system's first, which ends only with the system")
+    detail = f"a pid namespace of its own: when its PID 1 ({_pid_1()}) ends, the kernel kills guard and holder"
+    return result("pid-namespace", "warning", detail, "then release from outside: libnlplug release DEV --netns PID")
 
 
 def _orphans() -> Check:
-    """A guard is nobody's child, so PID 1 must wait for it: let an orphan end, and see whether it stays a zombie."""
+    """Check that PID 1 waits for orphans, because the guard is one: let an orphan end and see if it stays a zombie."""
     ours, theirs = os.pipe()
 
     def work(out: int) -> Iterator[str]:
@@ -127,7 +126,7 @@ def _orphans() -> Check:
         pid = os.fork()
         if not pid:
             os.close(out)
-            os.read(ours, 1)  # the end of the file comes when its parent has gone
+            os.read(ours, 1)  # returns when the parent has gone
             os._exit(0)
         yield str(pid)
 
@@ -141,15 +140,15 @@ def _orphans() -> Check:
     pid, deadline = int(lines[0]), time.monotonic() + ANSWER
     while time.monotonic() < deadline:
         if _is_gone(pid):
-            return result("orphans", "ok", f"PID 1 ({_pid_1()}) waits for orphans: no guard that has ended stays")
+            return result("orphans", "ok", f"PID 1 ({_pid_1()}) waits for orphans, so no guard stays a zombie")
         time.sleep(0.001)
-    detail = f"PID 1 ({_pid_1()}) does not wait for orphans: each guard that has ended stays a zombie"
-    return result("orphans", "warning", detail, "run an init that does; in a container, --init")
+    detail = f"PID 1 ({_pid_1()}) does not wait for orphans, so each ended guard stays a zombie"
+    return result("orphans", "warning", detail, "run an init that waits for them; in a container, use --init")
 
 
 def _is_gone(pid: int) -> bool:
     try:
-        os.waitpid(pid, os.WNOHANG)  # where this process is PID 1 or a subreaper, the orphan is its own
+        os.waitpid(pid, os.WNOHANG)  # if this process is PID 1 or a subreaper, the orphan is its child
     except ChildProcessError:
         pass
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Check: one answer of the doctor, and what can be looked at without libnl."""
+"""Check: one result of the doctor, and helpers that need no libnl."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FIRST_NAMESPACE = {"pid": 0xEFFFFFFC, "cgroup": 0xEFFFFFFB}
 
 
 class Check(Record):
-    """One answer.
+    """One result.
 
-    ``name`` is what was looked at, one of NAMES. ``state`` is 'ok'; 'warning', where there is a limit to know of, or
-    where it could not be tried; or 'failed'. ``detail`` says what was found, ``advice`` what to do, None where nothing
-    need be done. ``needed`` tells whether holding on a device depends on it.
+    ``name`` is what was checked, one of NAMES. ``state`` is 'ok', 'failed', or 'warning': there is a limit to know, or
+    the check could not be done. ``detail`` says what was found. ``advice`` says what to do; None means nothing.
+    ``needed`` is True if holding on a device depends on it.
     """
 
     __slots__ = ("name", "state", "detail", "advice", "needed")
@@ -34,17 +34,17 @@ class Check(Record):
 
 
 def result(name: str, state: str, detail: str, advice: str | None = None) -> Check:
-    """The Check of that name."""
+    """Return the Check of that name."""
     return Check(name, state, detail, advice, name in NEEDED)
 
 
 def unknown(name: str, why: str, advice: str | None = None) -> Check:
-    """Nothing was found out. Where holding depends on it, that is a failure."""
+    """Return the Check for what could not be found out: failed if holding needs it, otherwise a warning."""
     return result(name, "failed" if name in NEEDED else "warning", f"not known: {why}", advice)
 
 
 def in_own_namespace(kind: str) -> bool | None:
-    """Whether this process is in another namespace than the system's first; None where that cannot be known."""
+    """Return whether this process is in another namespace than the system's first, or None if that is unknown."""
     try:
         return os.stat(f"/proc/self/ns/{kind}").st_ino != _FIRST_NAMESPACE[kind]
     except OSError:
@@ -52,7 +52,7 @@ def in_own_namespace(kind: str) -> bool | None:
 
 
 def text_of(path: str) -> str | None:
-    """What the file says; None where it cannot be read."""
+    """Return the file's text, or None if it cannot be read."""
     try:
         with open(path, errors="replace") as file:
             return file.read()

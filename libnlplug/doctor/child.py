@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Children: what may be refused, may block or may be killed is done by a process of its own, which ends soon.
+"""Run a trial in a child process: it may be refused, block or be killed without harm to the caller.
 
-    in_child(work)  -->  fork  -->  work yields lines  -->  they come back, however the child ends
+    in_child(work)  -->  fork  -->  work yields lines  -->  the lines come back, however the child ends
 
-Threads: for a process with one thread, as the command is. The child runs Python after the fork.
+Threads: call it from a process with one thread, because the child runs Python after the fork.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Callable
 
-PATIENCE = 15.0  # seconds for all that one child does
+PATIENCE = 15.0  # seconds for one child
 ANSWER = 3.0  # seconds for what should happen at once
 
 
 def in_child(work: Callable[[int], Iterable[str]]) -> tuple[list[str], str]:
-    """The lines that ``work`` yields in a child process, and what kept it from ending well, "" for nothing.
+    """Run ``work`` in a child process. Return the lines that it yielded, and why it did not finish ("" if it did).
 
-    ``work`` is given the descriptor that its lines go to: a process that it starts and that outlives it closes that.
-    A child that takes longer than PATIENCE is killed.
+    ``work`` gets the descriptor for its lines. If it starts a process that outlives it, that process must close the
+    descriptor. A child that takes longer than PATIENCE is killed.
     """
     ours, theirs = os.pipe()
     try:
@@ -56,7 +56,7 @@ def in_child(work: Callable[[int], Iterable[str]]) -> tuple[list[str], str]:
 
 
 def trial(call: Callable[[], None]) -> str:
-    """Why ``call`` does not work, tried in a child; "" where it does."""
+    """Try ``call`` in a child. Return why it fails, or "" if it works."""
 
     def work(_out: int) -> Iterator[str]:
         call()
@@ -67,9 +67,9 @@ def trial(call: Callable[[], None]) -> str:
 
 
 def _work(work: Callable[[int], Iterable[str]], out: int) -> None:
-    """The child: it never returns to the caller's code, whatever happens."""
+    """Be the child. This never returns to the caller's code."""
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller may ignore it, then no child could be waited for
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if the caller ignores it, no child can be waited for
         for line in work(out):
             os.write(out, f"={line}\n".encode())
         os.write(out, b".\n")
@@ -93,13 +93,13 @@ def _read_all(fd: int, deadline: float) -> str:
 
 
 def _end(pid: int) -> int | None:
-    """The wait status of a child that has ended or is killed now; None where it cannot be known."""
+    """Wait for the child, or kill it. Return its wait status, or None if it is unknown."""
     for patience, last in ((0.2, False), (ANSWER, True)):
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:  # this process ignores SIGCHLD, so the kernel has waited for it
+            except ChildProcessError:  # this process ignores SIGCHLD, so the kernel reaped the child
                 return None
             if ended:
                 return status

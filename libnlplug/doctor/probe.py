@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Probe: what this kernel lets this process do, found out by doing it.
+"""Probe: try what this kernel lets this process do.
 
     a child  -->  a network namespace of its own, lo up  -->  a plug: hold a packet, let a guard release it
                                                          -->  an ifb, clsact, a flower filter, mirred: a lane's parts
 
-All of it goes with the child. Where no network namespace can be made, the kernel is asked by a request that it must
-refuse, and what cannot be found out that way is a warning that says so.
+Everything goes with the child. If no network namespace can be made, the probe sends a request that the kernel must
+refuse and reads the refusal. What that cannot show becomes a warning.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-# What each module gives, and its build option.
+# What each module provides, and its build option.
 _MODULES = {
     "sch_plug": ("plug qdisc", "NET_SCH_PLUG"),
     "ifb": ("ifb device", "IFB"),
@@ -49,7 +49,7 @@ _CREATE = lib.NLM_F_CREATE | lib.NLM_F_EXCL
 
 
 def probe() -> tuple[list[Check], bool]:
-    """The checks of sch_plug, guard, oom and a lane's parts; and whether a network namespace can be made."""
+    """Return the checks of sch_plug, guard, oom and a lane's parts, and whether a network namespace can be made."""
     flags, refusal = _private_namespace()
 
     def work(out: int) -> Iterator[str]:
@@ -59,13 +59,13 @@ def probe() -> tuple[list[Check], bool]:
     lines, trouble = in_child(work)
     found = [Check(*json.loads(line)) for line in lines]
     missing = {"sch_plug", "guard", "oom", *LANE} - {one.name for one in found}
-    why = f"the attempt {trouble}" if trouble else "what it depends on has failed"
-    advice = "run this as root, outside of what restricts it" if trouble else "see there"
+    why = f"the attempt {trouble}" if trouble else "a check before it has failed"
+    advice = "run this as root, outside of what restricts it" if trouble else "see the failed checks"
     return found + [unknown(name, why, advice) for name in missing], bool(flags)
 
 
 def ask_permission() -> None:
-    """Raise where this process may not change qdiscs: the kernel asks for the right before it looks for the device."""
+    """Raise if this process may not change qdiscs: the kernel checks the right before it looks for the device."""
     try:
         _send(qdisc_message(lib.RTM_NEWQDISC, 0, _NO_DEVICE, lib.TC_H_ROOT, 0, None))
     except DeviceNotFound:
@@ -79,7 +79,7 @@ def ask_permission() -> None:
 
 
 def _private_namespace() -> tuple[int, str]:
-    """The flags that make a network namespace here, if need be in a user namespace, 0 where none do; and why not."""
+    """Return the flags that make a network namespace here, perhaps in a user namespace; or 0, and why that fails."""
     first = ""
     for flags in (lib.CLONE_NEWNET, lib.CLONE_NEWNET | lib.CLONE_NEWUSER):
         trouble = trial(partial(_enter_new, flags))
@@ -92,7 +92,7 @@ def _private_namespace() -> tuple[int, str]:
 def _enter_new(flags: int) -> None:
     if lib.unshare(flags) < 0:
         raise OSError(ffi.errno, os.strerror(ffi.errno))
-    ask_permission()  # a user namespace may be had without any right inside (AppArmor's restriction)
+    ask_permission()  # AppArmor may allow a user namespace and give no right inside it
 
 
 def _probe_inside(flags: int, out: int) -> Iterator[Check]:
@@ -114,7 +114,7 @@ def _probe_inside(flags: int, out: int) -> Iterator[Check]:
 
 
 def _probe_outside(refusal: str) -> Iterator[Check]:
-    """The kernel looks for a qdisc's kind before it reads the options, so with bad ones nothing can be made."""
+    """Ask with bad options: the kernel looks for the qdisc's kind first, and then refuses the options."""
     why = f"no network namespace can be made to try it in ({refusal})"
     sk = RouteSocket()
     lo = sk.link("lo")
@@ -135,7 +135,7 @@ def _probe_outside(refusal: str) -> Iterator[Check]:
 
 
 def _guard(plug: PlugQdisc, out: int) -> Iterator[Check]:
-    """A guard holds a packet on lo and releases it: once when it is told to, once when its holder is killed."""
+    """Have a guard hold a packet on lo twice: it releases one when told to, the other when its holder is killed."""
     packets = Socket(AF_INET, SOCK_DGRAM)
     packets.settimeout(ANSWER)
     try:
@@ -150,13 +150,13 @@ def _guard(plug: PlugQdisc, out: int) -> Iterator[Check]:
         _kill_a_holder(packets, out)
         packets.recv(1)
     except NetlinkError as error:
-        yield result("guard", "failed", str(error), "nothing can be held without one")
+        yield result("guard", "failed", str(error), "nothing can be held without a guard")
     except OSError as error:
-        words = error.strerror or "what should have been released did not arrive"
+        words = error.strerror or "the released packet did not arrive"
         yield result("guard", "failed", f"holding a packet did not work: {words}", "do not hold on this host")
     else:
         if held.packets:
-            done = "held a packet and released it when told to, another when its holder was killed"
+            done = "held a packet and released it when told to, and another one when its holder was killed"
             yield result("guard", "ok", done)
         else:
             yield result("guard", "failed", "a packet passed that should have been held", "do not hold on this host")
@@ -166,7 +166,7 @@ def _guard(plug: PlugQdisc, out: int) -> Iterator[Check]:
 
 
 def _kill_a_holder(packets: Socket, out: int) -> None:
-    """Kill a process that holds lo, and a packet of ``packets`` with it."""
+    """Start a process that holds lo with a packet of ``packets`` in it, and kill the process."""
     ready, tell = os.pipe()
     wait, alive = os.pipe()
     pid = os.fork()
@@ -177,7 +177,7 @@ def _kill_a_holder(packets: Socket, out: int) -> None:
             with PlugQdisc.open("lo").hold():
                 packets.send(b"2")
                 os.write(tell, b"!")
-                os.read(wait, 1)  # nothing comes but its end, and that of the file where the parent ends
+                os.read(wait, 1)  # until it is killed, or the parent ends
         finally:
             os._exit(0)
     for fd in (tell, wait):
@@ -194,15 +194,15 @@ def _guard_alone(sk: RouteSocket, lo: int, why: str) -> Iterator[Check]:
     try:
         guard = PlugQdisc(sk, "lo", lo, lib.TC_H_ROOT, 1 << 16).guard()
     except NetlinkError as error:
-        yield result("guard", "failed", str(error), "nothing can be held without one")
+        yield result("guard", "failed", str(error), "nothing can be held without a guard")
         return
     yield memory(guard.pid)
     guard.end()
-    yield result("guard", "ok", f"starts and ends; that it releases was not tried, since {why}")
+    yield result("guard", "ok", f"it starts and ends; whether it releases was not tried, because {why}")
 
 
 def memory(guard: int) -> Check:
-    """Whether the OOM killer spares the guard: exempt by its score, it is so also where its whole cgroup is killed."""
+    """Check whether the OOM killer spares the guard. A score of -1000 also exempts it when a whole cgroup is killed."""
     score = (text_of(f"/proc/{guard}/oom_score_adj") or "").strip()
     if not score:
         return unknown("oom", "the guard's oom_score_adj cannot be read", "mount /proc")
@@ -220,16 +220,16 @@ def memory(guard: int) -> Check:
 
 def _ifb(safe: bool) -> Check:
     if not safe:
-        why = "its module is not loaded, and loading it from here would make the links ifb0 and ifb1"
+        why = "its module is not loaded, and loading it now would make the links ifb0 and ifb1"
         return unknown("ifb", why, "lanes need it: as root on the host, modprobe ifb numifbs=0")
     linkinfo = attribute(lib.IFLA_LINKINFO, attribute(lib.IFLA_INFO_KIND, b"ifb\0"))
     return _made("ifb", message(lib.RTM_NEWLINK, _CREATE, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + linkinfo))
 
 
 def _ifb_is_safe() -> bool:
-    """Whether an ifb can be made without the kernel's loading its module, which would make the links ifb0 and ifb1.
+    """Return whether an ifb can be made without the links ifb0 and ifb1, which come when the kernel loads the module.
 
-    That is so, too, where its program for that, which sees the same files as this process, has just failed.
+    If modprobe has just failed here, and the kernel's modprobe sees the same files, the kernel cannot load it either.
     """
     if load_ifb():
         return True
@@ -241,13 +241,13 @@ def _ifb_is_safe() -> bool:
 
 
 def _redirect(lo: int) -> Iterator[Check]:
-    """A clsact qdisc, at its egress hook a flower filter, and one with a mirred action."""
+    """Make a clsact qdisc, a flower filter at its egress hook, and a filter with a mirred action."""
     major = lib.TC_H_CLSACT & 0xFFFF_0000
     clsact = _made("sch_ingress", qdisc_message(lib.RTM_NEWQDISC, _CREATE, lo, lib.TC_H_CLSACT, major, b"clsact"))
     yield clsact
     if clsact.state != "ok":
         for name in ("cls_flower", "act_mirred"):
-            yield unknown(name, "it cannot be tried without sch_ingress", "see there")
+            yield unknown(name, "it cannot be tried without sch_ingress", "see sch_ingress")
         return
     flower = struct.pack("=BxHiIII", 0, 0, lo, 0, major | lib.TC_H_MIN_EGRESS, htons(lib.ETH_P_IP))
     flower += attribute(lib.TCA_KIND, b"flower\0")
@@ -255,7 +255,7 @@ def _redirect(lo: int) -> Iterator[Check]:
     empty = _made("cls_flower", message(lib.RTM_NEWTFILTER, _CREATE, flower + attribute(lib.TCA_OPTIONS, keys)))
     yield empty
     if empty.state != "ok":
-        yield unknown("act_mirred", "it cannot be tried without cls_flower", "see there")
+        yield unknown("act_mirred", "it cannot be tried without cls_flower", "see cls_flower")
         return
     mirred = struct.pack("=IIiiiiI", 0, 0, lib.TC_ACT_STOLEN, 0, 0, lib.TCA_EGRESS_REDIR, lo)  # struct tc_mirred
     parameters = attribute(lib.TCA_ACT_OPTIONS, attribute(lib.TCA_MIRRED_PARMS, mirred))
@@ -265,7 +265,7 @@ def _redirect(lo: int) -> Iterator[Check]:
 
 
 def _made(name: str, msg: bytes) -> Check:
-    """Whether the kernel makes it."""
+    """Ask the kernel to make it."""
     try:
         _send(msg)
     except NetlinkError as error:
@@ -274,7 +274,7 @@ def _made(name: str, msg: bytes) -> Check:
 
 
 def _missing(name: str, error: NetlinkError) -> Check:
-    """The kernel's refusal: it has no such kind (ENOENT, EOPNOTSUPP), or there is another reason."""
+    """Explain the kernel's refusal: it has no such kind (ENOENT, EOPNOTSUPP), or something else is wrong."""
     if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
         return result(name, "failed", str(error), f"'modprobe {name}' as root on the host may help")
     kind, option = _MODULES[name]
