@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * libnlplug-guard: a dead man's switch. It holds plugs for a process that asks it to. It releases them when that process
- * asks for it, dies, executes another program, or holds for longer than it said it would.
+ * libnlplug-guard: a dead man's switch. It holds plugs for a process that asks it to, and releases them when that
+ * process asks for it, dies, executes another program, or holds for longer than it said.
  *
  *	holder ---questions---> [0] guard ---buffer, release, drop---> kernel ---changes of links and qdiscs---> guard
  *	       ---pidfd-------> [1]       ---marks: "this plug is held", one abstract unix socket a plug---> everybody
  *
  * The guard acts alone: nobody else sends what begins or ends a hold. Each state is a variable of this process, changed
- * in one loop, watch(). So no message can cross another one, and every hold is watched from its first moment.
+ * in one loop, watch(). So no message can cross another, and every hold is watched from its first moment.
  *
  *	state	what happens			what the guard does			state after
  *	IDLE	HOLD				takes the marks, sends buffer		HELD
@@ -27,13 +27,12 @@
  *		RELEASE of this hold		answers when it is done, or after 1 s	ENDING
  *		END, holder gone		goes on					ENDING, leaving
  *
- * A guard that is leaving ends as soon as it is IDLE. The holder is gone when its socket is closed, its pidfd is readable,
- * all its threads are dying, or it runs another program. A detached hold goes on without its holder; only such a hold is
- * ended by SIGTERM and by a visitor's END. This program has neither Python nor libnl, so it shares nothing with the holder
+ * A guard that is leaving ends as soon as it is IDLE. The holder is gone when its socket is closed, its pidfd is
+ * readable, it is dying, or it runs another program. A detached hold goes on without its holder; only such a hold is
+ * ended by SIGTERM and by a visitor's END. This program has neither Python nor libnl: it shares nothing with the holder
  * that could fail in both. It allocates all it needs, but the marks, before it says that it is ready.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -50,6 +49,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -61,38 +61,35 @@
 #include "../netlink/attributes.h"
 #include "protocol.h"
 
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434	/* on every architecture; C libraries before Linux 5.3 lack both numbers */
-#define SYS_close_range 436
-#endif
-
 enum {
-	COMMANDS, HOLDER,	/* descriptors 0 and 1: the holder's socket, its pidfd. They are polled, and */
-	EVENTS, VISITOR, MARKS,	/* changes of links and qdiscs, the last one who came to a mark, and the marks */
+	COMMANDS, HOLDER,	/* descriptors 0 and 1: the holder's socket, its pidfd. They are polled, and then */
+	CHANGES, VISITOR, MARKS,	/* the netlink socket, the last one who came to a mark, and the marks */
 	PORTION = 32,		/* plugs in one send */
-	ROOM = PORTION * 4096,	/* bytes of a socket's queue that the answers may take; the kernel allows twice as many */
+	ROOM = 512 * 1024,	/* bytes of the netlink socket's queue; the kernel allows twice as many */
 	TRIES = 100,		/* before the holder is told that its release fails for a passing reason */
 	PAUSE = 10000000,	/* nanoseconds between two tries, and between two looks at the holder */
-	TICK = 1000000000,	/* nanoseconds between two looks at what tells nothing by itself */
-	DYING = 0x404,		/* PF_EXITING and PF_SIGNALED of the kernel's include/linux/sched.h */
+	TICK = 1000000000,	/* nanoseconds between two looks for a signal that came right before the poll */
+	EXITING = 0x4, SIGNALED = 0x400,	/* PF_EXITING and PF_SIGNALED of the kernel's include/linux/sched.h */
+	PIDFD_OPEN = 434, CLOSE_RANGE = 436,	/* system calls that a C library may be too old to know */
 	COUNTING = 1 << 30,	/* in the number of a message that asks for counters */
+	NOTHING = -1,		/* the number of no message */
 };
 
 struct plug {
 	struct guard_place place;
-	int error;			/* of the last message */
-	int counted, counted_before;	/* whether the counters were read with the last message, and with buffer */
+	int counted;			/* whether the last message's question was answered with counters */
 	struct gnet_stats_queue counters;
-	uint32_t drops_before;
+	uint32_t drops_before;		/* at buffer; UINT32_MAX if unknown */
 	uint32_t queue_length;		/* the device's txqueuelen */
 };
 
 static struct guard_config *config;
 static struct plug *plugs;
+static int32_t *errors;				/* of the last message, for each plug */
 static struct pollfd *polled;
 static unsigned int count, marks;
-static int sk = -1, events = -1;
-static DIR *threads;				/* the holder's, in /proc */
+static int sk, holder_stat;
+static struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK | 1 << (RTNLGRP_TC - 1) };
 static unsigned long long holder_stack;		/* where its program has its stack; 0 where that is hidden */
 
 static enum { IDLE, HELD, ENDING } state;
@@ -123,14 +120,14 @@ static int passing(int error)
 }
 
 /*
- * Note if a plug may have lost packets by this change. The kernel empties the queues of a link that goes down or has its
- * txqueuelen changed. It empties a plug when that, what it stands in, or the root is deleted, or clsact comes or goes.
+ * Note if a plug may have lost packets by this change. The kernel empties the queues of a link that goes down or whose
+ * txqueuelen changes, and a plug when that, what it stands in, or the root is deleted, or clsact comes or goes.
  */
 static void read_change(const struct nlmsghdr *header)
 {
 	const struct ifinfomsg *link = NLMSG_DATA(header);
 	const struct tcmsg *qdisc = NLMSG_DATA(header);		/* its index stands where a link's does */
-	const char *at = (const char *)header + NLMSG_SPACE(sizeof *link), *end = (const char *)header + header->nlmsg_len;
+	const char *at = (char *)header + NLMSG_SPACE(sizeof *link), *end = (char *)header + header->nlmsg_len;
 	int is_link = header->nlmsg_type == RTM_NEWLINK || header->nlmsg_type == RTM_DELLINK, why;
 	int deleted = header->nlmsg_type == RTM_DELLINK || header->nlmsg_type == RTM_DELQDISC;
 
@@ -159,16 +156,16 @@ static void read_change(const struct nlmsghdr *header)
 	}
 }
 
-/* Read what the kernel answered about a plug: an error, 0 for done, or counters. */
-static void read_answer(const struct nlmsghdr *header, struct plug *plug)
+/* Read an answer of the kernel about a plug: an error, 0 for done, or counters. */
+static void read_answer(const struct nlmsghdr *header, unsigned int number)
 {
-	const char *at = (const char *)header + NLMSG_SPACE(sizeof(struct tcmsg)), *end = (const char *)header + header->nlmsg_len;
+	const char *at = (char *)header + NLMSG_SPACE(sizeof(struct tcmsg)), *end = (char *)header + header->nlmsg_len;
+	struct plug *plug = plugs + (number & ~COUNTING);
 	const struct nlattr *found;
 
-	if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_len >= NLMSG_LENGTH(sizeof(int))) {
-		if (!(header->nlmsg_seq & COUNTING))
-			plug->error = -*(int *)NLMSG_DATA(header);
-	} else if (header->nlmsg_type == RTM_NEWQDISC) {
+	if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_len >= NLMSG_LENGTH(sizeof(int)) && number < count) {
+		errors[number] = -*(int *)NLMSG_DATA(header);
+	} else if (header->nlmsg_type == RTM_NEWQDISC && number & COUNTING) {	/* not of what was sent */
 		found = attribute_inside(attribute_find(at, end, TCA_STATS2), TCA_STATS_QUEUE);
 		attribute_copy(found, &plug->counters, sizeof plug->counters);
 		plug->counted = found && attribute_size(found) >= sizeof plug->counters;
@@ -176,39 +173,33 @@ static void read_answer(const struct nlmsghdr *header, struct plug *plug)
 }
 
 /*
- * Read all that waits in a socket: the answers to what was sent, up to the ACK of message ``final``; or the changes, also
- * those between two holds, before the next one. ENOBUFS if something is missing.
+ * Read what waits in the netlink socket: changes, and answers to what was sent, up to the one to message ``final``. The
+ * kernel has queued that before send() returns. Returns ENOBUFS if it is missing.
  */
-static int take(int fd, uint32_t final)
+static int take(uint32_t final)
 {
 	static union { struct nlmsghdr header; char bytes[32768]; } datagram;
-	int missing = 0, length;
+	int length;
 
-	while ((length = recv(fd, &datagram, sizeof datagram, MSG_DONTWAIT)) >= 0 || errno != EAGAIN) {
+	for (;;) {
 		const struct nlmsghdr *header = &datagram.header;
 
-		if (length < 0 && errno != EINTR)
-			missing = ENOBUFS;	/* the queue was full; what is in it can still be read */
+		length = recv(sk, &datagram, sizeof datagram, MSG_DONTWAIT);
+		if (length < 0 && errno == EAGAIN)
+			return ENOBUFS;
+		if (length < 0 && errno != EINTR) {	/* the queue was full; what is in it can still be read */
+			links_known = 0;
+			lost = lost ? lost : GUARD_UNSEEN;
+		}
 		for (; length > 0 && NLMSG_OK(header, (unsigned int)length); header = NLMSG_NEXT(header, length)) {
-			uint32_t number = header->nlmsg_seq & ~COUNTING;
-
-			if (fd == events || header->nlmsg_type == RTM_NEWLINK)
+			if (header->nlmsg_pid != address.nl_pid || header->nlmsg_type == RTM_NEWLINK)
 				read_change(header);
-			else if (number < count)
-				read_answer(header, plugs + number);
-			if (fd == sk && header->nlmsg_type == NLMSG_ERROR && header->nlmsg_seq == final)
-				return missing;
+			else if ((header->nlmsg_seq & ~COUNTING) < count)
+				read_answer(header, header->nlmsg_seq);
+			if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_seq == final)
+				return 0;
 		}
 	}
-	return fd == sk ? ENOBUFS : missing;
-}
-
-static void read_changes(void)
-{
-	if (!take(events, 0))
-		return;
-	links_known = 0;
-	lost = lost ? lost : GUARD_UNSEEN;
 }
 
 /* Write the message for a plug; returns its length. */
@@ -229,7 +220,7 @@ static size_t write_message(char *to, enum guard_message what, uint32_t number)
 }
 
 /*
- * Send this message for every plug, after a question about its counters if ``counting``. Each plug keeps its error.
+ * Send this message for every plug, after a question about its counters if ``counting``. Each plug's error is kept.
  * Returns one of them, a passing one if there is one, or 0. To send a message twice does no harm.
  */
 static int act(enum guard_message what, int counting)
@@ -241,18 +232,17 @@ static int act(enum guard_message what, int counting)
 		size_t length = 0, final = 0;
 
 		for (end = at; end < count && end < at + PORTION; end++) {
-			plugs[end].error = plugs[end].counted = 0;
+			errors[end] = plugs[end].counted = 0;
 			if (counting)
 				length += write_message(request + length, GUARD_ASK_COUNTERS, end | COUNTING);
 			final = length;
 			length += write_message(request + length, what, end);
 		}
 		((struct nlmsghdr *)(request + final))->nlmsg_flags |= NLM_F_ACK;
-		error = send(sk, request, length, MSG_NOSIGNAL) < 0 ? errno : take(sk, end - 1);
+		error = send(sk, request, length, MSG_NOSIGNAL) < 0 ? errno : take(end - 1);
 		for (; at < end; at++) {
-			plugs[at].error = plugs[at].error ? plugs[at].error : error;
-			if (plugs[at].error && (!result || passing(plugs[at].error)))
-				result = plugs[at].error;
+			errors[at] = errors[at] ? errors[at] : error;
+			result = errors[at] && (!result || passing(errors[at])) ? errors[at] : result;
 		}
 	}
 	return result;
@@ -267,48 +257,40 @@ static void remove_marks(void)
 /* The marks say "held" to everyone in the namespace. 0, or an errno and in *plug whose mark could not be made. */
 static int make_marks(uint32_t *plug)
 {
-	for (*plug = 0; *plug < count; ++*plug) {
+	while (marks < count) {
 		struct sockaddr_un name = { .sun_family = AF_UNIX };
-		const struct guard_place *place = &plugs[*plug].place;
-		int size = sprintf(name.sun_path + 1, "libnlplug-hold/%d/%x", place->ifindex, place->parent), error = 0;
+		const struct guard_place *place = &plugs[marks].place;
+		int size = sprintf(name.sun_path + 1, "libnlplug-hold/%d/%x", place->ifindex, place->parent), error;
 		int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
 		if (fd < 0 || bind(fd, (struct sockaddr *)&name, offsetof(struct sockaddr_un, sun_path) + 1 + size) ||
-		    listen(fd, 128))
+		    listen(fd, 128)) {
 			error = errno;
-		polled[MARKS + marks] = (struct pollfd){ .fd = fd, .events = POLLIN };
-		marks += fd >= 0;
-		if (error) {
+			*plug = marks;
+			close(fd);
 			remove_marks();
 			return error;
 		}
+		polled[MARKS + marks++] = (struct pollfd){ .fd = fd, .events = POLLIN };
 	}
 	return 0;
 }
 
-/* Answer, with the errors of the plugs if they are what the answer is about. */
+/* Answer, with the errors of all plugs if they are what the answer is about. */
 static void answer(const struct guard_answer *answer)
 {
-	static struct {
-		struct guard_answer answer;
-		struct guard_failure failures[1024];
-	} said;
-	unsigned int failures = 0;
+	const struct iovec parts[] = { { (void *)answer, sizeof *answer }, { errors, count * sizeof *errors } };
+	struct msghdr message = { .msg_iov = (struct iovec *)parts, .msg_iovlen = answer->step == GUARD_PLUG ? 2 : 1 };
 
-	for (unsigned int i = 0; answer->step == GUARD_PLUG && i < count && failures < 1024; i++)
-		if (plugs[i].error)
-			said.failures[failures++] = (struct guard_failure){ i, plugs[i].error };
-	said.answer = *answer;
-	said.answer.failures = failures;
-	send(COMMANDS, &said, sizeof *answer + failures * sizeof *said.failures, MSG_NOSIGNAL | MSG_DONTWAIT);
+	sendmsg(COMMANDS, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 /* ENDING: send what ends the hold. The marks go last: until then nobody else can have begun a hold that this ends. */
 static void try_to_end(void)
 {
-	int counting = last.outcome == GUARD_RELEASED;
+	int drop = last.outcome == GUARD_EXPIRED && hold.drop, counting = last.outcome == GUARD_RELEASED;
 
-	last.error = act(last.outcome == GUARD_EXPIRED && hold.drop ? GUARD_SEND_DROP : GUARD_SEND_RELEASE, counting && !tries);
+	last.error = act(drop ? GUARD_SEND_DROP : GUARD_SEND_RELEASE, counting && !tries);
 	last.step = last.error ? GUARD_PLUG : 0;
 	if (passing(last.error) && ++tries < TRIES)
 		return;
@@ -316,14 +298,13 @@ static void try_to_end(void)
 		last.held = now_on(CLOCK_MONOTONIC) - begun;
 		last.known = counting;
 		for (struct plug *plug = plugs; plug < plugs + count; plug++) {
-			last.known &= plug->counted && plug->counted_before && plug->counters.drops >= plug->drops_before;
+			last.known &= plug->counted && plug->counters.drops >= plug->drops_before;
 			last.packets += plug->counters.qlen;
 			last.bytes += plug->counters.backlog;
 			last.dropped += plug->counters.drops - plug->drops_before;
 		}
 		if (counting && time_left() <= 0)
 			last.outcome = GUARD_EXPIRED;	/* this guard did not run in time */
-		read_changes();
 		last.lost = lost;
 		last.plug = lost_at;
 		remove_marks();
@@ -367,7 +348,7 @@ static void begin_hold(const struct guard_question *question)
 	}
 	hold = *question;
 	told_to_end = 0;
-	read_changes();
+	take(NOTHING);		/* what has changed before */
 	if (!links_known)
 		act(GUARD_ASK_LINK, 0);
 	links_known = 1;
@@ -376,10 +357,8 @@ static void begin_hold(const struct guard_question *question)
 	state = HELD;
 	said.error = act(GUARD_SEND_BUFFER, 1);
 	said.step = said.error ? GUARD_PLUG : 0;
-	for (struct plug *plug = plugs; plug < plugs + count; plug++) {
-		plug->counted_before = plug->counted;
-		plug->drops_before = plug->counters.drops;
-	}
+	for (struct plug *plug = plugs; plug < plugs + count; plug++)
+		plug->drops_before = plug->counted ? plug->counters.drops : UINT32_MAX;
 	answer(&said);
 	if (said.error)
 		end_hold(GUARD_NOT_ON);
@@ -410,7 +389,7 @@ static void obey(void)
 	}
 }
 
-/* The last visitor has asked for something, or has gone. With the right to do so, he may end a detached hold. */
+/* The last visitor has asked for something, or has gone. With the right to it, he may end a detached hold. */
 static void obey_visitor(void)
 {
 	struct guard_question question = { 0 };
@@ -420,7 +399,8 @@ static void obey_visitor(void)
 
 	polled[VISITOR].fd = -1;
 	if (recv(fd, &question, sizeof question, MSG_DONTWAIT) == sizeof question && question.what == GUARD_END &&
-	    !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) && (!peer.uid || peer.uid == geteuid()) && hold.detached)
+	    hold.detached && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) &&
+	    (!peer.uid || peer.uid == geteuid()))
 		leave(GUARD_RELEASED);
 	close(fd);
 }
@@ -443,45 +423,25 @@ static void tell_visitor(int mark)
 }
 
 /*
- * Whether the whole holder is dying, or runs another program. Its pidfd tells the first only after its memory is freed
- * and its core is written, 0.1 s or more for each GB. It never tells the second, and a child may keep the socket open. A
- * thread that has gone counts as dying. One that cannot be read counts as alive: /proc may hide it (hidepid).
+ * Whether the holder is dying, or runs another program. Its pidfd tells the first only after its memory is freed and
+ * its core is written, 0.1 s or more for each GB. It never tells the second, and a child may keep the socket open.
+ * EXITING means its first thread alone, unless there is no other one.
  */
 static int holder_left(void)
 {
-	const char *const words = ") %*c %*s %*s %*s %*s %*s %u"	/* the flags; then the stack, 19 words later */
-				  "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu";
-	struct dirent *entry;
-	int dying = 0;
+	/* the 9th word of its stat are the flags, the 20th the number of threads, the 28th where the stack begins */
+	static const char words[] = ") %*c %*s %*s %*s %*s %*s %u %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d"
+				    " %*s %*s %*s %*s %*s %*s %*s %llu";
+	unsigned long long stack = 0;
+	char line[1024] = "";
+	unsigned int flags;
+	int left;
 
-	if (threads)
-		rewinddir(threads);
-	while (threads && (entry = readdir(threads))) {
-		char path[sizeof entry->d_name + 8], line[1024] = "";
-		unsigned long long stack = 0;
-		unsigned int flags = 0;
-		ssize_t length;
-		int fd;
-
-		snprintf(path, sizeof path, "%s/stat", entry->d_name);
-		fd = *path == '.' ? -1 : openat(dirfd(threads), path, O_RDONLY | O_CLOEXEC);
-		length = fd < 0 ? -1 : read(fd, line, sizeof line - 1);
-		if (*path == '.' || (length < 0 && (errno == ENOENT || errno == ESRCH)))
-			flags = -1;
-		if (fd >= 0)
-			close(fd);
-		if (*path == '.' || flags == -1U)
-			continue;
-		if (length <= 0 || !strrchr(line, ')') || sscanf(strrchr(line, ')'), words, &flags, &stack) < 2)
-			return 0;
-		holder_stack = holder_stack ? holder_stack : stack;
-		if (stack && stack != holder_stack)
-			return 1;
-		if (!(flags & DYING))
-			return 0;
-		dying = 1;
-	}
-	return dying;
+	if (pread(holder_stat, line, sizeof line - 1, 0) <= 0 || !strrchr(line, ')') ||
+	    sscanf(strrchr(line, ')'), words, &flags, &left, &stack) < 3)
+		return 0;
+	holder_stack = holder_stack ? holder_stack : stack;
+	return flags & SIGNALED || (flags & EXITING && left == 1) || (stack && stack != holder_stack);
 }
 
 static void watch(void)
@@ -496,7 +456,7 @@ static void watch(void)
 			wait = (struct timespec){ left / 1000000000, left % 1000000000 };
 		polled[COMMANDS].fd = leaving ? -1 : COMMANDS;
 		polled[HOLDER].fd = leaving || (state != IDLE && hold.detached) ? -1 : HOLDER;
-		polled[EVENTS].fd = state == HELD ? events : -1;
+		polled[CHANGES].fd = state == HELD ? sk : -1;
 		if (ppoll(polled, MARKS + marks, &wait, NULL) < 0)
 			for (unsigned int i = 0; i < MARKS + marks; i++)
 				polled[i].revents = 0;
@@ -511,8 +471,8 @@ static void watch(void)
 			try_to_end();
 		if (state == HELD && time_left() <= 0)
 			end_hold(GUARD_EXPIRED);
-		if (polled[EVENTS].revents)
-			read_changes();
+		if (polled[CHANGES].revents)
+			take(NOTHING);
 		if (polled[VISITOR].revents)
 			obey_visitor();
 		for (unsigned int i = 0; i < marks; i++)
@@ -535,7 +495,7 @@ static void reset(void)
 	cpu_set_t every;
 	int fd;
 
-	if (syscall(SYS_close_range, 1, ~0U, 0))
+	if (syscall(CLOSE_RANGE, 1, ~0U, 0))
 		for (fd = 1; fd < 65536; fd++)
 			close(fd);
 	/* A service manager sends what ends a service to all its processes: SIGTERM, or what its unit says. */
@@ -549,7 +509,7 @@ static void reset(void)
 		struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
 
 		if (setrlimit(which, &limit) && !getrlimit(which, &limit)) {
-			limit.rlim_cur = limit.rlim_max;	/* a mark is a descriptor, and a group may have thousands */
+			limit.rlim_cur = limit.rlim_max;	/* a group may need thousands of marks */
 			setrlimit(which, &limit);
 		}
 	}
@@ -568,8 +528,8 @@ static void reset(void)
 	mlockall(MCL_CURRENT | MCL_FUTURE);
 }
 
-/* Open the holder's threads in /proc. Its pidfd tells its number there, whichever pid namespace /proc shows. */
-static void open_threads(void)
+/* Open the holder's state in /proc. Its pidfd tells its number there, whichever pid namespace /proc shows. */
+static void open_stat(void)
 {
 	FILE *lines = fopen("/proc/self/fdinfo/1", "re");
 	char line[64], path[32];
@@ -579,8 +539,8 @@ static void open_threads(void)
 		;
 	if (lines)
 		fclose(lines);
-	snprintf(path, sizeof path, "/proc/%d/task", pid);
-	threads = pid > 0 ? opendir(path) : NULL;
+	snprintf(path, sizeof path, "/proc/%d/stat", pid);
+	holder_stat = open(path, O_RDONLY | O_CLOEXEC);
 	holder_left();
 }
 
@@ -593,15 +553,15 @@ static int read_config(size_t length)
 	    length != sizeof *config + (size_t)config->count * sizeof *places)
 		return EPROTO;
 	for (int i = 0; i <= GUARD_ASK_LINK; i++) {
-		const struct nlmsghdr *message = (struct nlmsghdr *)config->messages[i];
-		size_t least = i == GUARD_ASK_LINK ? sizeof(struct ifinfomsg) : sizeof(struct tcmsg);
+		uint32_t length = ((struct nlmsghdr *)config->messages[i])->nlmsg_len;
 
-		if (message->nlmsg_len < NLMSG_LENGTH(least) || message->nlmsg_len > sizeof config->messages[i])
+		if (length < NLMSG_LENGTH(sizeof(struct ifinfomsg)) || length > sizeof config->messages[i])
 			return EPROTO;
 	}
 	plugs = calloc(config->count, sizeof *plugs);
 	polled = calloc(MARKS + config->count, sizeof *polled);
-	if (!plugs || !polled)
+	errors = calloc(config->count, sizeof *errors);
+	if (!plugs || !polled || !errors)
 		return ENOMEM;
 	count = config->count;
 	for (unsigned int i = 0; i < count; i++)
@@ -611,15 +571,19 @@ static int read_config(size_t length)
 	return 0;
 }
 
-/* A netlink socket that hears of changes in these groups: its descriptor, or -1. */
-static int open_socket(uint32_t groups)
+/* Open the netlink socket, which hears of links and qdiscs: 0, or an errno. */
+static int open_socket(void)
 {
-	const struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = groups };
-	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), room = ROOM;
+	struct sockaddr *name = (struct sockaddr *)&address;
+	socklen_t size = sizeof address;
+	const int room = ROOM;
 
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room))
-		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
-	return bind(fd, (const struct sockaddr *)&address, sizeof address) ? -1 : fd;
+	sk = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	if (sk < 0 || bind(sk, name, size) || getsockname(sk, name, &size))
+		return errno;
+	if (setsockopt(sk, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room))
+		setsockopt(sk, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+	return 0;
 }
 
 /* Everything that can fail comes before the answer that says it did not. */
@@ -634,14 +598,12 @@ static int serve(void)
 	said.error = read_config(length);
 	if (!said.error) {
 		said.step = GUARD_PIDFD;
-		said.error = syscall(SYS_pidfd_open, config->holder, 0) == HOLDER ? 0 : errno;
+		said.error = syscall(PIDFD_OPEN, config->holder, 0) == HOLDER ? 0 : errno;
 	}
 	if (!said.error) {
-		open_threads();
+		open_stat();
 		said.step = GUARD_SOCKET;
-		sk = open_socket(0);
-		events = open_socket(RTMGRP_LINK | 1 << (RTNLGRP_TC - 1));
-		said.error = sk < 0 || events < 0 ? errno : 0;
+		said.error = open_socket();
 	}
 	send(COMMANDS, &said, sizeof said, MSG_NOSIGNAL);
 	if (!said.error)

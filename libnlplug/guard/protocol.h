@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a holder and its guard say to each other, over a SOCK_SEQPACKET pair. The holder sends guard_config, with a
- * guard_place for each plug after it, before it starts the guard, and then guard_question. The guard answers each of them,
- * but END, with guard_answer and a guard_failure for each plug that failed. Every hold has an id, never 0; a question
- * about a hold that is not on changes nothing. Another version may change all but this: guard_config begins with the
- * version, guard_answer with id, error and step. The C compiler and cffi both read this file: no preprocessor lines.
+ * What a holder and its guard say to each other, over a SOCK_SEQPACKET pair. Before it starts the guard, the holder
+ * sends guard_config, with a guard_place for each plug after it; later guard_question. The guard answers each of them,
+ * but END, with guard_answer; if step is GUARD_PLUG, the errno of each plug follows, an int32_t, 0 for none. Every hold
+ * has an id, never 0; a question about a hold that is not on changes nothing. Another version may change all but this:
+ * guard_config begins with the version, guard_answer with id, error, step. No preprocessor lines: cffi reads this file,
+ * too.
  */
 enum guard_version { GUARD_VERSION = 3 };
 enum guard_what { GUARD_HOLD = 1, GUARD_RELEASE, GUARD_END };
 enum guard_message { GUARD_SEND_BUFFER, GUARD_SEND_RELEASE, GUARD_SEND_DROP, GUARD_ASK_COUNTERS, GUARD_ASK_LINK };
 /* What an error is about. */
-enum guard_step { GUARD_CONFIG = 1, GUARD_MEMORY, GUARD_PIDFD, GUARD_SOCKET, GUARD_MARK, GUARD_PLUG };
+enum guard_step { GUARD_CONFIG = 1, GUARD_PIDFD, GUARD_SOCKET, GUARD_MARK, GUARD_PLUG };
 /* What became of the hold that RELEASE asks about. NOT_ON: it is neither on nor the one that ended last. */
 enum guard_outcome { GUARD_NOT_ON, GUARD_RELEASED, GUARD_EXPIRED };
 /* Why the kernel may have thrown packets away during a hold without counting them. UNSEEN: too much happened. */
-enum guard_lost { GUARD_LINK_DOWN = 1, GUARD_NO_CARRIER, GUARD_QUEUE_LENGTH, GUARD_CLSACT, GUARD_REPLACED, GUARD_UNSEEN };
+enum guard_lost {
+	GUARD_LINK_DOWN = 1, GUARD_NO_CARRIER, GUARD_QUEUE_LENGTH, GUARD_CLSACT, GUARD_REPLACED, GUARD_UNSEEN
+};
 
 struct guard_config {
 	uint32_t version, holder, count, unused;	/* the holder's pid; how many plugs */
@@ -26,28 +29,23 @@ struct guard_place {
 	uint32_t handle, parent;
 };
 
-/* For HOLD: whether to drop instead of releasing when the holder dies or is late; whether only the time ends the hold. */
+/* HOLD: whether to drop instead of releasing when the holder dies or is late; whether only the time ends the hold. */
 struct guard_question {
 	uint32_t what, drop, detached, unused;
 	uint64_t id;
-	int64_t timeout, limit;	/* nanoseconds, 0 for none; bytes, 0 if unknown: the limit is for those who ask */
+	int64_t timeout, limit;	/* nanoseconds, 0 for none; bytes, 0 if unknown: the limit for those who ask */
 };
 
 /* ``plug`` is the one whose mark is taken, or what ``lost`` is about; ``known`` says whether the counters are. */
 struct guard_answer {
 	uint64_t id;
 	int32_t error;
-	uint32_t step, plug, failures, outcome, lost, known, unused;
+	uint32_t step, plug, outcome, lost, known;
 	int64_t held;		/* nanoseconds, from right before buffer until right after release */
 	uint64_t packets, bytes, dropped;	/* in the plugs right before the release; since right before buffer */
 };
 
-struct guard_failure {
-	uint32_t plug;
-	int32_t error;
-};
-
-/* What a guard tells whoever connects to its mark. In another pid namespace its own pid differs: ``holder`` is unknown. */
+/* For whoever connects to a mark. If he sees another pid of the guard, he cannot know ``holder`` either. */
 struct guard_info {
 	uint32_t holder, detached, guard, unused;
 	int64_t timeout, since, limit;		/* since: CLOCK_REALTIME, nanoseconds */

@@ -5,10 +5,10 @@
  *
  *	caller --clone--> middle --vfork--> program		middle ends at once, so the program is init's child
  *
- * A direct child would surprise a caller that handles SIGCHLD or calls wait(), because exec sets a child's exit signal to
- * SIGCHLD. The middle does not exec, and its exit signal is 0: only a wait with __WCLONE sees it. Both borrow the caller's
- * memory until the program is loaded, so the price does not grow with the caller, and only the calling thread waits. A
- * child subreaper is none for that moment. To PID 1 the program is a child all the same; see guard/client.py.
+ * A direct child would surprise a caller that handles SIGCHLD or calls wait(), because exec sets a child's exit signal
+ * to SIGCHLD. The middle does not exec, and its exit signal is 0: only a wait with __WCLONE sees it. Both borrow the
+ * caller's memory until the program is loaded: the price does not grow with the caller, and only the calling thread
+ * waits. A child subreaper is none for that moment. To PID 1 the program is a child all the same; see guard/client.py.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,7 +33,7 @@ struct spawn {
 };
 
 /*
- * The program gets the caller's rights: exec would take CAP_NET_ADMIN from a user who has it, so hand it on; and it would
+ * The program gets the caller's rights. exec would take CAP_NET_ADMIN from a user who has it, so hand it on. It would
  * give root back what root has given up for now, so give that up for good.
  */
 static void keep_rights(void)
@@ -82,8 +82,8 @@ int libnlplug_spawn(const char *path, char *const argv[], int commands)
 	if (stack == MAP_FAILED)
 		return -errno;
 	/*
-	 * A handler of the caller's must not run in the borrowed memory. (sigprocmask() means the calling thread alone on
-	 * Linux; pthread_sigmask() is the same, but glibc's newer version of it would bind the module to glibc 2.32.)
+	 * The caller's signal handlers must not run in the borrowed memory. (On Linux, sigprocmask() is for the calling
+	 * thread. glibc's newer pthread_sigmask() would bind the module to glibc 2.32.)
 	 */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
@@ -103,19 +103,16 @@ int libnlplug_spawn(const char *path, char *const argv[], int commands)
 }
 
 /*
- * Ask and take the answer: how many bytes it has, 0 where the other end is closed, or a negative errno. In one call, so
- * that no signal handler of Python's comes between the two. How long either may take is for the socket's options to say.
+ * Ask and take the answer: its length in bytes, 0 if the other end is closed, or a negative errno. One call, so that no
+ * signal handler of Python's runs between the two. The socket's options say how long either may take.
  */
 long libnlplug_ask(int fd, const void *question, size_t size, void *answer, size_t room)
 {
 	ssize_t done;
 
-	do
-		done = send(fd, question, size, MSG_NOSIGNAL);
-	while (done < 0 && errno == EINTR);
-	if (done >= 0)
-		do
-			done = recv(fd, answer, room, 0);
-		while (done < 0 && errno == EINTR);
+	while ((done = send(fd, question, size, MSG_NOSIGNAL)) < 0 && errno == EINTR)
+		;
+	while (done >= 0 && (done = recv(fd, answer, room, 0)) < 0 && errno == EINTR)
+		done = 0;
 	return done < 0 ? -errno : done;
 }

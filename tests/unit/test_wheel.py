@@ -64,6 +64,7 @@ NAMES = {
     "libnlplug/guard/__init__.py",
     "libnlplug/guard/client.py",
     "libnlplug/guard/holders.py",
+    "libnlplug/guard/start.py",
     "libnlplug/hold.py",
     "libnlplug/lane/__init__.py",
     "libnlplug/lane/create.py",
