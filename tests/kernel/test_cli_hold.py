@@ -60,6 +60,7 @@ def test_it_holds_while_the_command_runs(wire: Wire, cli: Cli) -> None:
 
 def test_a_plug_that_was_there_stays(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
     """hold uses the plug that is there, with a given limit, and leaves it there, released."""
+    wire.shrink()
     process = cli.holding(wire.device, "--limit", "300b")
     numbers = wire.send(4)
     _, err = let_end(process)
@@ -174,6 +175,12 @@ def test_an_expired_hold_is_released_at_once_and_the_command_runs_on(
     assert "timeout of 0.5 s" in err
     assert err.endswith("; the command's status was 3\n")
     assert err.count("\n") == 1
+
+
+def test_the_failure_of_a_hold_comes_before_the_programs_status(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """A program that ends with 3 after the hold has expired: 124, not 3."""
+    out, err = cli("hold", wire.device, "--timeout", "0.1", "--", "sh", "-c", "sleep 0.5; exit 3", status=124)
+    assert "the command's status was 3" in err
 
 
 def test_a_timeout_of_0_is_none(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
