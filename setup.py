@@ -9,7 +9,7 @@ from setuptools.command.build_ext import build_ext
 
 GUARD = "libnlplug-guard"
 FOLDER = os.path.join("libnlplug", "guard")
-SOURCE = os.path.join(FOLDER, "guard.c")
+SOURCES = [os.path.join(FOLDER, name) for name in ("guard.c", "namespace.c")]
 
 
 class BuildWithGuard(build_ext):
@@ -18,7 +18,7 @@ class BuildWithGuard(build_ext):
     def run(self):
         super().run()
         folder = FOLDER if self.inplace else os.path.join(self.build_lib, FOLDER)
-        objects = self.compiler.compile([SOURCE], output_dir=self.build_temp, extra_postargs=["-O2", "-Wall"])
+        objects = self.compiler.compile(SOURCES, output_dir=self.build_temp, extra_postargs=["-O2", "-Wall"])
         try:
             self.compiler.link_executable(objects, GUARD, output_dir=folder, extra_postargs=["-static", "-s"])
         except (CompileError, LinkError):

@@ -85,8 +85,6 @@ class _Lib:
     IFLA_INFO_KIND: int
     IFLA_INFO_DATA: int
     IFLA_MASTER: int
-    IFLA_MTU: int
-    IFLA_GSO_MAX_SIZE: int
     IFLA_GSO_MAX_SEGS: int
     ARPHRD_ETHER: int
     ARPHRD_LOOPBACK: int

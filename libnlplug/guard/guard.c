@@ -21,6 +21,7 @@
  *		the time is up			sends release, or drop if so asked	ENDING
  *		holder gone			sends release, or drop if so asked	ENDING, leaving
  *		END; SIGTERM, visitor's END	sends release				ENDING, leaving
+ *		namespace abandoned		sends release				ENDING, leaving
  *	ENDING	done, or refused for good	gives the marks back, answers RELEASE	IDLE
  *		failed for a passing reason	sends it again 10 ms later		ENDING
  *		HOLD				refuses: EBUSY				ENDING
@@ -29,10 +30,12 @@
  *
  * A guard that is leaving ends as soon as it is IDLE. The holder is gone when its socket is closed, its pidfd is
  * readable, it is dying, or it runs another program. A detached hold goes on without its holder; only such a hold is
- * ended by SIGTERM and by a visitor's END. This program has neither Python nor libnl: it shares nothing with the holder
- * that could fail in both. It allocates all it needs, but the marks, before it says that it is ready.
+ * ended by SIGTERM and by a visitor's END, or when namespace.c finds that nobody else uses the network namespace. This
+ * program has neither Python nor libnl: it shares nothing with the holder that could fail in both. It allocates all it
+ * needs, but the marks, before it says that it is ready.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -59,6 +62,7 @@
 #include <linux/rtnetlink.h>
 
 #include "../netlink/attributes.h"
+#include "namespace.h"
 #include "protocol.h"
 
 enum {
@@ -68,7 +72,7 @@ enum {
 	ROOM = 512 * 1024,	/* bytes of the netlink socket's queue; the kernel allows twice as many */
 	TRIES = 100,		/* before the holder is told that its release fails for a passing reason */
 	PAUSE = 10000000,	/* nanoseconds between two tries, and between two looks at the holder */
-	TICK = 1000000000,	/* nanoseconds between two looks for a signal that came right before the poll */
+	TICK = 1000000000,	/* nanoseconds between two looks at the namespace, and for a signal that was missed */
 	EXITING = 0x4, SIGNALED = 0x400,	/* PF_EXITING and PF_SIGNALED of the kernel's include/linux/sched.h */
 	PIDFD_OPEN = 434, CLOSE_RANGE = 436,	/* system calls that a C library may be too old to know */
 	COUNTING = 1 << 30,	/* in the number of a message that asks for counters */
@@ -450,6 +454,7 @@ static void watch(void)
 		int looks = state == HELD && !hold.detached;
 		int64_t left = state == HELD ? time_left() : INT64_MAX, most = looks || state == ENDING ? PAUSE : TICK;
 		struct timespec wait = { 0 };
+		int ready;
 
 		left = state != IDLE && left > most ? most : left;
 		if (left > 0)
@@ -457,7 +462,8 @@ static void watch(void)
 		polled[COMMANDS].fd = leaving ? -1 : COMMANDS;
 		polled[HOLDER].fd = leaving || (state != IDLE && hold.detached) ? -1 : HOLDER;
 		polled[CHANGES].fd = state == HELD ? sk : -1;
-		if (ppoll(polled, MARKS + marks, &wait, NULL) < 0)
+		ready = ppoll(polled, MARKS + marks, &wait, NULL);
+		if (ready < 0)
 			for (unsigned int i = 0; i < MARKS + marks; i++)
 				polled[i].revents = 0;
 		/* What the holder asked for counts, even if it has died since. */
@@ -469,6 +475,8 @@ static void watch(void)
 			leave(GUARD_EXPIRED);
 		else if (state == ENDING)
 			try_to_end();
+		else if (!ready && leaving && namespace_is_abandoned())
+			leave(GUARD_RELEASED);
 		if (state == HELD && time_left() <= 0)
 			end_hold(GUARD_EXPIRED);
 		if (polled[CHANGES].revents)
@@ -495,9 +503,18 @@ static void reset(void)
 	cpu_set_t every;
 	int fd;
 
-	if (syscall(CLOSE_RANGE, 1, ~0U, 0))
-		for (fd = 1; fd < 65536; fd++)
+	if (syscall(CLOSE_RANGE, 1, ~0U, 0)) {
+		DIR *all = opendir("/proc/self/fd");
+		struct dirent *one;
+
+		while (all && (one = readdir(all)))
+			if (atoi(one->d_name) > 0 && atoi(one->d_name) != dirfd(all))
+				close(atoi(one->d_name));
+		for (fd = 1; !all && fd < 4096; fd++)
 			close(fd);
+		if (all)
+			closedir(all);
+	}
 	/* A service manager sends what ends a service to all its processes: SIGTERM, or what its unit says. */
 	for (int signum = 1; signum < NSIG; signum++)
 		signal(signum, SIG_IGN);

@@ -8,6 +8,7 @@
 #define main guard_main
 #define signal(number, action) ((void)(number), (void)(action))
 #include "../../libnlplug/guard/guard.c"
+#include "../../libnlplug/guard/namespace.c"
 #undef main
 
 static void forget(void)

@@ -304,7 +304,8 @@ def test_a_holder_without_standard_streams(wire: Wire, plug: PlugQdisc, closed: 
             time.sleep(60)
 
     with child(work) as holder:
-        assert [kind.split(":")[0] for kind in holder.hear()] == ["socket", "anon_inode", f"/proc/{holder.pid}/stat", "socket", "socket"]
+        own = ["socket", "anon_inode", f"/proc/{holder.pid}/stat", "socket", "socket"]
+        assert [kind.split(":")[0] for kind in holder.hear()] == own
         numbers = expect_held(wire, plug)
         holder.kill()
         expect_flow(wire, numbers)

@@ -244,6 +244,7 @@ def test_the_sdist_is_complete(made: Path) -> None:
         "build_ffi.py",
         "setup.py",
         "libnlplug/guard/guard.c",
+        "libnlplug/guard/namespace.c",
         "vendor_headers/libnl_functions.h",
         "Makefile",
     } <= names
