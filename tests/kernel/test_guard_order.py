@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -13,7 +12,7 @@ import threading
 
 import pytest
 
-from libnlplug import GuardUnavailable, HoldExpired, NotPermitted, PlugQdisc
+from libnlplug import GuardUnavailable, HoldExpired, PlugQdisc
 from tests.support.hold import (
     Child,
     child,
@@ -22,7 +21,7 @@ from tests.support.hold import (
     expect_held,
     marks,
 )
-from tests.support.netlab import Wire, eventually, unable, unprivileged
+from tests.support.netlab import Wire, eventually, unable
 
 PIDFD_GETFD = 438  # on every architecture
 
@@ -60,27 +59,14 @@ class Strace:
 
 def test_the_mark_goes_after_the_release(wire: Wire, plug: PlugQdisc, tmp_path) -> None:
     """As long as the release is not sent, nobody else can begin a hold, which it would end; then comes the answer."""
-    plug.guard()
-    with Strace(plug.guard().pid, tmp_path, "-e", "trace=sendto,close,bind") as trace:
+    with Strace(plug.guard().pid, tmp_path, "-e", "trace=sendto,sendmsg,close,bind") as trace:
         with plug.hold():
             pass
-        eventually(lambda: trace.lines[-1].startswith("sendto(0,"), "the guard has answered")
-    steps = [re.sub(r"\(.*", "", line) if not line.startswith("sendto(0,") else "answer" for line in trace.lines]
-    assert steps == ["bind", "close", "sendto", "sendto", "answer", "sendto", "close", "answer"], trace.lines
-
-
-def test_a_guard_asks_for_the_right_before_it_is_ready(wire: Wire, plug: PlugQdisc) -> None:
-    """A guard that may not release says so when it starts, before anybody asks it to hold."""
-
-    def inside() -> None:
-        with (
-            PlugQdisc.open(wire.device) as mine,
-            unprivileged(),
-            pytest.raises(NotPermitted, match="the guard has no right to release it"),
-        ):
-            mine.guard()
-
-    wire.near.run(inside)
+        eventually(lambda: trace.lines[-1].startswith("sendmsg(0,"), "the guard has answered")
+    steps = ["answer" if line.startswith("sendmsg(0,") else line.partition("(")[0] for line in trace.lines]
+    steps = steps[steps.index("answer") + 1 :]
+    release = len(steps) - 1 - steps[::-1].index("sendto")
+    assert steps[release + 1 :] == ["close", "answer"], trace.lines
 
 
 # -- the end of the conversation
@@ -127,6 +113,17 @@ def _descriptor_of(pid: int, fd: int) -> int:
     return copy
 
 
+def _netlink_socket_of(pid: int) -> socket.socket:
+    """A copy of its netlink socket."""
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        if os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):
+            copy = socket.socket(fileno=_descriptor_of(pid, int(name)))
+            if copy.family == socket.AF_NETLINK:
+                return copy
+            copy.close()
+    raise AssertionError("the guard has no netlink socket")
+
+
 def _queued(pid: int) -> bool:
     """Whether a question waits for this guard."""
     with socket.socket(fileno=_descriptor_of(pid, 0)) as commands:
@@ -144,9 +141,7 @@ def test_a_release_that_fails_for_a_passing_reason_is_sent_again(wire: Wire, plu
     with plug.hold() as held:
         numbers = expect_held(wire, plug)
         pid = plug.guard().pid
-        netlink = [fd for fd in range(2, 8) if os.path.exists(f"/proc/{pid}/fd/{fd}")]
-        with socket.socket(fileno=_descriptor_of(pid, netlink[0])) as route:
-            assert route.family == socket.AF_NETLINK
+        with _netlink_socket_of(pid) as route:
             route.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             question = bytes([20, 0, 0, 0, 0x12, 0, 5, 0]) + b"\xff" * 4 + bytes(8)  # RTM_GETLINK that asks for an ACK
             for _ in range(50):
@@ -161,7 +156,8 @@ def test_a_release_that_fails_for_a_passing_reason_is_sent_again(wire: Wire, plu
 
 GUARD_STEPS = [
     *(("recvfrom", nth) for nth in range(1, 8)),
-    *(("sendto", nth) for nth in range(1, 6)),
+    *(("sendto", nth) for nth in range(1, 4)),
+    *(("sendmsg", nth) for nth in range(1, 4)),
     *((name, 1) for name in ("socket", "bind", "listen", "fcntl")),
     *(("close", nth) for nth in (1, 2)),
     *(("ppoll", nth) for nth in (1, 2)),
