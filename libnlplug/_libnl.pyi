@@ -24,7 +24,6 @@ class _Lib:
     SO_SNDBUF: int
     SO_RCVBUF: int
     SO_RCVBUFFORCE: int
-    SO_SNDBUFFORCE: int
     GUARD_VERSION: int
     GUARD_HOLD: int
     GUARD_RELEASE: int
@@ -35,9 +34,8 @@ class _Lib:
     GUARD_ASK_COUNTERS: int
     GUARD_ASK_LINK: int
     GUARD_CONFIG: int
-    GUARD_MEMORY: int
+    GUARD_PIDFD: int
     GUARD_SOCKET: int
-    GUARD_PERMISSION: int
     GUARD_MARK: int
     GUARD_PLUG: int
     GUARD_NOT_ON: int
@@ -155,6 +153,7 @@ class _Lib:
     ETH_P_8021Q: int
     RTM_DELTFILTER: int
     CLONE_NEWNET: int
+    CLONE_NEWPID: int
     CLONE_NEWUSER: int
     IFNAMSIZ: int
     ALTIFNAMSIZ: int
@@ -169,6 +168,7 @@ class _Lib:
     def libnlplug_answer_free(self, answer: CData) -> None: ...
     def libnlplug_read_qdisc(self, message: bytes, length: int, qdisc: CData) -> int: ...
     def libnlplug_read_link(self, message: bytes, length: int, link: CData) -> int: ...
+    libnlplug_lost: CData
     def libnlplug_in_turn(
         self, set: object, add: object, sk: CData, qdisc: CData, flags: int, sentence: CData
     ) -> int: ...
@@ -176,7 +176,7 @@ class _Lib:
     def libnlplug_match_answers(self, sk: CData) -> None: ...
     def libnlplug_new_turn(self) -> None: ...
     def libnlplug_ifindex(self, sk: CData, device: bytes) -> int: ...
-    def libnlplug_spawn(self, path: bytes, argv: CData, commands: int, step: CData) -> int: ...
+    def libnlplug_spawn(self, path: bytes, argv: CData, commands: int) -> int: ...
     def libnlplug_ask(self, fd: int, question: CData, size: int, answer: CData, room: int) -> int: ...
     def libnlplug_tcx_programs(self, ifindex: int, ingress: int) -> int: ...
     def libnlplug_ingress_chain(self, device: bytes, name: CData, size: int) -> int: ...

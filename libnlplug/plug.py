@@ -215,8 +215,10 @@ class PlugQdisc(Holdable):
     def limit_for(self, held: int, dropped: int) -> int | None:
         """The limit that would have room for ``held`` bytes and ``dropped`` packets, whatever their size; None where
         no limit is large enough, or the device is gone."""
+        from .netlink.devices import device_of
+
         try:
-            limit = held + dropped * self._sk.largest_packet(self._ifindex, self._device)
+            limit = held + dropped * device_of(self._sk, self._ifindex).most_bytes
         except OSError:
             return None
         return limit if limit <= LIMIT_MAX else None

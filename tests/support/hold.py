@@ -8,9 +8,12 @@ import errno
 import faulthandler
 import json
 import os
+import platform
 import select
+import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -21,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from libnlplug import PlugQdisc
+from libnlplug.guard import client as guard
 from libnlplug.guard.holders import Holder, mark_name
 from tests.support.netlab import Netns, Wire, eventually, setns, unable
 
@@ -73,6 +77,10 @@ class Child:
             pytest.fail(f"the child has ended: {self.status()}")
         return json.loads(line)
 
+    def has_said(self, within: float) -> bool:
+        """Whether the child says something in this time; hear() tells what."""
+        return bool(select.select([self._said], [], [], within)[0])
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal."""
         os.kill(self.pid, number)
@@ -94,7 +102,7 @@ class Child:
         """End it, if it has not ended yet."""
         if self._status is None:
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self._said.close()
 
 
@@ -158,6 +166,20 @@ def become_nobody(*, keep: bool) -> None:
         words = ctypes.c_uint32 * 2
         sets = (ctypes.c_uint32 * 6)(1 << CAP_NET_ADMIN, 1 << CAP_NET_ADMIN, 0, 0, 0, 0)
         assert libc.capset(words(0x20080522, 0), sets) == 0
+
+
+@contextmanager
+def guard_for_everyone():
+    """The guard's program where any user may run it, wherever the package is installed."""
+    needs_root()
+    before = guard.PATH
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        guard.PATH = shutil.copy(before, place)
+        try:
+            yield
+        finally:
+            guard.PATH = before
 
 
 class Cgroup:
@@ -249,3 +271,31 @@ def wait_until(moment: float) -> None:
     """Let time pass until this moment of the monotonic clock: for what happens when time is up."""
     while (left := moment - time.monotonic()) > 0:
         time.sleep(left)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+SYSCALLS = {"pidfd_open": (434,), "close_range": (436,), "unix sockets": (41, 53)}  # of x86-64, the new ones of all
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_RET_ERRNO = 38, 22, 2, 0x50000
+
+
+def refuse_by_seccomp(what: str, code: int) -> None:
+    """From now on, a seccomp filter answers one of SYSCALLS with this errno, here and in what is started from here."""
+    if platform.machine() != "x86_64":
+        unable("the numbers of the system calls are not known here")
+    load, equal, give = 0x20, 0x15, 0x06
+    lines = [(load, 0, 0, 0)]
+    if what == "unix sockets":
+        socket_call, pair_call = SYSCALLS[what]
+        lines += [(equal, 1, 0, socket_call), (equal, 0, 3, pair_call), (load, 0, 0, 16)]  # the first argument
+        lines += [(equal, 0, 1, socket.AF_UNIX)]
+    else:
+        lines += [(equal, 0, 1, SYSCALLS[what][0])]
+    lines += [(give, 0, 0, SECCOMP_RET_ERRNO | code), (give, 0, 0, 0x7FFF0000)]
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    program = _Program(len(lines), b"".join(struct.pack("HBBI", *line) for line in lines))
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program)):
+        unable(f"seccomp: {os.strerror(ctypes.get_errno())}")
