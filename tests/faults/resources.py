@@ -35,7 +35,7 @@ def no_descriptors(flow: Flow, chance: random.Random) -> float:
         plug = opened(flow)
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
         _use_up_descriptors()
-        for number in range(chance.randrange(4)):
+        for number in range(chance.randrange(3)):
             os.close(199 - number)
         return refusal(plug)
 
