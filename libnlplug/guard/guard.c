@@ -35,6 +35,7 @@
  * needs, but the marks, before it says that it is ready.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -496,10 +497,18 @@ static void reset(void)
 	cpu_set_t every;
 	int fd;
 
-	/* Before Linux 5.9 there is no close_range: what is above 4096 and inheritable stays open. */
-	if (syscall(CLOSE_RANGE, 1, ~0U, 0))
-		for (fd = 1; fd < 4096; fd++)
+	if (syscall(CLOSE_RANGE, 1, ~0U, 0)) {	/* it came with Linux 5.9 */
+		DIR *all = opendir("/proc/self/fd");
+		struct dirent *one;
+
+		while (all && (one = readdir(all)))
+			if (atoi(one->d_name) > 0 && atoi(one->d_name) != dirfd(all))
+				close(atoi(one->d_name));
+		for (fd = 1; !all && fd < 4096; fd++)
 			close(fd);
+		if (all)
+			closedir(all);
+	}
 	/* A service manager sends what ends a service to all its processes: SIGTERM, or what its unit says. */
 	for (int signum = 1; signum < NSIG; signum++)
 		signal(signum, SIG_IGN);
