@@ -25,7 +25,7 @@ SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tools/testk
 # ARGS, and the tests $(1) unless ARGS names some
 tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
 
-.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb fresh mutants fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb
+.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb
 
 help: ## this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -113,8 +113,11 @@ pictures: .venv/test ## the pictures and recordings of the docs
 race: .venv/test ## the example that chases a race, 100 times
 	RACE_RUNS=100 $(REAL_KERNEL) $(PY) -m pytest -s examples/race
 
-faults: .venv/test ## holders killed 200 times and the other faults, with figures
+faults: .venv/test | for-test ## holders killed 200 times and the other faults, with figures; ARGS=--short for a look
 	tools/testkernel/run --pin 1 --mem 3G --timeout 1800 -- $(PY) -m tests.faults.run $(ARGS)
+
+smp-faults: .venv/test | for-smp ## the same on Debian's own kernel with two processors
+	tools/testkernel/run --kernel debian --mem 3G --timeout 3600 -- $(PY) -m tests.faults.run $(ARGS)
 
 clean: ## remove what was built
 	rm -rf .venv build dist *.egg-info libnlplug/*.so libnlplug/_libnl.c libnlplug/guard/libnlplug-guard .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -98,13 +98,11 @@ def hold(args: Args) -> int:
     command = Command(args.command, outcome.troubles.append)
     try:
         for left in reversed(range(TRIES)):
-            try:
-                _hold_once(args, command, outcome)
-            except QdiscNotFound as error:  # another hold has removed the temporary plug before this one began
-                if left and outcome.ended is None:
-                    continue
-                outcome.not_held(explained(error, args))
-            break
+            gone = _hold_once(args, command, outcome)
+            if gone is None:
+                break
+            if not left:
+                outcome.not_held(explained(gone, args))
     except OSError as error:
         if isinstance(error, ValueError):  # a handle or a limit that cannot be: status 2
             raise
@@ -115,23 +113,27 @@ def hold(args: Args) -> int:
     return outcome.status
 
 
-def _hold_once(args: Args, command: Command, outcome: Outcome) -> None:
-    """Make or find what is to be held, hold it, and remove what was made."""
-    held = _what_to_hold(args)
+def _hold_once(args: Args, command: Command, outcome: Outcome) -> QdiscNotFound | None:
+    """Make or find what is to be held, hold it, and remove what was made. The error where another hold has removed the
+    plug before this one began: it is to be tried again."""
+    try:
+        held = _what_to_hold(args)
+    except QdiscNotFound as error:
+        return error
     outcome.temporary = isinstance(held, PlugQdisc) and held.temporary
+    gone = None
     try:
         with held:
-            _hold(held, command, outcome)
+            gone = _hold(held, command, outcome)
     except PlugBusy as error:
         outcome.stays(explained(error, args), held.created if isinstance(held, PlugQdisc) else True)
-    except QdiscNotFound:
-        raise
     except OSError as error:
         outcome.not_held(explained(error, args))
+    return gone
 
 
-def _hold(held: Held, command: Command, outcome: Outcome) -> None:
-    """Hold, run the command, release. QdiscNotFound where the temporary plug was gone before anything was held."""
+def _hold(held: Held, command: Command, outcome: Outcome) -> QdiscNotFound | None:
+    """Hold, run the command, release. The error where a temporary plug was gone before anything was held."""
     args = outcome.args
     try:
         with _begun(held, args) as outcome.report:
@@ -140,8 +142,9 @@ def _hold(held: Held, command: Command, outcome: Outcome) -> None:
         outcome.expired(_named(explained(error, args), held))
     except OSError as error:
         if isinstance(error, QdiscNotFound) and outcome.temporary and outcome.ended is None:
-            raise
+            return error
         outcome.not_held(_named(explained(error, args), held))
+    return None
 
 
 def _begun(held: Held, args: Args) -> Hold:

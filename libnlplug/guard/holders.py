@@ -157,7 +157,7 @@ class Taken:
         try:
             while not self._mark.take(self._sk):
                 holder = holder_of(self._sk, self._place.mark)
-                if holder is not None and holder.guard == self._guard:
+                if holder is not None and self._guard and holder.guard == self._guard:
                     return
                 if holder is not None or time.monotonic() > deadline:
                     raise busy(self._place.device, holder, self._operation)

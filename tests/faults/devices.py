@@ -24,10 +24,10 @@ def _told(flow: Flow, spoil, *, kill: bool = False) -> float:
             else:
                 event = now()
                 holder.page["note"] = 1
-            gone = own.until(lambda: holder.dead() and process_gone(holder.page["guard"]), files=[holder.pidfd])
+            gone = flow.until(lambda: holder.dead() and process_gone(holder.page["guard"]), files=[holder.pidfd])
             need(gone, "the holder or its guard hangs")
             need(kill or holder.status == TOLD, f"the holder was not told: status {holder.status}")
-            return own.delay(event, now() if kill else holder.page["phase"])
+            return flow.delay(event, now() if kill else holder.page["phase"])
     finally:
         own.close()
 

@@ -25,8 +25,8 @@ from tests.support.netlab import FRAME, HEADERS, PORT, Wire
 
 SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)
 PACE = 0.001  # seconds between two packets
-PAUSE = 5_000_000  # nanoseconds between two packets that are more than this process takes
-PATIENCE = 5.0  # seconds after which a flow is taken for stopped
+PAUSE = 2_500_000  # nanoseconds between two packets that are more than this process takes
+PATIENCE = 10.0  # seconds after which a flow is taken for stopped
 _librt = ctypes.CDLL("librt.so.1", use_errno=True)  # where glibc before 2.34 has its timers, and with it libc
 
 

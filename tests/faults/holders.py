@@ -164,7 +164,7 @@ def spinning(flow: Flow, chance: random.Random) -> float:
                 page["held"] = now()
                 while not page["note"]:
                     time.sleep(0.001)
-                while plug.stats().qlen and now() < page["held"] + 2 * 10**9:
+                while plug.holder() is not None and now() < page["held"] + 2 * 10**9:
                     pass
                 page["phase"] = now()
         except TimeoutError:

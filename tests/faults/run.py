@@ -132,6 +132,7 @@ def try_fault(flow: Flow, fault: Fault, times: int, chance: random.Random, bound
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200, help="SIGKILL trials (200)")
+    parser.add_argument("--times", type=int, help="tries of each other fault (3 to 20)")
     parser.add_argument(
         "--short",
         action="store_true",
@@ -141,6 +142,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFF, help="of the random moments")
     options = parser.parse_args()
     trials, memory = (20, LARGE_SHORT) if options.short else (options.trials, LARGE)
+    times = 1 if options.short else options.times
     if memory_available() < memory + SPARE:
         parser.error(f"a holder of {memory >> 20} MB needs more memory than there is")
 
@@ -166,11 +168,11 @@ def main() -> int:
     for row in rows:
         row.show()
     for fault in faults.FAULTS:
-        rows.append(try_fault(flow, fault, 1 if options.short else fault.times, chance, options.bound))
+        rows.append(try_fault(flow, fault, times or fault.times, chance, options.bound))
         rows[-1].show()
     print("stated limits: what ends the guard together with its holder; good is what the documentation says")
     for fault in faults.LIMITS:
-        rows.append(try_fault(flow, fault, 1 if options.short else fault.times, chance, options.bound))
+        rows.append(try_fault(flow, fault, times or fault.times, chance, options.bound))
         rows[-1].show()
     flow.close()
     missed = sum(row.verdict == "MISSED" for row in rows)

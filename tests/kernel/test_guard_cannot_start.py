@@ -454,7 +454,7 @@ def test_many_descriptors_to_close_take_no_time(wire: Wire, plug: PlugQdisc) -> 
     try:
         limit.write_text("1000000000")
         with child(work) as holder:
-            assert len(descriptors(holder.hear())) < 10
+            assert 100_000 not in descriptors(holder.hear())
             holder.kill()
     finally:
         limit.write_text(before)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""tests/faults/run.py: the faults of 'make faults', tried a few times; its figures are not looked at here."""
+"""tests/faults/run.py: the faults of 'make faults', each tried once, and 20 holders killed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_traffic_flows_again_after_every_fault() -> None:
-    """Every fault ends well, and every stated limit is as it is stated; nothing is passed over."""
+    """Every fault ends well within the documented 50 ms, and every stated limit is as it is stated. Of each delay, the
+    pauses of the machine are left out: whoever runs all tests has other things going on."""
     needs_root()
-    command = [sys.executable, "-m", "tests.faults.run", "--short", "--bound", "2000"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "tests.faults.run", "--short"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1].startswith("0 missed")
-    assert len([line for line in lines if line.endswith("  met")]) >= 20
-    assert len([line for line in lines if line.endswith("  as stated")]) >= 1
+    assert len([line for line in lines if line.endswith("  met")]) >= 30
+    assert len([line for line in lines if line.endswith("  as stated")]) >= 20
     assert "21 trials, 21 flowed again" in done.stdout

@@ -56,6 +56,7 @@ def test_of_many_holds_at_once_none_leaves_the_plug_behind(wire: Wire) -> None:
         with ExitStack() as stack:
             holders = [stack.enter_context(child(hold_and_send, wire, number)) for number in range(HOLDERS)]
             reports = [holder.hear() for holder in holders]
+            assert all((report["command_status"] is None) == (report["status"] == 125) for report in reports), reports
             held = [number for number, report in enumerate(reports) if report["status"] == 0]
             assert held
             for report in reports:
@@ -75,8 +76,9 @@ def test_a_plug_that_killed_holds_leave_is_removed_by_the_next(wire: Wire) -> No
         chance = random.Random(attempt)
         with ExitStack() as stack:
             holders = [stack.enter_context(child(hold_and_send, wire, number)) for number in range(HOLDERS)]
+            eventually(lambda: "plug" in wire.near.kinds(wire.device), "one of them has made a plug")
             for holder in holders:
-                time.sleep(chance.uniform(0, 0.01))
+                time.sleep(chance.uniform(0, 0.002))
                 os.kill(holder.pid, signal.SIGKILL)
         eventually(lambda: marks(wire.near) == [], "nobody holds")
         left += wire.near.kinds(wire.device) == ["plug"]
