@@ -81,11 +81,11 @@ class _Lib:
     TC_H_CLSACT: int
     TC_H_MIN_EGRESS: int
     IFLA_LINKINFO: int
+    IFLA_MTU: int
+    IFLA_GSO_MAX_SIZE: int
     IFLA_INFO_KIND: int
     IFLA_INFO_DATA: int
     IFLA_MASTER: int
-    IFLA_MTU: int
-    IFLA_GSO_MAX_SIZE: int
     IFLA_GSO_MAX_SEGS: int
     ARPHRD_ETHER: int
     ARPHRD_LOOPBACK: int
@@ -169,6 +169,7 @@ class _Lib:
     def libnlplug_answer_free(self, answer: CData) -> None: ...
     def libnlplug_read_qdisc(self, message: bytes, length: int, qdisc: CData) -> int: ...
     def libnlplug_read_link(self, message: bytes, length: int, link: CData) -> int: ...
+    libnlplug_lost: CData
     def libnlplug_in_turn(
         self, set: object, add: object, sk: CData, qdisc: CData, flags: int, sentence: CData
     ) -> int: ...

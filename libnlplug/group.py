@@ -203,10 +203,8 @@ class PlugGroup(Holdable):
         """The plugs may have different ones."""
         return None
 
-    @property
-    def has_one_limit(self) -> bool:
-        """Each plug has one."""
-        return False
+    def limit_for(self, held: int, dropped: int) -> None:
+        """Each plug has a limit of its own, and which of them was too small is not known."""
 
     @property
     def device(self) -> str:
@@ -242,8 +240,8 @@ class PlugGroup(Holdable):
             plug.note(action, deleted=deleted)
 
     def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
-        """The GroupError for an ``operation`` that the kernel refused to some plugs, errno by number."""
-        errors = {self._plugs[number]: self._plugs[number].refusal(operation, failures[number]) for number in failures}
+        """The GroupError for an ``operation`` that the kernel refused to some plugs, errno by the place of the plug."""
+        errors = {self._plugs[place]: self._plugs[place].refusal(operation, code) for place, code in failures.items()}
         return GroupError.of(operation, len(self._plugs), errors)
 
     def release_without(self, guard: int) -> None:

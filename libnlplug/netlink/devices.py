@@ -24,10 +24,11 @@ __all__ = [
     "refuse_silent_class",
 ]
 
-# These qdiscs stop serving all classes if a class has packets and gives none, as a plug that holds: drr_dequeue(),
+# These qdiscs serve no class while one class has packets but gives none, as a plug does that holds: drr_dequeue(),
 # qfq_dequeue(), hfsc_dequeue() and ets_qdisc_dequeue() in net/sched.
 STOPPED_BY_SILENCE = ("hfsc", "drr", "qfq", "ets")
 ETHERNET_HEADER = 14  # bytes
+GSO_MAX_SIZE = 65536  # bytes, the kernel's default
 
 
 class Device(Record):
@@ -46,6 +47,15 @@ class Device(Record):
     below: int
     packet: int
     gso: int
+
+    @property
+    def most_bytes(self) -> int:
+        """How many bytes one packet can count in a qdisc of the device.
+
+        A packet that is split later (GSO) counts a header for each segment, at most as long as the segment's data. It
+        may come from another device, whose gso_max_size may be the kernel's default.
+        """
+        return 2 * max(GSO_MAX_SIZE, self.gso, self.packet)
 
 
 def device_of(sk: RouteSocket, ifindex: int) -> Device:

@@ -11,6 +11,7 @@ socket stays usable. In the child, close the object or drop it, and make a new o
 from __future__ import annotations
 
 import os
+import sys
 
 from ..errors import ClosedError, DeviceNotFound, ForkedError, NetlinkError
 from ..record import Record
@@ -281,6 +282,37 @@ class RouteSocket:
             if info is not None and (wanted is None or (info.ifindex, info.parent) in wanted):
                 found.append(info)
         return found
+
+    def every_qdisc(self) -> list[QdiscInfo]:
+        """Return all qdiscs of the namespace, also those that a dump misses.
+
+        While links are deleted, a dump passes over qdiscs of others (tc_dump_qdisc resumes by counting links) and does
+        not say so. So each link without a root in the dump is asked for it. If one has a root after all, a second dump
+        brings the qdiscs below it.
+        """
+        found: dict[tuple[int, int], QdiscInfo] = {}
+        for _ in range(2):
+            found.update({(info.ifindex, info.parent): info for info in self.qdiscs()})
+            missed = [
+                root for link in self._links() if (link, lib.TC_H_ROOT) not in found and (root := self._root(link))
+            ]
+            if not missed:
+                break
+            found.update({(info.ifindex, info.parent): info for info in missed})
+        return list(found.values())
+
+    def _links(self) -> list[int]:
+        """Return the interface index of every link."""
+        brief = attribute(lib.IFLA_EXT_MASK, lib.RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
+        replies = self.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, brief), "list the links", None)
+        return [number(reply.payload[4:8], signed=True) for reply in replies]
+
+    def _root(self, ifindex: int) -> QdiscInfo | None:
+        """Return the root qdisc of a link, or None if it has none or is gone."""
+        try:
+            return self.qdisc(ifindex, lib.TC_H_ROOT, f"device {ifindex}")
+        except FileNotFoundError:
+            return None
 
     def _error(self, error: int, replies: list[Reply], operation: str, device: str | None) -> Exception:
         if self.closed:

@@ -138,7 +138,7 @@ def test_a_limit_is_bytes_and_says_so(wire: Wire, cli: Cli) -> None:
     process = cli.holding(wire.device, "--limit", needed)
     wire.send(10)
     assert "held 10 packets" in (err := let_end(process).err)
-    assert err.endswith("dropped none\n")
+    assert "dropped none; " in err
     for verb in ("attach", "limit", "hold"):
         assert "bytes" in cli(verb, "--help").out
 

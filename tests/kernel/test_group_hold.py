@@ -9,7 +9,6 @@ import signal
 import time
 
 import pytest
-from test_group import Fleet, fleet_of
 
 import libnlplug
 from libnlplug import (
@@ -22,6 +21,7 @@ from libnlplug import (
     PlugGroup,
     PlugQdisc,
 )
+from tests.support.fleet import Fleet, fleet_of
 from tests.support.hold import Child, child, expect_ended, wait_until
 from tests.support.netlab import Netns, eventually, shrink, unable
 

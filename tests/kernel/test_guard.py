@@ -16,6 +16,7 @@ from contextlib import nullcontext, suppress
 import pytest
 
 from libnlplug import GuardUnavailable, HoldExpired, PlugQdisc
+from libnlplug.guard.client import ANSWER_TIMEOUT
 from tests.support.hold import (
     Child,
     child,
@@ -160,9 +161,31 @@ def test_ctrl_c_for_the_whole_group_does_not_reach_it(wire: Wire, plug: PlugQdis
 
 
 def test_it_ends_with_close(wire: Wire, plug: PlugQdisc) -> None:
-    """When close() returns, the guard is as good as gone: no process, no zombie."""
+    """When close() returns, the guard is as good as gone: no process, no zombie. That is before its patience ends."""
     pid = guard_of(plug)
+    began = time.monotonic()
     plug.close()
+    assert time.monotonic() - began < ANSWER_TIMEOUT
+    expect_ended(pid)
+
+
+def test_close_waits_until_the_guard_has_released(wire: Wire, plug: PlugQdisc) -> None:
+    """While the guard has not released what is held, close() in another thread does not come back."""
+    mine = PlugQdisc.open(wire.device, netns=wire.near)
+    mine.hold().__enter__()
+    pid = mine.guard().pid
+    numbers = expect_held(wire, plug)
+    os.kill(pid, signal.SIGSTOP)
+    closing = threading.Thread(target=mine.close)
+    try:
+        closing.start()
+        closing.join(0.5)
+        assert closing.is_alive()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    closing.join(10)
+    assert not closing.is_alive()
+    expect_flow(wire, numbers)
     expect_ended(pid)
 
 
