@@ -21,7 +21,7 @@ from ..plug import PlugQdisc, attach_by
 from ..record import Record
 from .filters import SLOTS, add_filters, slot_of
 from .hook import clsact_kind, filters, make_clsact
-from .ifb import Ifb, alias_of, create_ifb
+from .ifb import Ifb, alias_of, create_ifb, unnamed
 from .inventory import Hooks, Lane, all_lanes, hooks, ifb_name, is_whole, lane_mark, plug_of
 from .match import Match
 from .neighbours import refuse_device, refuse_overlap, refuse_to_bypass, refuse_to_drop
@@ -113,7 +113,10 @@ def _make(sk: RouteSocket, wanted: Wanted, slot: int, mark: Mark) -> Made | None
     lane = _make_ifb(sk, wanted, slot)
     if lane is None:
         return None
-    plug = attach_by(sk, lane.ifb.name, lib.TC_H_ROOT, None, LIMIT if wanted.limit is None else wanted.limit)
+    try:
+        plug = attach_by(sk, lane.ifb.name, lib.TC_H_ROOT, None, LIMIT if wanted.limit is None else wanted.limit)
+    except NetlinkError as error:
+        raise unnamed(error, lane.ifb.name, f"{device} (for a lane)") from None
     _make_clsact(sk, wanted)
     refuse_to_bypass(sk, device, ifindex, ingress, filters(sk, ifindex, device, ingress), "make a lane on")
     count = add_filters(sk, ifindex, device, ingress, slot, wanted.match, lane.ifb.ifindex)

@@ -19,7 +19,7 @@ from ..netlink.messages import built, link_message
 from ..netlink.route_socket import RouteSocket
 from ..record import Record
 
-__all__ = ["ADDRESS", "Ifb", "alias_of", "create_ifb", "delete_ifb", "ifb_of", "ifbs", "set_alias"]
+__all__ = ["ADDRESS", "Ifb", "alias_of", "create_ifb", "delete_ifb", "ifb_of", "ifbs", "set_alias", "unnamed"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,6 +110,14 @@ def ifbs(sk: RouteSocket) -> list[Ifb]:
     """Every ifb of the namespace, by one dump that the kernel filters by kind."""
     replies = sk.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, _KIND), "list the ifbs", None)
     return [ifb for ifb in (_read(reply.payload) for reply in replies) if ifb is not None]
+
+
+def unnamed(error: NetlinkError, name: str, shown: str) -> NetlinkError:
+    """The error of the plug on the ifb ``name``, with ``shown`` in its place: its users know their device, not the
+    ifb."""
+    error.strerror = str(error).replace(name, shown, 1)
+    error.device = shown.partition(" ")[0]
+    return error
 
 
 def _read(payload: bytes) -> Ifb | None:

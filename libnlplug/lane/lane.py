@@ -22,21 +22,20 @@ import errno
 import os
 
 from ..async_with import AsyncWith
-from ..errors import DeviceNotFound, HoldExpired, NetlinkError, NotDrained, PlugBusy, QdiscNotFound
-from ..hold import Hold, HoldReport
+from ..errors import DeviceNotFound, NetlinkError, NotDrained, PlugBusy, QdiscNotFound
 from ..netlink.devices import refuse_small_limit
 from ..netlink.route_socket import RouteSocket
 from ..plug import DRAIN_TIMEOUT, PlugQdisc, checked_limit
 from .create import LIMIT, Wanted, lane_up, undo
 from .filters import by_slot, in_place
-from .handover import Handover
+from .hold import LaneHold
+from .ifb import unnamed
 from .inventory import hooks, lane_mark, lock, now, plug_of, states
-from .listeners import sockets_of
 from .match import Match
 from .neighbours import refuse_to_bypass, shadows
 from .remove import tear_down
 
-__all__ = ["LIMIT", "BacklogTooSmall", "LaneHold", "LaneReport", "LaneShadowed", "PlugLane", "backlog_sentence"]
+__all__ = ["LIMIT", "LaneShadowed", "PlugLane"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,10 +51,6 @@ if TYPE_CHECKING:
 
 class LaneShadowed(UserWarning):
     """Something at the hook comes before the lane, and may take packets that the lane then does not see."""
-
-
-class BacklogTooSmall(RuntimeWarning):
-    """More connections were held than the listener's backlog has room for when they are released."""
 
 
 class PlugLane(AsyncWith):
@@ -257,6 +252,10 @@ class PlugLane(AsyncWith):
         message = f"cannot hold the lane of {self._device}: {why or deleted}"
         return QdiscNotFound(errno.ENOENT, message, "hold the lane of", self._device)
 
+    def explained(self, error: NetlinkError) -> NetlinkError:
+        """An error of the plug, about this lane."""
+        return unnamed(error, self.ifb, f"{self._device} ({self._match}{' arriving' * self._ingress})")
+
     def close(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
         """Undo the lane: release, filters, wait ``timeout`` seconds at most until it is empty, ifb. The clsact qdisc
         stays.
@@ -329,132 +328,3 @@ class PlugLane(AsyncWith):
     def __repr__(self) -> str:
         where = "closed" if self._closed else f"on {self.ifb}"
         return f"<PlugLane {self._device} {'ingress' if self._ingress else 'egress'} {self._match} {where}>"
-
-
-class LaneReport(HoldReport):
-    """A HoldReport that says, in ``handover``, how the listeners were handed over, and in ``backlog_needed`` which
-    backlog would have had room for all held connections; None where that was not asked for, or is not known."""
-
-    __slots__ = ("handover", "backlog", "backlog_needed")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.handover: str | None = None
-        self.backlog: int | None = None
-        self.backlog_needed: int | None = None
-
-    def as_dict(self) -> dict[str, object]:
-        """The values by their names."""
-        return {name: getattr(self, name) for name in (*HoldReport.__slots__, *self.__slots__)}
-
-
-class LaneHold(Hold):
-    """A hold of a lane, which is checked when it begins and when it ends; made by PlugLane.hold()."""
-
-    def __init__(self, lane: PlugLane, timeout: float | None, on_death: OnDeath, handover: bool) -> None:
-        super().__init__(lane.plug, timeout, on_death)
-        self._lane = lane
-        self._report: LaneReport = LaneReport()
-        self._handover = Handover(lane.socket(), lane.match, timeout) if handover else None
-        self._shadowed: list[str] = []
-
-    def __enter__(self) -> LaneReport:
-        self._shadowed = self._lane.ready()
-        try:
-            super().__enter__()
-        except (DeviceNotFound, QdiscNotFound):  # closed at this moment
-            raise self._lane.gone() from None
-        late = None
-        try:
-            if self._handover is not None:
-                late = self._handover.wait_until_quiet()
-        except BaseException as error:
-            super().__exit__(type(error), error, error.__traceback__)
-            raise
-        if late is not None:
-            self._end_late(f"{late}, so the block was not begun")
-        return self._report
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._lane.closed or self._lane.forked:
-            super().__exit__(kind, error, traceback)
-            return
-        try:
-            late = self._wait_until_closed() if error is None else None
-            broken = self._lane.broken_since(self._shadowed)
-        except BaseException as interrupt:
-            super().__exit__(type(interrupt), interrupt, interrupt.__traceback__)
-            raise
-        if late is not None:
-            self._end_late(late)
-        self._leave_checked(broken)
-
-    def give_up_waiting(self) -> None:
-        """End the waits of a handover at once."""
-        if self._handover is not None:
-            self._handover.give_up()
-
-    def _wait_until_closed(self) -> str | None:
-        if self._handover is None:
-            return None
-        late = self._handover.wait_until_closed()
-        self._report.handover = self._handover.outcome
-        return late
-
-    def _leave_checked(self, broken: NetlinkError | None) -> None:
-        """Release, and raise what was wrong: an expiry, or with the lane."""
-        try:
-            super().__exit__(None, None, None)
-        except HoldExpired:
-            raise
-        except NetlinkError:
-            if broken is None:
-                raise
-        report = self._report
-        if broken is not None:
-            report.packets = report.bytes = report.dropped = report.limit_needed = None
-            raise broken
-        if report.packets:
-            self._compare_backlog(report.packets)
-
-    def _end_late(self, what: str) -> None:
-        """Release at the end of the time, and raise HoldExpired with what did not happen."""
-        try:
-            super().__exit__(None, None, None)
-        except HoldExpired:
-            pass
-        self._report.expired = True
-        self._report.packets = self._report.bytes = self._report.dropped = None
-        device, seconds = self._lane.device, self._report.seconds or 0.0
-        message = f"the handover of {device} was not done within {seconds:.3f} s: {what}; it is released now"
-        raise HoldExpired(None, message, "hold", device)
-
-    def _compare_backlog(self, held: int) -> None:
-        """Say so where more connections come at once than the listeners have room for."""
-        match = self._lane.match
-        if not match.tcp_syn or match.dst_port is None:
-            return
-        try:
-            listeners = sockets_of(self._lane.socket(), match, half_done=False).listeners
-        except NetlinkError:
-            return
-        rooms = [sum(one.backlog for one in listeners if one.port == port) for port in {one.port for one in listeners}]
-        if not rooms:
-            return
-        self._report.backlog = min(rooms)
-        if held > min(rooms):
-            import warnings
-
-            self._report.backlog_needed = held
-            warnings.warn(backlog_sentence(held, min(rooms)), BacklogTooSmall, stacklevel=4)
-
-
-def backlog_sentence(held: int, backlog: int) -> str:
-    """What it means that more connections were held than the listener has room for, and what to do."""
-    return (
-        f"{held} new connections were held, and the listener has room for {backlog} at once: the others come a second"
-        f" later, or are reset where net.ipv4.tcp_abort_on_overflow is 1; give it a backlog of {held}, and"
-        f" net.core.somaxconn too"
-    )

@@ -180,6 +180,8 @@ def _opened(name: str, tap: bool) -> int:
 def outcome(ends: Ends, ingress: bool) -> str:
     """What becomes of packets that match a lane of the device while it holds."""
     flow = ends.arriving if ingress else ends.leaving
+    last = flow.send(1)
+    eventually(lambda: flow.arrived()[-1:] == last, "what was sent before has arrived")
     try:
         lane = PlugLane(ends.device, UDP, ingress=ingress, netns=ends.near)
     except NetlinkError:

@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 
 from libnlplug import HoldExpired, Match, PlugLane
-from libnlplug.lane.lane import BacklogTooSmall
+from libnlplug.lane.hold import BacklogTooSmall
 from libnlplug.lane.listeners import owners, sockets_of
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.netlab import PORT, Netns, eventually
