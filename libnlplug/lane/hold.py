@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PAUSE = 0.005  # seconds between two looks
 CALM = 0.02  # seconds for which nothing may wait: a SYN may have passed the lane and not have reached its socket yet
 SILENT = 3.0  # seconds after which a half-done handshake's client is taken to be gone: SYN floods, port scans
+EVERYWHERE = {"0.0.0.0", "::"}
 UNCHANGED = 1.0  # seconds after which listeners that stayed are taken to stay
 
 
@@ -217,12 +218,12 @@ class Handover:
             return None
         cookies, changed = set(self._before), time.monotonic()
         while not self._given_up:
-            listeners, now = sockets_of(self._sk, self._match).listeners, time.monotonic()
+            listeners, now = sockets_of(self._sk, self._match, half_done=False).listeners, time.monotonic()
             if {listener.cookie for listener in listeners} != cookies:
                 cookies, changed = {listener.cookie for listener in listeners}, now
             old = [listener for listener in listeners if listener.cookie in self._before]
             new = [listener for listener in listeners if listener.cookie not in self._before]
-            replaced = [one for one in old if any(_covers(one, other) for other in new)]
+            replaced = [one for one in old if any(self._replaces(other, one) for other in new)]
             if listeners and not replaced and (not old or now - changed >= UNCHANGED):
                 same = len(old) == len(self._before) and not new
                 self.outcome = "same socket" if same else "handed over"
@@ -234,6 +235,15 @@ class Handover:
             time.sleep(PAUSE)
         return None
 
+    def _replaces(self, new: Listener, old: Listener) -> bool:
+        """Whether the new listener takes the old one's place: at its address, or, where nothing had the new one's
+        address before, at one that includes the other. (A server for one address may be replaced beside another one
+        for all.)"""
+        if new.port != old.port or new.address == old.address:
+            return new.port == old.port
+        had_one = any((one.address, one.port) == (new.address, new.port) for one in self._before.values())
+        return not had_one and not {new.address, old.address}.isdisjoint(EVERYWHERE)
+
 
 def checked(match: Match, timeout: float | None) -> float:
     """The timeout; ValueError where there can be no handover."""
@@ -242,13 +252,6 @@ def checked(match: Match, timeout: float | None) -> float:
     if timeout is None:
         raise ValueError("handover waits for others: give the hold a timeout")
     return timeout
-
-
-def _covers(one: Listener, other: Listener) -> bool:
-    """Whether both listen for some of the same connections."""
-    everywhere = ("0.0.0.0", "::")
-    same = one.address == other.address or one.address in everywhere or other.address in everywhere
-    return one.port == other.port and same
 
 
 def _shown(listeners: list[Listener]) -> str:
