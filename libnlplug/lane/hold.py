@@ -41,12 +41,13 @@ UNCHANGED = 1.0  # seconds after which listeners that stayed are taken to stay
 
 
 class BacklogTooSmall(RuntimeWarning):
-    """More connections were held than the listener's backlog has room for when they are released."""
+    """More SYNs were held than the listener's backlog has room for when they are released."""
 
 
 class LaneReport(HoldReport):
-    """A HoldReport that says, in ``handover``, how the listeners were handed over, and in ``backlog_needed`` which
-    backlog would have had room for all held connections; None where that was not asked for, or is not known."""
+    """A HoldReport that also says, in ``handover``, how the listeners were handed over, and in ``backlog_needed`` which
+    backlog would have been enough, if the listener's ``backlog`` was smaller than the number of held SYNs. Each is None
+    if it was not asked for, or is not known."""
 
     __slots__ = ("handover", "backlog", "backlog_needed")
 
@@ -165,11 +166,11 @@ class LaneHold(Hold):
 
 
 def backlog_sentence(held: int, backlog: int) -> str:
-    """What it means that more connections were held than the listener has room for, and what to do."""
+    """What it means that more SYNs were held than the listener has room for, and what to do."""
     return (
-        f"{held} new connections were held, and the listener has room for {backlog} at once: the others come a second"
-        f" later, or are reset where net.ipv4.tcp_abort_on_overflow is 1; give it a backlog of {held}, and"
-        f" net.core.somaxconn too"
+        f"{held} SYNs were held (after 1, 3 and 7 s a client sends another), and the listener has room for {backlog}"
+        f" connections at once: the others are made a second or more later, or are reset if"
+        f" net.ipv4.tcp_abort_on_overflow is 1; a backlog and a net.core.somaxconn of {held} are enough"
     )
 
 

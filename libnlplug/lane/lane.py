@@ -188,8 +188,9 @@ class PlugLane(AsyncWith):
         happen. The report's ``handover`` is 'handed over', 'same socket' where the listener stayed (a server that keeps
         its socket needs no hold), or 'nothing listened'.
 
-        The report's ``backlog_needed`` is how many connections the listener must have room for, where more were held
-        than its backlog; a BacklogTooSmall warning says so.
+        If more SYNs were held than the listener's backlog has room for, a BacklogTooSmall warning says so, and the
+        report's ``backlog_needed`` is a backlog that is enough. A client that waits longer than a second sends its SYN
+        again, so the number of connections may be smaller.
         """
         return LaneHold(self, timeout, on_death, handover)
 
