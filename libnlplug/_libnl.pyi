@@ -24,7 +24,6 @@ class _Lib:
     SO_SNDBUF: int
     SO_RCVBUF: int
     SO_RCVBUFFORCE: int
-    SO_SNDBUFFORCE: int
     GUARD_VERSION: int
     GUARD_HOLD: int
     GUARD_RELEASE: int
@@ -81,11 +80,11 @@ class _Lib:
     TC_H_CLSACT: int
     TC_H_MIN_EGRESS: int
     IFLA_LINKINFO: int
-    IFLA_MTU: int
-    IFLA_GSO_MAX_SIZE: int
     IFLA_INFO_KIND: int
     IFLA_INFO_DATA: int
     IFLA_MASTER: int
+    IFLA_MTU: int
+    IFLA_GSO_MAX_SIZE: int
     IFLA_GSO_MAX_SEGS: int
     ARPHRD_ETHER: int
     ARPHRD_LOOPBACK: int

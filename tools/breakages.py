@@ -307,8 +307,8 @@ breaks(
 breaks(
     "guard: a squatter is believed",
     MARKS,
-    "trusted = uid in (0, os.geteuid())",
-    "trusted = True",
+    "known = ours or _is_guard_of(uid, pid)",
+    "known = ours = True",
     "kernel/test_hold_exclusive::test_a_squatter_cannot_lie",
 )
 breaks(

@@ -175,7 +175,7 @@ class Guard:
             errno.ENOENT: f"{PATH} is missing: reinstall the package",
             errno.EACCES: f"{PATH} must be executable, on a file system not mounted noexec",
             errno.ETIMEDOUT: f"the guard did not start within {ANSWER_TIMEOUT} s",
-            errno.ENOSYS: "it needs pidfd_open, Linux 5.3 or newer",
+            errno.ENOSYS: "it needs pidfd_open: Linux 5.3 or newer, and no seccomp filter that refuses it",
             errno.EPROTO: "reinstall the package",
         }.get(number, "nothing is held")
         sentence = f"{message}{step + ': ' if step else ''}{words}; {hint}"

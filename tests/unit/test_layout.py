@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from pathlib import Path
 
 import pytest
 
 import libnlplug
+from libnlplug.netlink.libnl import lib
 
 PACKAGE = Path(libnlplug.__file__).parent
 
@@ -217,6 +219,15 @@ def test_a_breach_is_found(module: str, line: str) -> None:
     texts = sources()
     texts[module] += f"\n{line}\n"
     assert arrows(texts) + reaches(texts) or circle(texts)
+
+
+def test_what_is_bound_is_used() -> None:
+    """Every function and constant of _libnl is used by a module, or by the C that is compiled into it. (The names of
+    flower's keys for addresses and ports are composed.)"""
+    compiled = "".join(path.read_text() for path in PACKAGE.glob("*/*.c"))
+    used = set(re.findall(r"\blib\.(\w+)", "".join(sources().values()))) | set(re.findall(r"\w+", compiled))
+    composed = re.compile(r"TCA_FLOWER_KEY_(IPV[46]|PORT|TCP|UDP|SCTP)_(SRC|DST)")
+    assert [name for name in dir(lib) if name not in used and not composed.match(name)] == []
 
 
 def test_the_stub_has_the_public_names() -> None:
