@@ -25,13 +25,33 @@ __all__ = ["BacklogTooSmall", "Handover", "LaneHold", "LaneReport", "backlog_sen
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Literal
+    from typing import Literal, Protocol
 
     from ..netlink.route_socket import RouteSocket
-    from .lane import PlugLane
+    from ..plug import PlugQdisc
     from .match import Match
 
     OnDeath = Literal["release", "drop"]
+
+    class HeldLane(Protocol):
+        """What a hold asks of its PlugLane."""
+
+        @property
+        def device(self) -> str: ...
+        @property
+        def match(self) -> Match: ...
+        @property
+        def plug(self) -> PlugQdisc: ...
+        @property
+        def closed(self) -> bool: ...
+        @property
+        def forked(self) -> bool: ...
+        def socket(self) -> RouteSocket: ...
+        def ready(self) -> list[str]: ...
+        def broken_since(self, shadowed: list[str]) -> NetlinkError | None: ...
+        def gone(self) -> QdiscNotFound: ...
+        def explained(self, error: NetlinkError) -> NetlinkError: ...
+
 
 PAUSE = 0.005  # seconds between two looks
 CALM = 0.02  # seconds for which nothing may wait: a SYN may have passed the lane and not have reached its socket yet
@@ -65,7 +85,7 @@ class LaneReport(HoldReport):
 class LaneHold(Hold):
     """A hold of a lane, which is checked when it begins and when it ends; made by PlugLane.hold()."""
 
-    def __init__(self, lane: PlugLane, timeout: float | None, on_death: OnDeath, handover: bool) -> None:
+    def __init__(self, lane: HeldLane, timeout: float | None, on_death: OnDeath, handover: bool) -> None:
         super().__init__(lane.plug, timeout, on_death)
         self._lane = lane
         self._report: LaneReport = LaneReport()
