@@ -218,8 +218,9 @@ class Road:
         self.leaving.arrived(), self.arriving.arrived()
         if [(link["ifname"], link["mtu"]) for link in self.near.links()] != [("lo", 65536), (self.device, 1500)]:
             return False
-        if self.near.kinds(self.device) == ["noqueue", "clsact"]:  # which a lane leaves there
-            self.near.tc(f"qdisc del dev {self.device} clsact")
+        for device in ("lo", self.device):
+            if "clsact" in self.near.kinds(device):  # which a lane leaves there
+                self.near.tc(f"qdisc del dev {device} clsact")
         return self.near.kinds(self.device) == ["noqueue"] and not marks(self.near)
 
     def close(self) -> None:
