@@ -83,7 +83,7 @@ class LaneReport(HoldReport):
 
 
 class LaneHold(Hold):
-    """A hold of a lane, which is checked when it begins and when it ends; made by PlugLane.hold()."""
+    """A hold of a lane, made by PlugLane.hold(). It checks the lane when it begins and when it ends."""
 
     def __init__(self, lane: HeldLane, timeout: float | None, on_death: OnDeath, handover: bool) -> None:
         super().__init__(lane.plug, timeout, on_death)
@@ -140,7 +140,7 @@ class LaneHold(Hold):
         return late
 
     def _leave_checked(self, broken: NetlinkError | None) -> None:
-        """Release, and raise what was wrong: an expiry, or with the lane."""
+        """Release, and raise the expiry, or what was wrong with the lane."""
         try:
             super().__exit__(None, None, None)
         except NetlinkError as error:
@@ -154,7 +154,7 @@ class LaneHold(Hold):
             self._compare_backlog(report.packets)
 
     def _end_late(self, what: str) -> None:
-        """Release at the end of the time, and raise HoldExpired with what did not happen."""
+        """Release because the time is over, and raise HoldExpired with what did not happen."""
         try:
             super().__exit__(None, None, None)
         except HoldExpired:
@@ -166,7 +166,7 @@ class LaneHold(Hold):
         raise HoldExpired(None, message, "hold", device)
 
     def _compare_backlog(self, held: int) -> None:
-        """Say so where more connections come at once than the listeners have room for."""
+        """Warn if more SYNs were held than the listeners have room for."""
         match = self._lane.match
         if not match.tcp_syn or match.dst_port is None:
             return
@@ -186,7 +186,7 @@ class LaneHold(Hold):
 
 
 def backlog_sentence(held: int, backlog: int) -> str:
-    """What it means that more SYNs were held than the listener has room for, and what to do."""
+    """Return what it means that more SYNs were held than the listener has room for, and what to do."""
     return (
         f"{held} SYNs were held (after 1, 3 and 7 s a client sends another), and the listener has room for {backlog}"
         f" connections at once: the others are made a second or more later, or are reset if"
@@ -195,7 +195,7 @@ def backlog_sentence(held: int, backlog: int) -> str:
 
 
 class Handover:
-    """One handover of the listeners for a match, within ``timeout`` seconds. ValueError where there can be none."""
+    """One handover of the listeners for a match, within ``timeout`` seconds. Raises ValueError if there can be none."""
 
     def __init__(self, sk: RouteSocket, match: Match, timeout: float | None) -> None:
         self._sk, self._match, self._timeout = sk, match, checked(match, timeout)
@@ -205,11 +205,11 @@ class Handover:
         self.outcome: str | None = None
 
     def give_up(self) -> None:
-        """Have the waits return at once, also in another thread."""
+        """Make the waits return at once, also in another thread."""
         self._given_up = True
 
     def wait_until_quiet(self) -> str | None:
-        """Wait until nothing waits in the listeners' queues; what did not happen in time, or None."""
+        """Wait until the listeners' queues are empty. Return what did not happen in time, or None."""
         begun = time.monotonic()
         self._deadline = begun + self._timeout
         silent = begun + min(SILENT, self._timeout / 2)
@@ -232,8 +232,8 @@ class Handover:
         return None
 
     def wait_until_closed(self) -> str | None:
-        """Wait until the listeners of wait_until_quiet() have closed and others are there, or it is clear that they
-        stay; what did not happen in time, or None."""
+        """Wait until the listeners of wait_until_quiet() have closed and others listen, or until it is clear that they
+        stay. Return what did not happen in time, or None."""
         if not self._before:
             self.outcome = "nothing listened"
             return None
@@ -267,7 +267,7 @@ class Handover:
 
 
 def checked(match: Match, timeout: float | None) -> float:
-    """The timeout; ValueError where there can be no handover."""
+    """Return the timeout. Raise ValueError if there can be no handover."""
     if match.ip_proto != "tcp" or match.dst_port is None:
         raise ValueError(f"handover is of TCP listeners: give ip_proto tcp and a dst_port; the match is {match}")
     if timeout is None:
@@ -276,6 +276,6 @@ def checked(match: Match, timeout: float | None) -> float:
 
 
 def _shown(listeners: list[Listener]) -> str:
-    """The listeners and, where it can be seen, whose they are."""
+    """Return the listeners as text, with their processes if these can be seen."""
     whose = [f"{name}, pid {pid}" for pid, name in sorted(owners({one.inode for one in listeners}).items())]
     return ", ".join(sorted(set(map(str, listeners)))) + (f" ({'; '.join(whose)})" if whose else "")
