@@ -301,8 +301,12 @@ class PlugLane(AsyncWith):
 
     def _leave(self) -> None:
         """Leave a lane that stays. Release it if this object holds it."""
-        if self.plug.last_action in ("buffer", "release_one"):
+        if self.plug.last_action not in ("buffer", "release_one"):
+            return
+        try:
             self.plug.release_indefinite()
+        except NetlinkError as error:
+            raise self.explained(error) from None
 
     def _let_go(self) -> None:
         """Close this object's sockets. The kernel's state stays."""
