@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 GUARD = "libnlplug-guard"
 FOLDER = os.path.join("libnlplug", "guard")
-SOURCE = os.path.join(FOLDER, "guard.c")
+SOURCES = [os.path.join(FOLDER, name) for name in ("guard.c", "namespace.c")]
 # LIBNLPLUG_GUARD=dynamic links the guard with the host's C library.
 STATIC = os.environ.get("LIBNLPLUG_GUARD") != "dynamic"
 PRINTED = {
@@ -39,7 +39,7 @@ class BuildWithGuard(build_ext):
     def run(self):
         super().run()
         folder = FOLDER if self.inplace else os.path.join(self.build_lib, FOLDER)
-        objects = self.compiler.compile([SOURCE], output_dir=self.build_temp, extra_postargs=["-O2", "-Wall"])
+        objects = self.compiler.compile(SOURCES, output_dir=self.build_temp, extra_postargs=["-O2", "-Wall"])
         try:
             self._link(objects, folder, ["-static", "-s"] if STATIC else [])
         except (CompileError, LinkError):

@@ -72,6 +72,7 @@ NAMES = {
     "libnlplug/guard/__init__.py",
     "libnlplug/guard/client.py",
     "libnlplug/guard/holders.py",
+    "libnlplug/guard/start.py",
     "libnlplug/hold.py",
     "libnlplug/lane/__init__.py",
     "libnlplug/lane/create.py",
@@ -301,6 +302,7 @@ def test_the_sdist_is_complete(made: Path) -> None:
         "build_ffi.py",
         "setup.py",
         "libnlplug/guard/guard.c",
+        "libnlplug/guard/namespace.c",
         "vendor_headers/libnl_functions.h",
         "Makefile",
     } <= names
