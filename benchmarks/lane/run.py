@@ -1,15 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What lanes cost the traffic that they do not choose: the same traffic with 1, 10 and 100 of them and without.
+"""What a lane costs the traffic that it does not choose: the same traffic with it and without, side by side.
 
     tools/testkernel/run --pin 1 -- .venv/bin/python benchmarks/lane/run.py [--short]
 
-The first lane chooses new TCP connections to the port that the traffic goes to, the others those to the ports after it.
-Of all packets that do not match, those of established connections to that port are compared the longest. "u32" are the
-same lanes, as u32 filters that tc adds: two of each, for IPv4 and IPv6. In each round every case is measured once, in
-changing order. A measurement sends many small pieces and takes the time that a fifth of them took at most: a busy
-machine makes some pieces longer. The table has the medians of the rounds' ratios; it goes into README.md beside this
-file, unless --short is given. Needs root on a kernel with sch_plug.
+The lane chooses new TCP connections to the port that the traffic goes to: of all that does not match, established
+connections to that port are looked at the longest. In each round every case is measured without a lane and with it,
+in changing order; the table has the medians of the rounds' ratios. The whole writes it into README.md beside this file.
+Needs root on a kernel with sch_plug.
 """
 
 from __future__ import annotations
@@ -30,73 +28,53 @@ from typing import NamedTuple
 from far import PORT, ROOM
 
 from libnlplug import Match, PlugLane
-from libnlplug.lane.remove import delete_lanes
-from libnlplug.netlink.route_socket import RouteSocket
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-ROUNDS, SHORT_ROUNDS = 7, 1
-IFB = "ifbu32"  # where the u32 filters lead
+ROUNDS, SHORT_ROUNDS = 41, 3
 ADDRESSES = {"lo": "127.0.0.1", "wire0": "192.0.2.2"}
-
-
-class Case(NamedTuple):
-    """What is at the device's hooks while the traffic is measured."""
-
-    name: str
-    lanes: int = 0
-    ingress: bool = False
-    u32: bool = False
-
-
-CASES = [
-    Case("no lane"),
-    Case("no lane, once more"),
-    *(Case(f"{count} leaving", count) for count in (1, 10, 100)),
-    *(Case(f"{count} arriving", count, ingress=True) for count in (1, 10, 100)),
-    *(Case(f"{count} leaving, u32", count, u32=True) for count in (1, 10, 100)),
-]
+CASES = ["no lane", "no lane, once more", "leaving", "arriving"]
 
 
 class Sizes(NamedTuple):
-    """How many pieces of each kind are sent for one measurement."""
+    """How much is sent for one measurement."""
 
-    blocks: int = 64
-    bursts: int = 64
-    echoes: int = 400
-
-
-Round = dict[tuple[str, str], float]  # seconds, by case and measure
+    bulk: int = 64 << 20  # bytes
+    datagrams: int = 3000
+    echoes: int = 500
 
 
-def bulk(address: tuple[str, int], sizes: Sizes) -> Iterator[float]:
-    """Seconds for each of many megabytes through one TCP connection."""
-    block = bytes(1 << 20)
+Round = dict[tuple[str, str], float]  # by case and measure
+
+
+def bulk(address: tuple[str, int], sizes: Sizes) -> float:
+    """Bytes a second through one TCP connection."""
+    block = bytes(ROOM)
     with socket.create_connection(address) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
-        sock.sendall(b"s" + block)
-        for _ in range(sizes.blocks):
-            begun = time.perf_counter()
+        sock.sendall(b"s")
+        begun = time.perf_counter()
+        for _ in range(sizes.bulk // len(block)):
             sock.sendall(block)
-            yield time.perf_counter() - begun
         sock.shutdown(socket.SHUT_WR)
         sock.recv(1)
+        return sizes.bulk / (time.perf_counter() - begun)
 
 
-def datagrams(address: tuple[str, int], sizes: Sizes) -> Iterator[float]:
-    """Seconds for sending each of many bursts of 50 UDP packets of 64 bytes."""
+def datagrams(address: tuple[str, int], sizes: Sizes) -> float:
+    """UDP packets of 64 bytes that can be sent in a second."""
     payload = bytes(64)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(address)
-        for _ in range(sizes.bursts):
-            begun = time.perf_counter()
-            for _ in range(50):
-                sock.send(payload)
-            yield time.perf_counter() - begun
+        begun = time.perf_counter()
+        for _ in range(sizes.datagrams):
+            sock.send(payload)
+        return sizes.datagrams / (time.perf_counter() - begun)
 
 
-def echo(address: tuple[str, int], sizes: Sizes) -> Iterator[float]:
-    """Seconds for each of many round trips of one byte in an established TCP connection."""
+def echo(address: tuple[str, int], sizes: Sizes) -> float:
+    """Seconds for the middle one of many round trips of one byte in an established TCP connection."""
+    taken = []
     with socket.create_connection(address) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.sendall(b"e")
@@ -104,19 +82,15 @@ def echo(address: tuple[str, int], sizes: Sizes) -> Iterator[float]:
             begun = time.perf_counter()
             sock.send(b"x")
             sock.recv(1)
-            yield time.perf_counter() - begun
+            taken.append(time.perf_counter() - begun)
+    return median(taken)
 
 
-MEASURES: dict[str, Callable[[tuple[str, int], Sizes], Iterator[float]]] = {
-    "a megabyte by TCP": bulk,
-    "50 UDP packets": datagrams,
-    "a round trip by TCP": echo,
+MEASURES: dict[str, Callable[[tuple[str, int], Sizes], float]] = {
+    "bytes a second, one TCP stream": bulk,
+    "64-byte UDP packets a second": datagrams,
+    "round trip, one byte by TCP": echo,
 }
-
-
-def undisturbed(times: Iterator[float]) -> float:
-    """The time that a fifth of the pieces took at most: what else the machine does makes some of them longer."""
-    return quantiles(times, n=5)[0]
 
 
 @contextmanager
@@ -157,43 +131,11 @@ def _ip(line: str) -> None:
     subprocess.run(["ip", *line.split()], check=True)
 
 
-def matches(device: str, case: Case) -> list[Match]:
-    """New connections to the port and to those after it. The port is the source of what arrives from the other end of a
-    wire."""
-    side = "src_port" if case.ingress and device != "lo" else "dst_port"
-    return [Match(ip_proto="tcp", tcp_syn=True, **{side: PORT + number}) for number in range(case.lanes)]
-
-
-@contextmanager
-def lanes(device: str, case: Case) -> Iterator[None]:
-    """The lanes of the case; where it has none, the device keeps its clsact qdisc, empty."""
-    if case.u32:
-        _tc(*u32(device, case.lanes))
-        yield
-        _tc(f"filter del dev {device} egress")
-        return
-    for match in matches(device, case):
-        PlugLane.keep(device, match, ingress=case.ingress).close()
-    yield
-    delete_lanes(RouteSocket(), device, None, None)
-
-
-def u32(device: str, count: int) -> Iterator[str]:
-    """Lines of tc(8) for filters that choose what the lanes choose, but packets with IP options."""
-    action = f"action mirred egress redirect dev {IFB}"
-    for port in range(PORT, PORT + count):
-        yield (
-            f"filter add dev {device} egress pref 1 protocol ip u32 match u8 0x05 0x0f at 0 match ip protocol 6 0xff"
-            f" match u16 0 0x1fff at 6 match u16 {port} 0xffff at 22 match u8 0x02 0x17 at 33 {action}"
-        )
-        yield (
-            f"filter add dev {device} egress pref 2 protocol ipv6 u32 match u8 6 0xff at 6"
-            f" match u16 {port} 0xffff at 42 match u8 0x02 0x17 at 53 {action}"
-        )
-
-
-def _tc(*lines: str) -> None:
-    subprocess.run(["tc", "-batch", "-"], input="\n".join([*lines, ""]), text=True, check=True)
+def match(device: str, case: str) -> Match:
+    """New connections of the port's, which is the source of what arrives from the other end of a wire."""
+    if case == "arriving" and device != "lo":
+        return Match(ip_proto="tcp", src_port=PORT, tcp_syn=True)
+    return Match(ip_proto="tcp", dst_port=PORT, tcp_syn=True)
 
 
 def one_round(device: str, number: int, sizes: Sizes) -> Round:
@@ -201,42 +143,44 @@ def one_round(device: str, number: int, sizes: Sizes) -> Round:
     values = {}
     turn = number % len(CASES)
     for case in CASES[turn:] + CASES[:turn]:
-        with lanes(device, case):
-            for name, measure in MEASURES.items():
-                values[case.name, name] = undisturbed(measure((ADDRESSES[device], PORT), sizes))
+        lane = PlugLane(device, match(device, case), ingress=case == "arriving") if "no" not in case else None
+        for name, measure in MEASURES.items():
+            values[case, name] = measure((ADDRESSES[device], PORT), sizes)
+        if lane is not None:
+            lane.close()
     return values
 
 
 def table(rounds: dict[str, list[Round]]) -> str:
-    lines = [f"| time, as a ratio to no lane | {' | '.join(MEASURES)} |", f"|---|{'---:|' * len(MEASURES)}"]
+    lines = [f"| ratio to no lane | {' | '.join(MEASURES)} |", f"|---|{'---:|' * len(MEASURES)}"]
     for device, found in rounds.items():
         for case in CASES[1:]:
-            cells = [ratios([one[case.name, name] / one[CASES[0].name, name] for one in found]) for name in MEASURES]
-            lines.append(f"| {'lo' if device == 'lo' else 'veth'}, {case.name} | {' | '.join(cells)} |")
+            cells = [ratios([one[case, name] / one[CASES[0], name] for one in found]) for name in MEASURES]
+            lines.append(f"| {'lo' if device == 'lo' else 'veth'}, {case} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def ratios(values: list[float]) -> str:
-    """The median, the smallest and the largest."""
-    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    """The median, and between which values the middle half lies."""
+    lower, middle, upper = quantiles(values, n=4)
+    return f"{middle:.2f} ({lower:.2f} to {upper:.2f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help=f"{SHORT_ROUNDS} rounds of little; writes no README")
     options = parser.parse_args()
-    sizes, count = (Sizes(4, 4, 10), SHORT_ROUNDS) if options.short else (Sizes(), ROUNDS)
-    for line in ("link set lo up", f"link add {IFB} type ifb", f"link set {IFB} up"):
-        _ip(line)
+    sizes, count = (Sizes(1 << 20, 200, 50), SHORT_ROUNDS) if options.short else (Sizes(), ROUNDS)
+    _ip("link set lo up")
     rounds = {}
     for device in ADDRESSES:
         with far(device):
-            one_round(device, 0, Sizes(4, 4, 10))  # to warm up
+            one_round(device, 0, Sizes(1 << 20, 100, 100))  # to warm up
             rounds[device] = [one_round(device, number, sizes) for number in range(count)]
     text = table(rounds)
     print(text)
     if not options.short:
-        write(f"{text}\n\nMedian, smallest and largest of {count} rounds. {facts()}")
+        write(f"{text}\n\nMedian, and the middle half, of {count} rounds. {facts()}")
 
 
 def facts() -> str:
