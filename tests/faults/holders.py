@@ -212,7 +212,8 @@ def hung_up(flow: Flow, chance: random.Random) -> float:
     flow.begin()
     terminal = Cli(flow.near).terminal("hold", flow.device, "--timeout", "0", "--", "sleep", "60")
     try:
-        need(flow.until(lambda: flow.plug.holder() is not None), "did not hold")
+        slow = (flow.until(lambda: flow.plug.holder() is not None) for _ in range(6))  # a command may take seconds
+        need(any(slow), "did not hold")
         need(flow.stands_still(0.01), "did not hold anything")
         event = now()
         terminal.hang_up()
