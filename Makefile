@@ -20,12 +20,12 @@ REPORTS := $(HALVES) unit parity
 # What of the kernel tests depends most on a second processor.
 SHORT := epochs hold_and_release hold_exclusive hold_ends threads_and_fork group guard_alone lane_hold
 
-SCRIPTS := benchmarks/lab/run tests/matrix/run tools/testkernel/run tools/fresh tools/parts tools/summary tools/tested
+SCRIPTS := benchmarks/lab/run tests/matrix/run tools/testkernel/run tools/fresh tools/mutants tools/parts tools/summary tools/tested
 
 # ARGS, and the tests $(1) unless ARGS names some
 tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
 
-.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-short skips durations wheel matrix fresh fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench for-smp
+.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-short skips durations wheel matrix fresh mutants fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench for-smp
 
 help: ## this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -76,6 +76,9 @@ matrix: .venv/test ## that wheel on other systems and Pythons: make matrix RELEA
 fresh: ## demo and test in an empty Debian: make fresh RELEASE=trixie
 	tools/fresh $(RELEASE)
 
+mutants: .venv/test | for-test ## which of some 90 ways to break the code no test notices: make mutants ARGS=detach
+	$(PY) tools/mutants $(ARGS)
+
 fuzz: .venv/test ## everything that parses, fed with 100,000 cases each
 	@$(PY) -c "import atheris" 2>/dev/null || $(PY) -m pip install --quiet atheris 2>/dev/null || true
 	$(PY) -m tests.fuzz.run $(ARGS)
@@ -84,7 +87,8 @@ bench: .venv/bench | for-bench ## what it costs beside its peers; ARGS=--short f
 	$(PY) benchmarks/bench.py $(ARGS)
 
 reload-bench: .venv/test | for-test ## connections lost in reloads of the real engines
-	tools/testkernel/run --pin 1 --timeout 3000 -- $(PY) benchmarks/reload/run.py $(ARGS)
+	$(PY) benchmarks/reload/engines.py
+	tools/testkernel/run --pin 1 --timeout 30000 -- $(PY) benchmarks/reload/run.py $(ARGS)
 
 lab: .venv/test | for-test ## what stands in front of servers, on the real engines
 	$(PY) benchmarks/lab/run $(ARGS)

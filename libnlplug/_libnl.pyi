@@ -81,6 +81,8 @@ class _Lib:
     TC_H_CLSACT: int
     TC_H_MIN_EGRESS: int
     IFLA_LINKINFO: int
+    IFLA_MTU: int
+    IFLA_GSO_MAX_SIZE: int
     IFLA_INFO_KIND: int
     IFLA_INFO_DATA: int
     IFLA_MASTER: int

@@ -203,10 +203,8 @@ class PlugGroup(Holdable):
         """The plugs may have different ones."""
         return None
 
-    @property
-    def has_one_limit(self) -> bool:
-        """Each plug has one."""
-        return False
+    def limit_for(self, held: int, dropped: int) -> None:
+        """Each plug has a limit of its own, and which of them was too small is not known."""
 
     @property
     def device(self) -> str:

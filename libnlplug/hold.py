@@ -14,9 +14,11 @@ by itself, with the plug's mark in its hand, and leaving raises.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from _thread import RLock
 
+from .async_with import AsyncWith
 from .errors import GuardUnavailable, HoldExpired, NetlinkError, PlugBusy
 
 __all__ = ["Hold", "HoldReport", "Holdable", "PacketsDropped", "PacketsUncounted"]
@@ -49,9 +51,11 @@ class PacketsUncounted(PacketsDropped):
 class HoldReport:
     """What a hold held, known once the block has ended; None where it cannot be known, as after an expiry.
 
-    ``packets`` and ``bytes`` (with link headers) were in the plug when the release was sent, ``dropped`` packets found
-    it full, ``seconds`` is how long it held, ``limit_needed`` an estimate in bytes of the limit that would have been
-    enough, where packets were dropped. ``expired`` tells whether the guard ended the hold.
+    ``packets`` and ``bytes`` (with link headers) were in the plug when the release was sent. ``dropped`` packets found
+    it full. ``seconds`` is how long it held. ``expired`` tells whether the guard ended the hold.
+
+    ``limit_needed``, in bytes, is set if packets were dropped: a limit that is enough when the same traffic comes
+    again. The kernel does not tell the size of a dropped packet, so each counts as the largest that the device takes.
     """
 
     __slots__ = ("packets", "bytes", "dropped", "seconds", "limit_needed", "expired")
@@ -81,7 +85,7 @@ class HoldReport:
         return f"HoldReport({values})"
 
 
-class Holdable:
+class Holdable(AsyncWith):
     """What a plug and a group of plugs both are: something that can be held, by a guard that it starts and ends.
 
     What a subclass has to tell for that stands first.
@@ -113,9 +117,8 @@ class Holdable:
         """The limit in bytes, where there is one and it is known."""
         raise NotImplementedError
 
-    @property
-    def has_one_limit(self) -> bool:
-        """Whether there is one limit, known or not."""
+    def limit_for(self, held: int, dropped: int) -> int | None:
+        """The limit with which ``held`` bytes and ``dropped`` packets fit; None where that cannot be said."""
         raise NotImplementedError
 
     def socket(self) -> RouteSocket:
@@ -192,7 +195,7 @@ class Holdable:
             self.release_without(guard.pid)
 
 
-class Hold:
+class Hold(AsyncWith):
     """One hold of one plug or group; made by PlugQdisc.hold() and PlugGroup.hold(), entered once.
 
     Threads: enter and leave it wherever you like; another hold of the same plug meanwhile is PlugBusy. Fork: a child
@@ -289,7 +292,9 @@ class Hold:
             report.expired = True
             if not answer.failures:  # so that leaving the plug's block does not release what others hold since then
                 held.note(None if self._drop else "release_indefinite", deleted=self._drop)
-            raise self._expiry(answer)
+            expiry = self._expiry(answer)
+            _log(str(expiry))
+            raise expiry
         report.seconds = answer.seconds
         if answer.failures:
             raise held.refused("release", answer.failures)
@@ -333,11 +338,8 @@ class Hold:
         return HoldExpired(None, message, "hold", device)
 
     def _warn_of_drops(self, answer: Answer) -> None:
-        packet = answer.bytes / answer.packets if answer.packets else None
-        advice = "give it a larger limit"
-        if packet and self._held.has_one_limit:
-            self._report.limit_needed = int(answer.bytes + packet * answer.dropped) + 1
-            advice = f"a limit of about {self._report.limit_needed} bytes would have been enough"
+        needed = self._report.limit_needed = self._held.limit_for(answer.bytes, answer.dropped)
+        advice = "give it a larger limit" if needed is None else f"a limit of {needed} bytes would have been enough"
         message = f"{answer.dropped} packets were dropped while {self._held.device} was held, because the plug was full"
         _warn(f"{message}: {advice}", PacketsDropped, 6)
 
@@ -346,6 +348,17 @@ def _warn(message: str, kind: type[Warning], level: int) -> None:
     import warnings
 
     warnings.warn(message, kind, stacklevel=level)
+
+
+def _log(sentence: str) -> None:
+    """One record of the logger ``libnlplug``. Where logging is not loaded, nobody has asked for records."""
+    if "logging" in sys.modules:
+        import logging
+
+        logger = logging.getLogger("libnlplug")
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())  # else logging prints the record on stderr by itself
+        logger.warning("%s", sentence)
 
 
 def _make_room(frames: int) -> None:

@@ -65,6 +65,7 @@ LINK_HEADER = 14
 
 _ROOT_HANDLE = 0x504C_0000  # "PL"
 _CLASS_HANDLES = 0x5000_0000
+_TEMPORARY = 0x2000_0000  # in the handle of a plug that whoever leaves it last removes
 
 
 class PlugStats(Record):
@@ -99,6 +100,7 @@ class PlugQdisc(Holdable):
         self._limit: int | None = None
         self._last_action: str | None = None
         self._created = False
+        self._temporary = False
         self._detached = False
 
     @classmethod
@@ -137,6 +139,12 @@ class PlugQdisc(Holdable):
     def created(self) -> bool:
         """Whether this object made the plug (and so removes it on leaving ``with``), or adopted it."""
         return self._created
+
+    @property
+    def temporary(self) -> bool:
+        """Whether 'libnlplug hold' made the plug for itself, here or elsewhere: each ``with`` block of attach() removes
+        it at its end, unless somebody holds it then."""
+        return self._temporary
 
     @property
     def closed(self) -> bool:
@@ -196,10 +204,14 @@ class PlugQdisc(Holdable):
         """Whether this is a forked child of the process that the object belongs to."""
         return self._sk.forked
 
-    @property
-    def has_one_limit(self) -> bool:
-        """A plug has one."""
-        return True
+    def limit_for(self, held: int, dropped: int) -> int | None:
+        """The limit that would have room for ``held`` bytes and ``dropped`` packets, whatever their size; None where
+        no limit is large enough, or the device is gone."""
+        try:
+            limit = held + dropped * self._sk.largest_packet(self._ifindex, self._device)
+        except OSError:
+            return None
+        return limit if limit <= LIMIT_MAX else None
 
     def socket(self) -> RouteSocket:
         """The socket; ClosedError where it is closed, ForkedError in a child."""
@@ -349,7 +361,7 @@ class PlugQdisc(Holdable):
         try:
             if self.closed or self._detached or self._sk.forked:
                 return
-            if self._created:
+            if self._created or self._temporary:
                 self.detach()
             elif holding:
                 self.release_indefinite()
@@ -478,15 +490,32 @@ def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
     return PlugQdisc(sk, device, ifindex, parent, found.handle)
 
 
+def attach_temporary(device: str, *, parent: str = "root", limit: int | None = None, netns: Netns = None) -> PlugQdisc:
+    """attach(), and a plug that it creates is temporary: its handle tells everybody that nobody wants to keep it.
+
+    So several processes may use one such plug at once, in any order, and the last one removes it. The handle is 704c:
+    at the root and 7000: plus the class's minor number elsewhere.
+    """
+    parent_number = _parent_number(parent)
+    checked = None if limit is None else checked_limit(limit)
+    return attach_by(RouteSocket(netns), device, parent_number, None, checked, temporary=True)
+
+
 def attach_by(
-    sk: RouteSocket, device: str, parent_number: int, handle_number: int | None, checked: int | None
+    sk: RouteSocket,
+    device: str,
+    parent_number: int,
+    handle_number: int | None,
+    checked: int | None,
+    *,
+    temporary: bool = False,
 ) -> PlugQdisc:
     """attach() over a socket that is there, with arguments that were checked."""
     link = sk.link_info(device)
     ifindex = link.ifindex
     found = _found(sk, ifindex, parent_number, device)
     if found is None or found.handle == 0:
-        number = handle_number or _default_handle(parent_number)
+        number = handle_number or _default_handle(parent_number) | (_TEMPORARY if temporary else 0)
         if parent_number != lib.TC_H_ROOT:
             from .netlink.devices import refuse_silent_class
 
@@ -500,6 +529,7 @@ def attach_by(
                 found = _found(sk, ifindex, parent_number, device)
                 if found is None or found.handle == 0:
                     plug._create(_own_default(link) if checked is None and link.txqueuelen == 0 else checked)
+                    plug._temporary = temporary
                     return plug
         except (PlugBusy, QdiscExists):  # somebody has made one, and perhaps holds it
             found = _found(sk, ifindex, parent_number, device)
@@ -536,6 +566,7 @@ def _adopt(sk: RouteSocket, device: str, found: QdiscInfo, handle: int | None, l
         message = f"cannot attach a plug to {device} as {handle_text(handle or 0)}: {there} is there; {hint}"
         raise QdiscExists(None, message, "attach a plug to", device, hint=hint)
     plug = PlugQdisc(sk, device, found.ifindex, found.parent, found.handle)
+    plug._temporary = found.handle == _default_handle(found.parent) | _TEMPORARY
     if limit is not None:
         plug.set_limit(limit)
     return plug

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A population of clients that make short connections: connect, one short request, the response, close, a pause.
 
-    client.py PORT CLIENTS PAUSE SEED OUTPUT      until standard input ends, or MOST connections were made
+    client.py ADDRESS PORT CLIENTS PAUSE SEED OUTPUT
+
+It says 'ready', waits for a line on standard input, and goes on until that ends, or MOST connections were made.
 
 PAUSE is the mean in seconds of a client's pauses (exponential, from SEED). OUTPUT gets a line for each connection: when
 it was due (CLOCK_MONOTONIC), its latency since then in seconds, how it ended, and the process that answered. A client
@@ -30,13 +32,13 @@ FAILURES = {errno.ECONNREFUSED: "refused", errno.ECONNRESET: "reset", errno.EPIP
 class Population:
     """The connections that are under way, and the lines about those that have ended."""
 
-    def __init__(self, port: int, clients: int, pause: float, seed: int) -> None:
+    def __init__(self, address: tuple[str, int], clients: int, pause: float, seed: int) -> None:
         self.chance = random.Random(seed)
         self.rate = 1 / pause
         self.due: list[float] = []  # when each client that pauses goes on, the earliest first
         for _ in range(clients):
             self.pause()
-        self.address = ("127.0.0.1", port)
+        self.address = address
         self.poll = select.epoll()
         self.under_way: dict[int, list] = {}  # descriptor: socket, when it was due, the response so far or None
         self.lines: list[str] = []
@@ -89,12 +91,14 @@ def failure(code: int | None) -> str:
 
 
 def main() -> None:
-    port, clients, pause, seed, output = sys.argv[1:]
+    address, port, clients, pause, seed, output = sys.argv[1:]
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     except PermissionError:
         pass
-    population = Population(int(port), int(clients), float(pause), int(seed))
+    print("ready", flush=True)
+    os.read(0, 16)
+    population = Population((address, int(port)), int(clients), float(pause), int(seed))
     population.poll.register(0, select.EPOLLIN | select.EPOLLHUP)
     left, looked = MOST, time.monotonic()
     while left or population.under_way:

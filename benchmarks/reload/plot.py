@@ -8,23 +8,26 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from PIL import Image
-from report import HEADINGS, Result, Run
+from report import COMPARED, HEADINGS, Result, Run
+from ways import WAYS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
 SECONDS = 8.0
 LOWEST, HIGHEST = 0.0005, 12.0
+SHOWN = ["haproxy", "nginx", "slow-at-once"]
 
 
 def draw(results: list[Result], file: Path) -> None:
-    columns = [[one for one in results if one.row.server.startswith(server)] for server in HEADINGS]
+    quiet = [one for one in results if one.row.load == "quiet" and one.row.way in COMPARED]
+    columns = [[one for one in quiet if one.row.server == server] for server in SHOWN]
     rows = max(map(len, columns))
     shape = {"figsize": (12, 1.25 * rows), "sharex": True, "sharey": True, "squeeze": False}
     figure, axes = pyplot.subplots(rows, len(columns), **shape)
-    for number, (heading, column) in enumerate(zip(HEADINGS.values(), columns)):
-        above = {"xy": (0, 1.4), "xycoords": "axes fraction", "fontsize": 11, "fontweight": "bold"}
-        axes[0][number].annotate(heading.replace("`", ""), **above)
+    for number, (server, column) in enumerate(zip(SHOWN, columns)):
+        above = {"xy": (0, 1.4), "xycoords": "axes fraction", "fontsize": 9, "fontweight": "bold"}
+        axes[0][number].annotate(HEADINGS[server].replace("`", "").replace(", which", ",\nwhich"), **above)
         for panel, result in zip(axes[:, number], column):
             fill(panel, result)
         for panel in axes[len(column) :, number]:
@@ -53,7 +56,7 @@ def fill(panel: Axes, result: Result) -> None:
     panel.tick_params(axis="x", labelsize=7)
     panel.minorticks_off()
     words = f"{sum(result.failures.values())} of {result.connections} lost"
-    panel.set_title(result.row.title.replace("`", ""), fontsize=8, loc="left", pad=2)
+    panel.set_title(WAYS[result.row.way].title.replace("`", ""), fontsize=8, loc="left", pad=2)
     panel.set_title(words, fontsize=8, loc="right", pad=2, color="#d02020" if result.failures else "black")
 
 

@@ -14,61 +14,68 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import engines
 from one_run import Connection, Reloaded, connections_of, reloads_of
 from ways import IPTABLES, WAYS
 
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 FAILURES = {"refused": "refused", "reset": "reset", "cut": "cut short", "timeout": "timed out"}
-HEADS = ["connections", *FAILURES.values(), "reloads that lost some", "median", "99th", "worst", "SYNs held"]
+LOADS = {"quiet": "machine quiet", "busy": "every processor busy"}
+HEADS = ["connections", "lost", "reloads that lost some", "median", "99th", "worst", "SYNs held"]
 WORST_RATIO = 1.1
 
 
 class Row(NamedTuple):
-    """A server, reloaded in one way. ``safe``: none may be lost. ``short``: part of the short form."""
+    """A server, reloaded in one way, on a quiet or a busy machine. ``short``: part of the short form."""
 
     server: str
     way: str
-    note: str = ""
-    safe: bool = False
+    load: str = "quiet"
     short: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.server}:{self.way}"
+        return f"{self.server}:{self.way}:{self.load}"
 
     @property
-    def title(self) -> str:
-        return WAYS[self.way].title + self.note
+    def safe(self) -> bool:
+        """Whether none may be lost."""
+        return self.way == "handover"
+
+    @property
+    def place(self) -> str:
+        """How the directories of the row's runs begin."""
+        return self.name.replace(":", "-")
 
 
-FIRST, AT_ONCE = "; answers its queue first", "; closes at once"
-FROZEN = "; the old process is stopped for 2 s"
+HEADINGS = {
+    "haproxy": "haproxy 2.6, reloaded by `haproxy -D -sf`",
+    "haproxy-frozen": "the same, and the old process is stopped for 2 s when the reload begins",
+    "haproxy3": "haproxy 3.0, reloaded by `haproxy -D -sf`",
+    "nginx": "nginx, stopped and started",
+    "slow-at-once": "a Python server with a slow accept loop, which closes a full queue",
+    "slow": "a Python server with a slow accept loop, which answers its queue, then closes it",
+}
+COMPARED = ["plain", "migrate", "yelp", "hold", "handover"]
+WAYS_OF = {
+    ("haproxy", "quiet"): ["nothing", "plain", "migrate", "syn-drop", "yelp", "hold", "lane", "handover"],
+    ("haproxy-frozen", "quiet"): ["plain", "hold", "handover"],
+    ("haproxy-frozen", "busy"): ["plain", "hold", "handover"],
+}
+SHORT = {
+    "haproxy": ["plain", "migrate", "syn-drop", "yelp", "hold", "lane", "handover"],
+    "haproxy-frozen": ["handover"],
+    "haproxy3": ["handover"],
+    "nginx": ["plain", "handover"],
+    "slow-at-once": ["plain", "handover"],
+    "slow": ["handover"],
+}
 ROWS = [
-    Row("haproxy", "nothing"),
-    Row("haproxy", "plain", short=True),
-    Row("haproxy", "migrate", short=True),
-    Row("haproxy", "syn-drop", short=True),
-    Row("haproxy", "yelp", short=True),
-    Row("haproxy", "hold", short=True),
-    Row("haproxy", "lane", short=True),
-    Row("haproxy", "handover", safe=True, short=True),
-    Row("haproxy", "lane-handover", safe=True, short=True),
-    Row("haproxy-frozen", "lane", FROZEN),
-    Row("haproxy-frozen", "lane-handover", FROZEN, safe=True, short=True),
-    Row("slow", "nothing"),
-    Row("slow-at-once", "plain", AT_ONCE, short=True),
-    Row("slow", "plain", FIRST),
-    Row("slow-at-once", "migrate", AT_ONCE),
-    Row("slow", "syn-drop", FIRST),
-    Row("slow", "yelp", FIRST),
-    Row("slow", "hold", FIRST, short=True),
-    Row("slow", "lane", FIRST),
-    Row("slow", "handover", FIRST, safe=True),
-    Row("slow", "lane-handover", FIRST, safe=True),
-    Row("slow-at-once", "hold", AT_ONCE),
-    Row("slow-at-once", "lane-handover", AT_ONCE, safe=True, short=True),
+    Row(server, way, load, way in SHORT[server] and (load == "quiet" or (server, way) == ("haproxy", "handover")))
+    for load in LOADS
+    for server in HEADINGS
+    for way in WAYS_OF.get((server, load), COMPARED)
 ]
-HEADINGS = {"haproxy": "haproxy, reloaded by `haproxy -D -sf`", "slow": "a Python server with a slow accept loop"}
 
 
 class Run(NamedTuple):
@@ -128,38 +135,55 @@ class Result(NamedTuple):
 
 
 def read(rows: list[Row], output: Path) -> list[Result]:
-    results = []
-    for row in rows:
-        places = sorted(output.glob(f"{row.server}-{row.way}-[0-9]"))
-        results.append(Result(row, [Run(connections_of(place), reloads_of(place)) for place in places]))
-    return results
+    """The runs of each row, of which each row has as many: a round that is not whole does not count."""
+    rounds = min(len(places(row, output)) for row in rows)
+    return [
+        Result(row, [Run(connections_of(place), reloads_of(place)) for place in places(row, output)[:rounds]])
+        for row in rows
+    ]
+
+
+def place_of(row: Row, number: int, output: Path) -> Path:
+    """The directory of one run."""
+    return output / f"{row.place}-{number:02}"
+
+
+def places(row: Row, output: Path) -> list[Path]:
+    """The directories of the row's runs."""
+    return sorted(output.glob(f"{row.place}-[0-9][0-9]"))
 
 
 def line(row: Row, place: Path) -> str:
     """One run in one line."""
     run = Run(connections_of(place), reloads_of(place))
-    lost = ", ".join(f"{count} {FAILURES.get(kind, kind)}" for kind, count in run.failures.items()) or "none lost"
-    return f"{row.name:22} {len(run.connections):6} connections, {lost}, worst {run.latencies[-1] * 1000:.0f} ms"
+    worst = f"{run.latencies[-1] * 1000:.0f} ms" if run.latencies else "-"
+    return f"{row.name:30} {len(run.connections):6} connections, lost {_lost(run.failures)}, worst {worst}"
+
+
+def _lost(failures: Counter[str]) -> str:
+    """What was lost, by kind."""
+    kinds = ", ".join(f"{count} {FAILURES.get(kind, kind)}" for kind, count in sorted(failures.items()))
+    return kinds or "0"
 
 
 def table(results: list[Result]) -> str:
+    """A table for each server and load."""
     parts = []
     for server, heading in HEADINGS.items():
-        chosen = [result for result in results if result.row.server.startswith(server)]
-        if chosen:
-            parts += ["", f"**{heading}**", "", *_table(chosen)]
+        for load, words in LOADS.items():
+            chosen = [one for one in results if (one.row.server, one.row.load) == (server, load)]
+            if chosen:
+                parts += ["", f"**{heading}; {words}**", "", *_table(chosen)]
     return "\n".join(parts[1:])
 
 
 def _table(results: list[Result]) -> list[str]:
     lines = [f"| | {' | '.join(HEADS)} |", f"|---|{'---:|' * len(HEADS)}"]
     for result in results:
-        failures = result.failures
-        unknown = [f"{count} {kind}" for kind, count in failures.items() if kind not in FAILURES]
         cells = [
-            result.row.title + (f" ({', '.join(unknown)})" if unknown else ""),
+            WAYS[result.row.way].title,
             str(result.connections),
-            *(str(failures[kind]) for kind in FAILURES),
+            _lost(result.failures),
             f"{result.reloads_that_lost} of {result.reloads}" if result.reloads else "-",
             *(_time(result.latency(part)) for part in (0.5, 0.99, 1.0)),
             "-" if result.held is None else _time(result.held),
@@ -180,14 +204,14 @@ def judge(results: list[Result], *, whole: bool) -> list[str]:
         for result in results
         if result.row.safe and result.failures
     ]
-    ours, yelps = by_name.get("haproxy:lane"), by_name.get("haproxy:yelp")  # both with all that stays in place
-    if whole and ours and yelps:
-        ratio = ours.latency(1.0) / yelps.latency(1.0)
-        if ratio > WORST_RATIO:
-            wrong.append(f"the worst latency of haproxy:lane is {ratio:.2f} of haproxy:yelp's")
-    sure = by_name.get("slow-at-once:plain")
-    if whole and sure and sure.reloads_that_lost < 0.8 * sure.reloads:
-        wrong.append("slow-at-once:plain should lose connections at nearly every reload, so the comparison may be luck")
+    names = "haproxy:lane:quiet", "haproxy:yelp:quiet"  # both with all that stays in place
+    if whole and names[0] in by_name and names[1] in by_name:
+        ours, yelps = (by_name[name].latency(1.0) for name in names)
+        if ours > WORST_RATIO * yelps:
+            wrong.append(f"the worst latency of {names[0]} is {ours / yelps:.2f} of {names[1]}'s")
+    sure = by_name.get("slow-at-once:plain:quiet")
+    if sure and sure.reloads_that_lost < 0.8 * sure.reloads:
+        wrong.append(f"{sure.row.name} should lose connections at nearly every reload: is what is lost counted?")
     return wrong
 
 
@@ -197,15 +221,21 @@ def facts() -> dict[str, str]:
         guest = ", User-Mode Linux" if "User Mode Linux" in text.read() else ""
     return {
         "kernel": f"Linux {platform.release()}{guest}, {os.cpu_count()} processor{'s' * (os.cpu_count() != 1)}",
-        "haproxy": _version(["haproxy", "-v"]),
+        "haproxy": " and ".join(_version([*program, "-v"]) for program in programs("haproxy")),
+        "nginx": _version([*engines.program("nginx"), "-v"]) if engines.is_there() else "none",
         "iproute2": _version(["tc", "-V"]),
         "iptables": _version([IPTABLES, "-V"]),
         "Python": platform.python_version(),
     }
 
 
+def programs(name: str) -> list[list[str]]:
+    """This host's program, and Debian 13's where it is there."""
+    return [[name], *([engines.program(name)] if engines.is_there() else [])]
+
+
 def _version(words: list[str]) -> str:
-    said = subprocess.run(words, capture_output=True, text=True).stdout
+    said = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
     found = re.search(r"\d+\.\d+(\.\d+)*", said)
     return found[0] if found else "of an unknown version"
 

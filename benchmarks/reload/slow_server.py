@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A server with a slow accept loop: it looks at its accept queue every 0.2 s only. Its master restarts it.
 
-    slow_server.py PORT DIRECTORY       start; returns when it listens
+    slow_server.py ADDRESS PORT DIRECTORY       start; returns when it listens
 
 DIRECTORY gets the files 'master' and 'pid', of the process that serves, and a fifo 'done', which says so after each
 restart. A restart forks a new process, which listens beside the old one (SO_REUSEPORT); then the old one ends, and when
@@ -56,12 +56,12 @@ def answer(connection: socket.socket) -> None:
         connection.close()
 
 
-def start(port: int) -> int:
+def start(address: tuple[str, int]) -> int:
     """A server that listens, in a process of its own; its pid."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind(("127.0.0.1", port))
+    listener.bind(address)
     listener.setblocking(False)
     listener.listen(1024)
     pid = os.fork()
@@ -72,10 +72,10 @@ def start(port: int) -> int:
     return pid
 
 
-def be_master(port: int, directory: Path, pid: int) -> None:
+def be_master(address: tuple[str, int], directory: Path, pid: int) -> None:
     while True:
         order = signal.sigwait({AFTER_ANSWERS, AT_ONCE})
-        old, pid = pid, start(port)
+        old, pid = pid, start(address)
         os.kill(old, order)
         os.waitpid(old, 0)
         (directory / "pid").write_text(f"{pid}\n")
@@ -83,7 +83,7 @@ def be_master(port: int, directory: Path, pid: int) -> None:
 
 
 def main() -> None:
-    port, directory = int(sys.argv[1]), Path(sys.argv[2])
+    address, directory = (sys.argv[1], int(sys.argv[2])), Path(sys.argv[3])
     os.mkfifo(directory / "done")
     signal.pthread_sigmask(signal.SIG_BLOCK, {AFTER_ANSWERS, AT_ONCE})
     ours, theirs = os.pipe()
@@ -92,11 +92,11 @@ def main() -> None:
         os.close(theirs)
         sys.exit(None if os.read(ours, 1) else "the server does not listen")
     os.setsid()
-    pid = start(port)
+    pid = start(address)
     (directory / "master").write_text(f"{os.getpid()}\n")
     (directory / "pid").write_text(f"{pid}\n")
     os.write(theirs, b"!")
-    be_master(port, directory, pid)
+    be_master(address, directory, pid)
 
 
 if __name__ == "__main__":

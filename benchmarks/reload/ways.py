@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The ways to get through a reload. Each is a function that prepares a network namespace and returns how to reload in
-it: a function that runs the server's own reload command and returns for how many seconds SYNs were held or dropped.
+"""The ways to get through a reload. Each is a function that prepares the server's network namespace (Yelp's: the
+clients') and returns how to reload in it: a function that runs the server's own reload command and returns for how many
+seconds SYNs were held or dropped.
 
 Nothing is undone: the namespace goes with the run.
 """
@@ -45,27 +46,36 @@ def sh(line: str) -> str:
     return run(line.split())
 
 
-def nothing(port: int) -> Reload:
+class Place(NamedTuple):
+    """Where the server is: the device by which its clients come, its port, and the words that run a command in the
+    clients' network namespace, which has a device of the same name."""
+
+    device: str
+    port: int
+    far: Words
+
+
+def nothing(place: Place) -> Reload:
     def reload(command: Words) -> None:
         time.sleep(0.1)  # about what a reload takes
 
     return reload
 
 
-def plain(port: int) -> Reload:
+def plain(place: Place) -> Reload:
     def reload(command: Words) -> None:
         run(command)
 
     return reload
 
 
-def migrate(port: int) -> Reload:
+def migrate(place: Place) -> Reload:
     Path("/proc/sys/net/ipv4/tcp_migrate_req").write_text("1")
-    return plain(port)
+    return plain(place)
 
 
-def syn_drop(port: int) -> Reload:
-    rule = f"INPUT -p tcp --dport {port} --syn -j DROP"
+def syn_drop(place: Place) -> Reload:
+    rule = f"INPUT -p tcp --dport {place.port} --syn -j DROP"
 
     def reload(command: Words) -> float:
         sh(f"{IPTABLES} -w -I {rule}")
@@ -77,31 +87,38 @@ def syn_drop(port: int) -> Reload:
     return reload
 
 
-def yelp(port: int) -> Reload:
-    """A prio root with a band that only marked packets take, and the plug in it."""
-    sh("tc qdisc add dev lo root handle 1: prio bands 4")
-    sh("tc qdisc add dev lo parent 1:4 handle 40: plug limit 4194304")
-    sh("tc qdisc change dev lo parent 1:4 handle 40: plug release_indefinite")
-    sh("tc filter add dev lo protocol ip parent 1: prio 1 handle 1 fw classid 1:4")
-    sh(f"{IPTABLES} -w -t mangle -I OUTPUT -p tcp --dport {port} --syn -j MARK --set-mark 1")
+def yelp(place: Place) -> Reload:
+    """A prio root with a band that only marked packets take, and the plug in it. It holds what leaves, so it stands on
+    the clients' side."""
+    dev = f"dev {place.device}"
+
+    def far(line: str) -> None:
+        run([*place.far, *line.split()])
+
+    far(f"tc qdisc add {dev} root handle 1: prio bands 4")
+    far(f"tc qdisc add {dev} parent 1:4 handle 40: plug limit 4194304")
+    far(f"tc qdisc change {dev} parent 1:4 handle 40: plug release_indefinite")
+    far(f"tc filter add {dev} protocol ip parent 1: prio 1 handle 1 fw classid 1:4")
+    far(f"{IPTABLES} -w -t mangle -I OUTPUT -p tcp --dport {place.port} --syn -j MARK --set-mark 1")
 
     def reload(command: Words) -> float:
-        sh("tc qdisc change dev lo parent 1:4 handle 40: plug block")
+        far(f"tc qdisc change {dev} parent 1:4 handle 40: plug block")
         begun = time.monotonic()
         run(command)
-        sh("tc qdisc change dev lo parent 1:4 handle 40: plug release_indefinite")
+        far(f"tc qdisc change {dev} parent 1:4 handle 40: plug release_indefinite")
         return time.monotonic() - begun
 
     return reload
 
 
-def match(port: int) -> Words:
-    return ["--ip-proto", "tcp", "--dst-port", str(port), "--tcp-syn"]
+def chosen(place: Place) -> Words:
+    """New connections that come to the server."""
+    return [place.device, "--ingress", "--ip-proto", "tcp", "--dst-port", str(place.port), "--tcp-syn"]
 
 
-def hold(port: int, *more: str) -> Reload:
+def hold(place: Place, *more: str) -> Reload:
     def reload(command: Words) -> float:
-        printed = run([LIBNLPLUG, "hold", "lo", *match(port), *more, "--json", "--", *command])
+        printed = run([LIBNLPLUG, "hold", *chosen(place), *more, "--timeout", "20", "--json", "--", *command])
         report = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
         if report["dropped"]:
             raise CommandFailed(f"the plug was full: {report}")
@@ -110,25 +127,20 @@ def hold(port: int, *more: str) -> Reload:
     return reload
 
 
-def lane_and_hold(port: int) -> Reload:
-    run([LIBNLPLUG, "lane", "add", "lo", *match(port)])
-    return hold(port)
+def kept_lane(place: Place) -> Reload:
+    run([LIBNLPLUG, "lane", "add", *chosen(place)])
+    return hold(place)
 
 
-def handover(port: int) -> Reload:
-    return hold(port, "--handover")
-
-
-def lane_and_handover(port: int) -> Reload:
-    run([LIBNLPLUG, "lane", "add", "lo", *match(port)])
-    return handover(port)
+def handover(place: Place) -> Reload:
+    return hold(place, "--handover")
 
 
 class Way(NamedTuple):
     """A way, what the table calls it, and for how many seconds it rests between two reloads."""
 
     title: str
-    prepare: Callable[[int], Reload]
+    prepare: Callable[[Place], Reload]
     pause: tuple[float, float] = (0.05, 0.2)
 
 
@@ -139,9 +151,8 @@ WAYS = {
     "syn-drop": Way("SYN-drop rule", syn_drop, pause=(1.0, 1.2)),  # so that the first retransmission comes through
     "yelp": Way("prio + mark + plug, by `tc` (Yelp)", yelp),
     "hold": Way("`libnlplug hold`", hold),
-    "lane": Way("`libnlplug hold`, lane kept", lane_and_hold),
+    "lane": Way("`libnlplug hold`, lane kept", kept_lane),
     "handover": Way("`libnlplug hold --handover`", handover),
-    "lane-handover": Way("`libnlplug hold --handover`, lane kept", lane_and_handover),
 }
 
 

@@ -15,8 +15,7 @@ import warnings
 from ..errors import HoldExpired, NetlinkError, PlugBusy, QdiscExists, QdiscNotFound
 from ..hold import Hold, HoldReport, PacketsDropped
 from ..netlink.route_socket import RouteSocket
-from ..plug import PlugQdisc
-from ..plug import attach as attach_plug
+from ..plug import PlugQdisc, attach_temporary
 from .advice import elsewhere, explained
 from .child import Command
 from .lane import chosen, lane_for
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     Held = Union[PlugQdisc, PlugLane]
 
 
+TRIES = 10
+TEMPORARY = "packets may be lost when hold makes and removes a plug: run 'libnlplug attach {}' before"
 HANDED_OVER = {
     "same socket": "the same socket listens as before: a server that keeps its socket needs no hold",
     "nothing listened": "nothing listened on the port before, in this network namespace: nothing was handed over",
@@ -46,13 +47,14 @@ HANDED_OVER = {
 
 
 class Outcome:
-    """What became of a hold: the command's status (None where it was not run), the report, this command's own status
-    where something failed (else 0), and a sentence for each thing that went wrong."""
+    """What became of a hold: the command's status (None where it was not run), the report, whether the plug was
+    ``temporary``, this command's own status where something failed (else 0), and a sentence for each failure."""
 
     def __init__(self, args: Args) -> None:
         self.args = args
         self.ended: int | None = None
         self.report = HoldReport()
+        self.temporary = False
         self.failed = 0
         self.troubles: list[str] = []
 
@@ -64,9 +66,13 @@ class Outcome:
         """The guard released it while the command still ran."""
         self._fail(EXPIRED, sentence)
 
-    def stays(self, sentence: str) -> None:
-        """What was made for the hold stays, because somebody else holds it now. The hold itself may have gone well."""
-        stays = f"the plug that was made for this stays: 'libnlplug detach {self.args.dev}' removes it"
+    def stays(self, sentence: str, made: bool) -> None:
+        """The temporary plug stays, because somebody else holds it now. The hold itself may have gone well. Who has not
+        made the plug need not speak of it."""
+        if not made:
+            return
+        does = f"'libnlplug detach {self.args.dev}' does"
+        stays = f"a 'libnlplug hold' removes the plug at its end; after another hold, {does}"
         if self.failed:
             self.troubles[-1] += f"; {elsewhere(stays, self.args)}"
         else:
@@ -91,14 +97,14 @@ def hold(args: Args) -> int:
     outcome = Outcome(args)
     command = Command(args.command, outcome.troubles.append)
     try:
-        held = _what_to_hold(args)
-        try:
-            with held:
-                _hold(held, command, outcome)
-        except PlugBusy as error:
-            outcome.stays(explained(error, args))
-        except OSError as error:
-            outcome.not_held(explained(error, args))
+        for left in reversed(range(TRIES)):
+            try:
+                _hold_once(args, command, outcome)
+            except QdiscNotFound as error:  # another hold has removed the temporary plug before this one began
+                if left and outcome.ended is None:
+                    continue
+                outcome.not_held(explained(error, args))
+            break
     except OSError as error:
         if isinstance(error, ValueError):  # a handle or a limit that cannot be: status 2
             raise
@@ -109,8 +115,23 @@ def hold(args: Args) -> int:
     return outcome.status
 
 
+def _hold_once(args: Args, command: Command, outcome: Outcome) -> None:
+    """Make or find what is to be held, hold it, and remove what was made."""
+    held = _what_to_hold(args)
+    outcome.temporary = isinstance(held, PlugQdisc) and held.temporary
+    try:
+        with held:
+            _hold(held, command, outcome)
+    except PlugBusy as error:
+        outcome.stays(explained(error, args), held.created if isinstance(held, PlugQdisc) else True)
+    except QdiscNotFound:
+        raise
+    except OSError as error:
+        outcome.not_held(explained(error, args))
+
+
 def _hold(held: Held, command: Command, outcome: Outcome) -> None:
-    """Hold, run the command, release."""
+    """Hold, run the command, release. QdiscNotFound where the temporary plug was gone before anything was held."""
     args = outcome.args
     try:
         with _begun(held, args) as outcome.report:
@@ -118,6 +139,8 @@ def _hold(held: Held, command: Command, outcome: Outcome) -> None:
     except HoldExpired as error:
         outcome.expired(_named(explained(error, args), held))
     except OSError as error:
+        if isinstance(error, QdiscNotFound) and outcome.temporary and outcome.ended is None:
+            raise
         outcome.not_held(_named(explained(error, args), held))
 
 
@@ -154,7 +177,7 @@ def _what_to_hold(args: Args) -> Held:
     if args.limit is not None:
         _refuse_if_held(args)  # or the limit would change under the one who holds
     try:
-        return attach_plug(device_of(args), parent=args.parent, limit=args.limit, netns=args.netns)
+        return attach_temporary(device_of(args), parent=args.parent, limit=args.limit, netns=args.netns)
     except QdiscExists:
         if not _lane_for_all_is_kept(args):
             raise
@@ -207,13 +230,15 @@ def _tell(outcome: Outcome) -> None:
     if args.json:
         import json
 
-        shown = {"device": args.dev, **report.as_dict(), "command_status": outcome.ended, "status": outcome.status}
-        err(json.dumps({**shown, "error": "; ".join(outcome.troubles) or None}))
+        shown = {"device": args.dev, **report.as_dict(), "temporary": outcome.temporary}
+        shown.update(command_status=outcome.ended, status=outcome.status, error="; ".join(outcome.troubles) or None)
+        err(json.dumps(shown))
         return
     for trouble in outcome.troubles:
         say(trouble)
     if outcome.ended is not None and not outcome.failed:
-        say(sentence(args.dev, report))
+        uncounted = f"; {elsewhere(TEMPORARY.format(args.dev), args)}" if outcome.temporary else ""
+        say(f"{sentence(args.dev, report)}{uncounted}")
         shown = report.as_dict()
         about = HANDED_OVER.get(str(shown.get("handover")))
         if about:

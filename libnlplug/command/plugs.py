@@ -7,6 +7,8 @@ a hold() is known from the mark that its guard keeps.
 
 from __future__ import annotations
 
+import os
+
 from ..errors import DeviceNotFound
 from ..guard.holders import holder_of, mark_name
 from ..netlink.messages import handle_text
@@ -32,7 +34,7 @@ def plugs(sk: RouteSocket, device: str | None, *, here: bool = False) -> list[di
     """
     index = sk.link(device) if device is not None else None
     found = []
-    for info in sk.qdiscs():
+    for info in sk.every_qdisc():
         if info.kind != "plug" or index not in (None, info.ifindex):
             continue
         try:
@@ -63,4 +65,6 @@ def holder_name(holder: dict[str, Any]) -> str:
     who = f"pid {holder['pid']}" if holder["pid"] else "in another pid namespace"
     if holder["foreign"]:
         return "nobody answers" if holder["uid"] < 0 else f"{who} of uid {holder['uid']}, perhaps no guard"
+    if holder["uid"] not in (0, os.geteuid()):
+        who = f"{who} of uid {holder['uid']}"
     return f"guard {who}" if holder["detached"] else who

@@ -214,14 +214,18 @@ VERBS: tuple[Verb, ...] = (
         Option("-j", "--json", help="report as one line of JSON, on stderr as the plain one"),
         NETNS,
         command="COMMAND...",
-        more="It uses the plug that is there, or makes one and removes it again. With packet options it holds only what"
-        " they choose, by a lane that leaves the device's root qdisc alone; where another qdisc is the root and a lane"
+        more="It uses the plug that is there, or makes one and removes it again; of several that hold one after the"
+        " other, the last one removes it. As a plug comes and goes, the kernel loses packets for some milliseconds, and"
+        " nothing counts them: 'libnlplug attach DEV' before avoids that. With packet options it holds only what they"
+        " choose, by a lane that leaves the device's root qdisc alone; where another qdisc is the root and a lane"
         " for all packets is kept, it holds that one. A guard releases if libnlplug dies. --handover is for a server"
         " that hands its port over to another process: the command is run when no connection waits to be accepted, and"
         " the hold ends when the old listeners have closed and a new one is there. The command gets the signals"
         " that libnlplug gets, and is not run if nothing could be held. --json prints one object: device, packets and"
         " bytes (held when it was released), dropped (packets that found the plug full), seconds, limit_needed (bytes"
-        " that would have been enough, null if nothing was dropped), expired, command_status (null if it was not run),"
+        " that would have been enough, null if nothing was dropped), expired, temporary (whether the plug was made for"
+        " the hold, so that packets may be lost uncounted as it comes and goes), command_status (null if it was not"
+        " run),"
         " status (this command's own), error (a sentence, or null); of a lane also handover (null, 'handed"
         " over', 'same socket' or 'nothing listened'), backlog and backlog_needed (connections that the listener has"
         " room for, and that it would have needed). What is not known, as the counts after an expiry, is null.",

@@ -7,8 +7,8 @@ once, so whoever has it excludes the others across processes, and it vanishes wi
     hold()             the guard has the mark as long as it holds, and tells who connects to it who holds
     attach(), detach() this process has it for the moments in which it creates or deletes the plug, and says nothing
 
-Any local user can take any name, so a mark keeps others away and proves nothing more: the word of an owner that is
-neither root nor this user is not taken.
+Any local user can take any name, so a mark keeps others away and proves nothing more. What its owner says counts if
+that is root or this user; root also believes another user's guard, after a look at its program and at whom it watches.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ class Holder(Record):
     """Who holds a plug: the ``pid``, ``since`` when (seconds of the epoch), its ``timeout`` in seconds or None,
     the plug's ``limit`` in bytes where the holder has set it, else None.
 
-    ``guard`` is its guard's pid. A ``detached`` hold goes on without the process that began it, until its timeout. Who
-    has the plug's mark and is another user's, or does not answer as a guard does, is ``foreign``: nothing is known of
-    it but its pid and ``uid``. A pid that cannot be known from here, as in another pid namespace, is 0, a uid -1.
+    ``guard`` is its guard's pid. A ``detached`` hold goes on without the process that began it, until its timeout. The
+    owner of the mark is ``foreign`` if it does not answer as a guard does, or is another user's and cannot be looked
+    into: nothing is known of it but its pid and ``uid``. A pid that cannot be known from here, as in another pid
+    namespace, is 0, a uid -1.
     """
 
     __slots__ = ("pid", "since", "timeout", "limit", "guard", "detached", "foreign", "uid")
@@ -209,18 +210,38 @@ def _ask_mark(mark: str) -> Holder | None:
     if peer is None:
         return None
     pid, uid = peer
+    ours = uid in (0, os.geteuid())
+    known = ours or _is_guard_of(uid, pid)
     info = ffi.new("struct guard_info *")
-    trusted = uid in (0, os.geteuid())
-    if not trusted or received is None or len(received) != ffi.sizeof("struct guard_info"):
-        # A guard of ours that was stopped says nothing, but its holder is known all the same.
-        holder = _watched_by(pid) if trusted and received is None else 0
+    if not known or received is None or len(received) != ffi.sizeof("struct guard_info"):
+        # A guard that was stopped says nothing, but its holder is known all the same.
+        holder = _watched_by(pid) if known and received is None else 0
         return Holder(holder or pid, None, None, None, pid, False, not holder, uid)
     ffi.buffer(info)[:] = received
-    holder = int(info.holder) if info.guard == pid else _watched_by(pid)
+    holder = int(info.holder) if ours and info.guard == pid else _watched_by(pid)
     if info.detached:
         holder = pid
     timeout, limit = max(0, info.timeout) / 1e9 or None, max(0, int(info.limit)) or None
     return Holder(holder, info.since / 1e9, timeout, limit, pid, bool(info.detached), False, uid)
+
+
+def _is_guard_of(uid: int, pid: int) -> bool:
+    """Whether root can see that this process of another user is a guard, which holds for that user. A user may start
+    the guard's program as he likes, but not make it watch a process of somebody else's unnoticed."""
+    if os.geteuid() or os.path.basename(_program(pid)) != "libnlplug-guard":
+        return False
+    try:
+        with open(f"/proc/{_watched_by(pid)}/status") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith("Uid:")) == uid
+    except OSError:  # the holder has ended, and the hold is detached or about to end
+        return True
+
+
+def _program(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
 
 
 def _visit(mark: str, *, end: bool = False) -> tuple[tuple[int, int] | None, bytes | None]:
@@ -267,7 +288,7 @@ def called(holder: Holder) -> str:
     if holder.foreign and holder.uid < 0:
         return "a socket that does not answer"
     who = f"process {holder.pid}" if holder.pid else "a process in another pid namespace"
-    return f"{who} of uid {holder.uid}" if holder.foreign else who
+    return f"{who} of uid {holder.uid}" if holder.foreign or holder.uid not in (0, os.geteuid()) else who
 
 
 def busy(device: str, holder: Holder | None, operation: str = "hold") -> PlugBusy:

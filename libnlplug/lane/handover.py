@@ -31,7 +31,12 @@ class Handover:
         self._sk, self._match, self._timeout = sk, match, checked(match, timeout)
         self._deadline = 0.0
         self._before: dict[bytes, Listener] = {}
+        self._given_up = False
         self.outcome: str | None = None
+
+    def give_up(self) -> None:
+        """Have the waits return at once, also in another thread."""
+        self._given_up = True
 
     def wait_until_quiet(self) -> str | None:
         """Wait until nothing waits in the listeners' queues; what did not happen in time, or None."""
@@ -39,7 +44,7 @@ class Handover:
         self._deadline = begun + self._timeout
         silent = begun + min(SILENT, self._timeout / 2)
         calm: float | None = None
-        while True:
+        while not self._given_up:
             found, now = sockets_of(self._sk, self._match), time.monotonic()
             if found.quiet and (not found.half_done or now >= silent):
                 calm = now if calm is None else calm
@@ -54,6 +59,7 @@ class Handover:
                 where = f"the accept queue of {_shown(full)} still has {waiting} connections" if full else ""
                 return where or f"{found.half_done} handshakes are still half done"
             time.sleep(PAUSE)
+        return None
 
     def wait_until_closed(self) -> str | None:
         """Wait until the listeners of wait_until_quiet() have closed and others are there, or it is clear that they
@@ -62,7 +68,7 @@ class Handover:
             self.outcome = "nothing listened"
             return None
         cookies, changed = set(self._before), time.monotonic()
-        while True:
+        while not self._given_up:
             listeners, now = sockets_of(self._sk, self._match).listeners, time.monotonic()
             if {listener.cookie for listener in listeners} != cookies:
                 cookies, changed = {listener.cookie for listener in listeners}, now
@@ -78,6 +84,7 @@ class Handover:
                     return f"nothing listens on {_shown(list(self._before.values()))}"
                 return f"{_shown(replaced or old)} is still listened on by the old socket"
             time.sleep(PAUSE)
+        return None
 
 
 def checked(match: Match, timeout: float | None) -> float:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 
+from ..async_with import AsyncWith
 from ..errors import DeviceNotFound, HoldExpired, NetlinkError, NotDrained, PlugBusy, QdiscNotFound
 from ..hold import Hold, HoldReport
 from ..netlink.route_socket import RouteSocket
@@ -56,7 +57,7 @@ class BacklogTooSmall(RuntimeWarning):
     """More connections were held than the listener's backlog has room for when they are released."""
 
 
-class PlugLane:
+class PlugLane(AsyncWith):
     """A lane of ``device`` for the packets of ``match``: leaving ones, or with ``ingress`` arriving ones.
 
         lane = PlugLane("lo", Match(ip_proto="tcp", dst_port=8080, tcp_syn=True))
@@ -386,6 +387,11 @@ class LaneHold(Hold):
         if late is not None:
             self._end_late(late)
         self._leave_checked(broken)
+
+    def give_up_waiting(self) -> None:
+        """End the waits of a handover at once."""
+        if self._handover is not None:
+            self._handover.give_up()
 
     def _wait_until_closed(self) -> str | None:
         if self._handover is None:

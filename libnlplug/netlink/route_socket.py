@@ -11,10 +11,11 @@ socket stays usable. In the child, close the object or drop it, and make a new o
 from __future__ import annotations
 
 import os
+import sys
 
 from ..errors import ClosedError, DeviceNotFound, ForkedError, NetlinkError
 from ..record import Record
-from .attributes import attribute, number
+from .attributes import attribute, attributes, number
 from .libnl import ffi, lib
 from .messages import aligned, encoded, link_message, qdisc_message
 from .netns import cannot_enter, in_netns, netns_of_thread, visit
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 
 _ANSWER = 2048  # bytes of a socket's buffer for one error: its sentence, and the kernel's overhead
+
+_LINK_HEADER = 16  # bytes of a struct ifinfomsg
+_GSO_MAX_SIZE = 65536  # the kernel's own, and the least that it tells: below it, what came from elsewhere may be larger
 
 _generation = 0
 
@@ -253,6 +257,17 @@ class RouteSocket:
             raise NetlinkError(None, f"cannot find {device}: the kernel answered with no link", "find", device)
         return LinkInfo(read.ifindex, os.fsdecode(ffi.string(read.name)), read.mtu, read.txqueuelen)
 
+    def largest_packet(self, ifindex: int, device: str) -> int:
+        """Return how many bytes the largest packet can count in a qdisc of the device.
+
+        That is a packet of which the device or the kernel makes segments later (GSO): it counts a header for each of
+        them, which is assumed to be at most as long as the segment's data.
+        """
+        replies = self.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find", device)
+        found = dict(attributes(replies[0].payload[_LINK_HEADER:])) if replies else {}
+        sizes = (number(found.get(kind, b"")) for kind in (lib.IFLA_GSO_MAX_SIZE, lib.IFLA_MTU))
+        return 2 * max(_GSO_MAX_SIZE, *sizes)
+
     def qdisc(
         self, ifindex: int, parent: int, device: str, handle: int = 0, kind: bytes | None = None
     ) -> QdiscInfo | None:
@@ -281,6 +296,37 @@ class RouteSocket:
             if info is not None and (wanted is None or (info.ifindex, info.parent) in wanted):
                 found.append(info)
         return found
+
+    def every_qdisc(self) -> list[QdiscInfo]:
+        """Return all qdiscs of the namespace, also those that a dump misses.
+
+        While links are deleted, a dump passes over qdiscs of others (tc_dump_qdisc resumes by counting links) and does
+        not say so. So each link without a root in the dump is asked for it. If one has a root after all, a second dump
+        brings the qdiscs below it.
+        """
+        found: dict[tuple[int, int], QdiscInfo] = {}
+        for _ in range(2):
+            found.update({(info.ifindex, info.parent): info for info in self.qdiscs()})
+            missed = [
+                root for link in self._links() if (link, lib.TC_H_ROOT) not in found and (root := self._root(link))
+            ]
+            if not missed:
+                break
+            found.update({(info.ifindex, info.parent): info for info in missed})
+        return list(found.values())
+
+    def _links(self) -> list[int]:
+        """Return the interface index of every link."""
+        brief = attribute(lib.IFLA_EXT_MASK, lib.RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
+        replies = self.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, brief), "list the links", None)
+        return [number(reply.payload[4:8], signed=True) for reply in replies]
+
+    def _root(self, ifindex: int) -> QdiscInfo | None:
+        """Return the root qdisc of a link, or None if it has none or is gone."""
+        try:
+            return self.qdisc(ifindex, lib.TC_H_ROOT, f"device {ifindex}")
+        except FileNotFoundError:
+            return None
 
     def _error(self, error: int, replies: list[Reply], operation: str, device: str | None) -> Exception:
         if self.closed:

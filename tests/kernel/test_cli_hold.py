@@ -52,7 +52,9 @@ def test_it_holds_while_the_command_runs(wire: Wire, cli: Cli) -> None:
     out, err = let_end(process, 7)
     expect_flow(wire, numbers)
     assert out == ""
-    assert re.fullmatch(REPORT.format(packets="5 packets", bytes=5 * FRAME, device=wire.device, dropped="none"), err)
+    before = f"; packets may be lost when hold makes and removes a plug: run 'libnlplug attach {wire.device}' before"
+    dropped = f"none{before}"
+    assert re.fullmatch(REPORT.format(packets="5 packets", bytes=5 * FRAME, device=wire.device, dropped=dropped), err)
     assert "plug" not in wire.near.kinds(wire.device)
 
 
@@ -86,6 +88,7 @@ def test_json_is_one_line_of_known_keys(wire: Wire, plug: PlugQdisc, cli: Cli) -
         "dropped": 0,
         "limit_needed": None,
         "expired": False,
+        "temporary": False,
         "command_status": 3,
         "status": 3,
         "error": None,
@@ -147,7 +150,8 @@ def test_who_begins_to_hold_when_a_hold_has_ended_does_not_spoil_it(wire: Wire) 
     with child(work) as process:
         status, (trouble, report) = process.hear()
         assert process.status() == 0
-    stays = f"the plug that was made for this stays: 'libnlplug detach {wire.device}' removes it"
+    does = f"'libnlplug detach {wire.device}' does"
+    stays = f"a 'libnlplug hold' removes the plug at its end; after another hold, {does}"
     assert (status, trouble) == (
         3,
         f"libnlplug: cannot detach the plug of {wire.device}: process {process.pid} holds it; {stays}",
@@ -170,6 +174,12 @@ def test_an_expired_hold_is_released_at_once_and_the_command_runs_on(
     assert "timeout of 0.5 s" in err
     assert err.endswith("; the command's status was 3\n")
     assert err.count("\n") == 1
+
+
+def test_the_failure_of_a_hold_comes_before_the_programs_status(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """A program that ends with 3 after the hold has expired: 124, not 3."""
+    out, err = cli("hold", wire.device, "--timeout", "0.1", "--", "sh", "-c", "sleep 0.5; exit 3", status=124)
+    assert "the command's status was 3" in err
 
 
 def test_a_timeout_of_0_is_none(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:

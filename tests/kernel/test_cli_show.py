@@ -15,6 +15,9 @@ import pytest
 
 import libnlplug
 from libnlplug import PlugQdisc
+from libnlplug.command.plugs import plugs
+from libnlplug.netlink.libnl import lib
+from libnlplug.netlink.route_socket import QdiscInfo, RouteSocket
 from tests.support.command import COMMAND, ENVIRONMENT, PATIENCE, Cli
 from tests.support.hold import expect_held, holder_of
 from tests.support.netlab import FRAME, Wire
@@ -91,6 +94,35 @@ def test_the_holder_is_named_and_since_when(wire: Wire, plug: PlugQdisc, cli: Cl
     row = cli("show", wire.device).out.splitlines()[1]
     assert re.search(rf"guard pid {holder_of(plug).guard} since .* timeout 20 s\)$", row), row
     cli("release", wire.device)
+
+
+def test_a_plug_that_a_dump_misses_is_shown(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's dump misses qdiscs where a link is deleted meanwhile: they are asked for again, also those of
+    classes, and a link that is gone is none."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio")
+    with libnlplug.attach(wire.device, parent="1:2", netns=wire.near):
+        sk, whole, dumps = RouteSocket(wire.near), RouteSocket.qdiscs, []
+
+        def qdiscs(self: RouteSocket) -> list[QdiscInfo]:
+            dumps.append(None)
+            return [] if len(dumps) == 1 else [info for info in whole(self) if info.parent != lib.TC_H_ROOT]
+
+        monkeypatch.setattr(RouteSocket, "qdiscs", qdiscs)
+        assert [(plug["device"], plug["parent"]) for plug in plugs(sk, None)] == [(wire.device, "1:2")]
+        assert len(dumps) == 2
+        dumps.clear()
+        monkeypatch.setattr(RouteSocket, "_links", lambda self: [99999])
+        assert plugs(sk, None) == []
+
+
+def test_the_holder_of_a_class_is_shown(wire: Wire, cli: Cli) -> None:
+    """Of two plugs at two classes of one device, the holder stands beside the one that is held."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio bands 3")
+    one, two = (libnlplug.attach(wire.device, parent=parent, netns=wire.near) for parent in ("1:1", "1:2"))
+    with one, two, two.hold():
+        shown = {row["parent"]: row["holder"] for row in json.loads(cli("show", wire.device, "--json").out)}
+    assert shown["1:1"] is None
+    assert shown["1:2"]["pid"] == os.getpid()
 
 
 def test_a_name_of_any_bytes_is_shown(wire: Wire, cli: Cli) -> None:

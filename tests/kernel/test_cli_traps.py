@@ -132,7 +132,7 @@ def test_a_limit_is_bytes_and_says_so(wire: Wire, cli: Cli) -> None:
     wire.send(10)
     err = let_end(process).err
     assert "held 0 packets (0 bytes)" in err
-    assert "dropped 10: give it a larger --limit" in err
+    assert "dropped 10: a limit of " in err
 
     process = cli.holding(wire.device, "--limit", str(3 * FRAME))
     wire.send(10)
@@ -140,7 +140,7 @@ def test_a_limit_is_bytes_and_says_so(wire: Wire, cli: Cli) -> None:
     process = cli.holding(wire.device, "--limit", needed)
     wire.send(10)
     assert "held 10 packets" in (err := let_end(process).err)
-    assert err.endswith("dropped none\n")
+    assert "dropped none; " in err
     for verb in ("attach", "limit", "hold"):
         assert "bytes" in cli(verb, "--help").out
 

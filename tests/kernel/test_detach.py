@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import libnlplug
-from libnlplug import NotDrained, PlugQdisc, QdiscNotFound
+from libnlplug import NotDrained, PlugBusy, PlugQdisc, QdiscNotFound
 from tests.support.netlab import FRAME, Wire
 
 
@@ -68,6 +70,29 @@ def test_a_queue_that_cannot_drain_is_not_deleted(stuck: tuple[Wire, PlugQdisc])
     plug.detach(timeout=30)
     wire.expect(list(range(20)))
     assert wire.near.kinds(wire.device) == ["htb"]
+
+
+def test_a_hold_that_begins_while_detach_waits_is_not_ended(
+    wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody begins to hold after the release of a detach(): PlugBusy, the plug stays, and nothing held is lost."""
+    stats = plug.stats
+
+    def begin_meanwhile():
+        monkeypatch.undo()
+        held.__enter__()
+        return stats()
+
+    with PlugQdisc.open(wire.device, netns=wire.near) as other:
+        held = other.hold()
+        monkeypatch.setattr(plug, "stats", begin_meanwhile)
+        with pytest.raises(PlugBusy) as caught:
+            plug.detach()
+        assert caught.value.pid == os.getpid()
+        numbers = wire.send(5)
+        assert plug.stats().qlen == 5
+        held.__exit__(None, None, None)
+        wire.expect(numbers)
 
 
 def test_leaving_with_says_what_could_not_leave(stuck: tuple[Wire, PlugQdisc]) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from libnlplug import doctor
+from libnlplug import PlugQdisc, doctor
+from libnlplug.doctor import probe
 from libnlplug.guard import client as guard
+from libnlplug.hold import Hold
 from tests.support.netlab import eventually, need_guest
 
 EXAMINE = "from libnlplug import doctor; print(doctor.as_json(doctor.examine()))"
@@ -96,6 +98,35 @@ def test_guard_is_tried_with_real_packets() -> None:
     detail = examined()["guard"].detail
     assert "held a packet and released it when told to" in detail
     assert "when its holder was killed" in detail
+
+
+def examined_here() -> doctor.Check:
+    """The check of the guard, by this process, whose parts a test may have replaced."""
+    return next(one for one in doctor.examine() if one.name == "guard")
+
+
+def test_a_guard_that_does_not_release_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what a killed holder held does not come back, the guard check fails: a guard that drops stands for it."""
+    assert examined_here().state == "ok"
+    monkeypatch.setattr(PlugQdisc, "hold", lambda self, timeout=None: Hold(self, timeout, "drop"))
+    monkeypatch.setattr(probe, "ANSWER", 0.5)
+    found = examined_here()
+    assert found.state == "failed", found
+    assert "did not arrive" in found.detail
+
+
+def test_a_plug_that_does_not_hold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a packet passes during a hold, the guard check fails: a release in place of buffer stands for it."""
+    messages = PlugQdisc.messages
+
+    def never_buffer(plug: PlugQdisc) -> tuple[bytes, ...]:
+        _, release, *others = messages(plug)
+        return (release, release, *others)
+
+    monkeypatch.setattr(PlugQdisc, "messages", never_buffer)
+    found = examined_here()
+    assert found.state == "failed", found
+    assert "should have been held" in found.detail
 
 
 def test_command_ends_with_0() -> None:

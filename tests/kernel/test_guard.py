@@ -166,6 +166,26 @@ def test_it_ends_with_close(wire: Wire, plug: PlugQdisc) -> None:
     expect_ended(pid)
 
 
+def test_close_waits_until_the_guard_has_released(wire: Wire, plug: PlugQdisc) -> None:
+    """While the guard has not released what is held, close() in another thread does not come back."""
+    mine = PlugQdisc.open(wire.device, netns=wire.near)
+    mine.hold().__enter__()
+    pid = mine.guard().pid
+    numbers = expect_held(wire, plug)
+    os.kill(pid, signal.SIGSTOP)
+    closing = threading.Thread(target=mine.close)
+    try:
+        closing.start()
+        closing.join(0.5)
+        assert closing.is_alive()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    closing.join(10)
+    assert not closing.is_alive()
+    expect_flow(wire, numbers)
+    expect_ended(pid)
+
+
 def test_it_ends_with_the_holder_between_holds(wire: Wire, plug: PlugQdisc) -> None:
     """A holder that dies while it holds nothing leaves no guard behind, and nothing is sent to the plug."""
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from libnlplug import GuardUnavailable, NotPermitted, PlugQdisc
+from libnlplug import GuardUnavailable, NotPermitted, PlugBusy, PlugQdisc
 from libnlplug.guard import client as guard
+from tests.support.command import Cli
 from tests.support.hold import (
     NOBODY,
     Cgroup,
@@ -24,6 +25,7 @@ from tests.support.hold import (
     become_nobody,
     child,
     descriptors,
+    expect_ended,
     expect_flow,
     expect_held,
     holder_of,
@@ -285,9 +287,35 @@ def test_a_holder_with_one_right_hands_it_on(wire: Wire, plug: PlugQdisc, for_ev
         assert holder.hear() == "held"
         numbers = expect_held(wire, plug)
         found = holder_of(plug)
-        assert (found.uid, found.foreign) == (NOBODY, True)  # another user's word is not taken
+        assert (found.pid, found.uid, found.foreign) == (holder.pid, NOBODY, False)  # which root can see
+        with pytest.raises(PlugBusy, match=f"process {holder.pid} of uid {NOBODY} holds it"):
+            plug.hold().__enter__()
         holder.kill()
         expect_flow(wire, numbers)
+
+
+def test_root_ends_what_a_user_has_left_held(wire: Wire, plug: PlugQdisc, for_everyone: None) -> None:
+    """A user's detached hold: root's show names its guard and uid, root's release ends it, and root can hold then."""
+
+    def work(this: Child) -> None:
+        setns(wire.near.fileno())
+        become_nobody(keep=True)
+        PlugQdisc.open(wire.device).hold_detached(60)
+        this.say("detached")
+
+    cli = Cli(wire.near)
+    with child(work) as user:
+        assert user.hear() == "detached"
+        assert user.status() == 0
+    numbers = expect_held(wire, plug)
+    found = holder_of(plug)
+    assert (found.detached, found.foreign, found.uid, found.timeout) == (True, False, NOBODY, 60.0)
+    assert f"guard pid {found.guard} of uid {NOBODY} since " in cli("show", wire.device).out
+    assert cli("release", wire.device) == ("", "")
+    expect_flow(wire, numbers)
+    expect_ended(found.guard)
+    with plug.hold():
+        pass
 
 
 def test_a_holder_that_hides_itself_is_not_taken_for_dead(wire: Wire, plug: PlugQdisc, for_everyone: None) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import libnlplug
 from libnlplug import ForkedError, PlugBusy, PlugQdisc
+from libnlplug.guard import holders
 from tests.support.hold import (
     NOBODY,
     Child,
@@ -39,13 +40,40 @@ def test_a_second_hold_of_the_same_object_is_refused(wire: Wire, plug: PlugQdisc
     """The first hold goes on; the second is told our own pid, and can be had afterwards."""
     with plug.hold():
         numbers = expect_held(wire, plug)
-        with pytest.raises(PlugBusy, match=f"process {os.getpid()} holds|of this object") as caught, plug.hold():
+        with pytest.raises(PlugBusy, match="a hold of this object is on already") as caught, plug.hold():
             pytest.fail("entered")
         assert caught.value.pid == os.getpid()
         numbers += expect_held(wire, plug)
     expect_flow(wire, numbers)
     with plug.hold():
         pass
+
+
+def test_a_hold_is_entered_once(wire: Wire, plug: PlugQdisc) -> None:
+    """Entering the same Hold object again is refused, within its block and after it; the hold that is on goes on."""
+    held = plug.hold()
+    with held:
+        numbers = expect_held(wire, plug)
+        with pytest.raises(RuntimeError, match="entered once"), held:
+            pytest.fail("entered")
+        assert plug.stats().qlen == len(numbers)
+    expect_flow(wire, numbers)
+    with pytest.raises(RuntimeError, match="entered once"), held:
+        pytest.fail("entered")
+    expect_flow(wire, [])
+
+
+def test_the_holder_of_a_class_is_named(wire: Wire) -> None:
+    """Two plugs at two classes of one device: only the one that is held has a holder."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio bands 3")
+    one, two = (libnlplug.attach(wire.device, parent=parent, netns=wire.near) for parent in ("1:1", "1:2"))
+    with one, two, one.hold():
+        holder = one.holder()
+        assert holder is not None
+        assert (holder.pid, holder.guard) == (os.getpid(), one.guard().pid)
+        assert two.holder() is None
+        with two.hold():
+            assert two.holder().guard == two.guard().pid
 
 
 def test_a_second_object_of_the_same_process_is_refused(wire: Wire, plug: PlugQdisc) -> None:
@@ -411,9 +439,12 @@ def test_a_squatter_with_a_full_queue_is_told(wire: Wire, plug: PlugQdisc) -> No
             plug.hold().__enter__()
 
 
-def test_a_squatter_cannot_lie(wire: Wire, plug: PlugQdisc) -> None:
-    """Whatever a squatter of another uid says about holders, it is shown as what it is."""
+@pytest.mark.parametrize("program", ["python", "libnlplug-guard"])
+def test_a_squatter_cannot_lie(wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Whatever a squatter of another uid says about holders, it is shown as what it is; also where it runs the guard's
+    program, and watches a process that is not its user's."""
     needs_root()
+    monkeypatch.setattr(holders, "_program", lambda pid: program)
 
     def work(this: Child) -> None:
         from libnlplug.netlink.libnl import ffi
@@ -424,6 +455,7 @@ def test_a_squatter_cannot_lie(wire: Wire, plug: PlugQdisc) -> None:
         sitting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sitting.bind("\0" + mark_of(plug).lstrip("@"))
         sitting.listen()
+        os.dup2(os.pidfd_open(os.getppid()), 1)
         this.say("sitting")
         info = ffi.buffer(ffi.new("struct guard_info *", {"holder": 1, "since": 1}))[:]
         while True:

@@ -26,27 +26,72 @@ def programs() -> None:
 
 
 def one_run(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """One run of the benchmark: server, way, reloads, seed, and what takes the place of the reload command."""
-    server, way, reloads, seed, *instead = words
+    """One run of the benchmark: server, way, load, reloads, seed, and what takes the place of the reload command."""
+    server, way, load, reloads, seed, *instead = words
     script = BENCHMARKS / "reload" / "one_run.py"
-    argv = [*PRIVATE, sys.executable, str(script), server, way, reloads, seed, str(directory), *instead]
+    argv = [*PRIVATE, sys.executable, str(script), server, way, load, reloads, seed, str(directory), *instead]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120)
 
 
-def test_a_hold_loses_no_connection(tmp_path: Path) -> None:
-    """The short form ends well: every reload takes place, and 'libnlplug hold' loses none of the connections."""
-    argv = [sys.executable, str(BENCHMARKS / "reload" / "run.py"), "--short", "--output", str(tmp_path / "results")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+def short(output: Path, *rows: str) -> subprocess.CompletedProcess[str]:
+    """The short form of some rows, 2 reloads of each."""
+    argv = [sys.executable, str(BENCHMARKS / "reload" / "run.py"), "--short", "--output", str(output), "--rows", *rows]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=300)
+
+
+def lost(directory: Path) -> dict[str, int]:
+    """How the connections of a run ended."""
+    ends = [line.split(",")[2] for line in (directory / "connections.csv").read_text().splitlines()]
+    return {end: ends.count(end) for end in set(ends)}
+
+
+def test_a_handover_loses_no_connection(tmp_path: Path) -> None:
+    """The short form ends well: every reload takes place, and 'libnlplug hold --handover' loses none of the
+    connections, with haproxy, quiet and busy, and with a server that closes a full queue."""
+    rows = ["haproxy:handover:quiet", "haproxy:handover:busy", "slow-at-once:handover:quiet"]
+    done = short(tmp_path / "results", *rows)
     assert done.returncode == 0, done.stdout + done.stderr
-    table = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in done.stdout.splitlines() if "|" in line}
-    held = [title for title in table if title.startswith("`libnlplug hold`")]
-    assert len(held) == 3
-    for title in held:
-        tried, *lost = (int(cell) for cell in table[title][:5])
-        assert tried > 0
-        assert lost == [0, 0, 0, 0]
-        assert table[title][5].strip() == "0 of 2"
-    assert "plain reload; closes at once" in table  # which loses some nearly every time, but two reloads may be lucky
+    held = [
+        line.split("|")[2:-1] for line in done.stdout.splitlines() if line.startswith("| `libnlplug hold --handover`")
+    ]
+    assert len(held) == len(rows)
+    for tried, without, reloads, *_times in held:
+        assert int(tried) > 0
+        assert (without.strip(), reloads.strip()) == ("0", "0 of 2")
+
+
+def test_what_is_lost_is_counted(tmp_path: Path) -> None:
+    """Connections that the old process had in its queue when it was killed are counted as reset, nearly all of the 24
+    clients'."""
+    script = 'kill -STOP $(cat "$0") && sleep 0.5 && kill -KILL $(cat "$0") && exec haproxy -D -f "$1" -p "$0"'
+    kill = ["sh", "-c", script, f"{tmp_path}/pid", f"{tmp_path}/haproxy.cfg"]
+    done = one_run(tmp_path, "haproxy", "plain", "quiet", "1", "1", *kill)
+    assert done.returncode == 0, done.stderr
+    assert lost(tmp_path)["reset"] >= 12
+
+
+def test_a_server_that_closes_its_queue_loses_some(tmp_path: Path) -> None:
+    """Without a hold, a server that closes a full queue loses connections, and the table says how many."""
+    done = short(tmp_path / "results", "slow-at-once:plain:quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = (line.split("|")[2:-1] for line in done.stdout.splitlines() if line.startswith("| plain reload"))
+    run = tmp_path / "results" / "slow-at-once-plain-quiet-01"
+    assert row[1].strip() == f"{lost(run)['reset']} reset"
+    assert int(row[0]) == sum(lost(run).values())
+
+
+def test_a_run_is_not_made_twice(tmp_path: Path) -> None:
+    """What was measured stays, and is not measured again: only what is not there yet."""
+    output, rows = tmp_path / "results", ["haproxy:plain:quiet", "haproxy:migrate:quiet"]
+    (output / "haproxy-plain-quiet-01").mkdir(parents=True)
+    (output / "haproxy-plain-quiet-01" / "connections.csv").write_text("1.0,0.1,ok,7\n2.0,0.1,reset,\n")
+    (output / "haproxy-plain-quiet-01" / "reloads.csv").write_text("1.5,1.6,,7\n")
+    program = [sys.executable, str(BENCHMARKS / "reload" / "run.py"), "--reloads", "1", "--output", str(output)]
+    for more in (["--minutes", "0"], []):
+        done = subprocess.run([*program, *more, "--rows", *rows], capture_output=True, text=True, timeout=120)
+        assert done.returncode == bool(more)
+        assert ("1 of 2 runs are done" in done.stderr) == bool(more)
+    assert "| plain reload | 2 | 1 reset | 1 of 1 |" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -56,14 +101,14 @@ def test_a_hold_loses_no_connection(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["plain", "hold"])
 def test_no_reload_is_a_failure(tmp_path: Path, way: str, instead: str, sentence: str) -> None:
     """A reload command that fails, and one that does nothing, fail the benchmark, with a sentence that says so."""
-    done = one_run(tmp_path, "haproxy", way, "1", "1", instead)
+    done = one_run(tmp_path, "haproxy", way, "quiet", "1", "1", instead)
     assert done.returncode == 1
     assert re.search(sentence, done.stderr)
 
 
 def test_a_new_process_that_does_not_serve_is_a_failure(tmp_path: Path) -> None:
     """A reload that writes another process's number, but puts nobody in the server's place, fails the benchmark."""
-    done = one_run(tmp_path, "haproxy", "plain", "1", "1", "sh", "-c", f"echo 99999 >{tmp_path}/pid")
+    done = one_run(tmp_path, "haproxy", "plain", "quiet", "1", "1", "sh", "-c", f"echo 99999 >{tmp_path}/pid")
     assert done.returncode == 1
     assert "process 99999 should serve, and does not answer" in done.stderr
 

@@ -150,21 +150,23 @@ def test_signals_sent_to_us_reach_the_program() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_start_means_no_start(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_before_the_start_means_no_start(number: signal.Signals) -> None:
     """A signal that arrives while the hold is being prepared ends it: the program is not run, as if it had died."""
-    program = PROGRAM.replace("sys.exit(", f"import os; os.kill(os.getpid(), {int(number)})\nsys.exit(")
-    touched = tmp_path / "touched"
-    assert run("touch", str(touched), program=program) == (128 + number, "", "")
-    assert not touched.exists()
+    signalled = f"import os; os.posix_spawnp = lambda *_, **__: print('started'); os.kill(os.getpid(), {int(number)})"
+    program = PROGRAM.replace("sys.exit(", f"{signalled}\nsys.exit(")
+    assert run("true", program=program) == (128 + number, "", "")
 
 
 def test_ctrl_c_reaches_the_program_once() -> None:
-    """The terminal sends SIGINT to both; it is not passed on a second time."""
+    """The terminal sends SIGINT to both; it is not passed on a second time. (While we are stopped the program gets the
+    terminal's alone; one that we passed on would come after it.)"""
     terminal = Terminal(sys.executable, "-c", PROGRAM, sys.executable, "-c", COUNT)
     terminal.expect("ready")
     for times in range(1, 6):
+        terminal.process.send_signal(signal.SIGSTOP)
         terminal.type(CTRL_C)
         terminal.expect("got one", times)
+        terminal.process.send_signal(signal.SIGCONT)
     terminal.process.terminate()
     assert terminal.status() == 4
     assert terminal.text.count("got one") == 5

@@ -129,7 +129,15 @@ def test_the_picture_is_what_its_script_draws() -> None:
 
 def test_the_recording_is_of_this_show() -> None:
     """docs/recordings/show-watch.txt has today's lines of a plug that nobody holds and of a held one."""
-    holder = {"pid": 1, "since": time.time() - 1, "timeout": 10.0, "limit": 49152, "detached": False, "foreign": False}
+    holder = {
+        "pid": 1,
+        "since": time.time() - 1,
+        "timeout": 10.0,
+        "limit": 49152,
+        "detached": False,
+        "foreign": False,
+        "uid": 0,
+    }
     plug = {"device": "veth0", "ifindex": 2, "parent": "root", "handle": "1:", "qlen": 12, "backlog": 12500}
     recorded = (DOCS / "recordings" / "show-watch.txt").read_text()
 

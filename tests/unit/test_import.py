@@ -29,6 +29,7 @@ MAY_BE_LOADED = {
     "libnlplug",
     "libnlplug._libnl",
     "libnlplug._libnl.lib",
+    "libnlplug.async_with",
     "libnlplug.record",
     "libnlplug.errors",
     "libnlplug.hold",

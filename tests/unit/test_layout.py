@@ -20,9 +20,10 @@ FLOORS = (
     ("guard",),
     ("plug_qdisc",),
     ("netlink",),
-    ("errors", "record", "_version", "_libnl"),
+    ("errors", "record", "async_with", "_version", "_libnl"),
 )
-ONLY = {"plug_qdisc": {"netlink.libnl", "errors", "_libnl"}, "errors": set(), "record": set(), "_version": set()}
+NOTHING = ("errors", "record", "async_with", "_version")
+ONLY = {"plug_qdisc": {"netlink.libnl", "errors", "_libnl"}, **dict.fromkeys(NOTHING, set())}
 
 
 def modules() -> dict[str, Path]:

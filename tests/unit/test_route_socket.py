@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import resource
+import socket
 import struct
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libnlplug import ClosedError, DeviceNotFound, ForkedError, NetlinkError, PlugQdisc
+from libnlplug.netlink import route_socket
 from libnlplug.netlink.libnl import lib
 from libnlplug.netlink.messages import link_message
-from libnlplug.netlink.route_socket import RouteSocket, qdisc_info
+from libnlplug.netlink.route_socket import Reply, RouteSocket, qdisc_info
+from tests.support.netlab import Netns
 
 LOOPBACK = 1  # lo's interface index, in every namespace
 
@@ -56,6 +59,65 @@ def test_a_device_is_a_text(sk: RouteSocket, name: object) -> None:
     """A device of any other type is a TypeError that shows how one is named."""
     with pytest.raises(TypeError, match="as 'eth0'"):
         sk.link(name)  # type: ignore[arg-type]
+
+
+def other_socket(to: RouteSocket) -> socket.socket:
+    """A socket that can put datagrams into the queue of another one: root may."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    made.setblocking(False)
+    with socket.socket(fileno=os.dup(to.fileno())) as shared:
+        made.connect(shared.getsockname())
+    return made
+
+
+def sent(other: socket.socket, size: int) -> bool:
+    """Whether a datagram of so many bytes, a message with another number, was put into the queue."""
+    try:
+        return other.send(struct.pack("=IHHII", size, lib.NLMSG_MIN_TYPE, 0, 77, 0).ljust(size, b"\0")) == size
+    except BlockingIOError:
+        return False
+
+
+def test_an_answer_that_is_cut_off_is_lost(netns: Netns) -> None:
+    """A datagram of which not all was read: the call fails, saying so, and the next one gets its own answer."""
+    sk = RouteSocket(netns)
+    with netns.run(other_socket, sk) as other:
+        assert sent(other, 40000)
+        with pytest.raises(NetlinkError, match=f"{os.strerror(errno.EMSGSIZE)}; the kernel's answer did not arrive"):
+            sk.ask(link_message(lib.RTM_GETLINK, 0, LOOPBACK), "find", "lo")
+    assert sk.link("lo") == LOOPBACK
+    sk.close()
+
+
+def test_a_full_queue_is_a_lost_answer(netns: Netns) -> None:
+    """Where the queue has no room for an answer: the call fails, saying so, and the next one gets its own answer."""
+    sk = RouteSocket(netns)
+    with netns.run(other_socket, sk) as other:
+        while sent(other, 4000):
+            pass
+        with pytest.raises(NetlinkError, match=f"{os.strerror(errno.ENOBUFS)}; the kernel's answer did not arrive"):
+            sk.link("lo")
+    assert sk.link("lo") == LOOPBACK
+    sk.close()
+
+
+def test_an_interrupted_dump_is_asked_for_again(sk: RouteSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dump that a change interrupted is repeated; one that is interrupted every time is an error."""
+    read, rounds = route_socket._replies, []
+
+    def interrupted(answer) -> tuple[int, list[Reply]]:
+        error, replies = read(answer)
+        rounds.append(len(replies))
+        flag = lib.NLM_F_DUMP_INTR if len(rounds) <= changes else 0
+        return error, [Reply(one.kind, one.flags | flag, one.seq, one.message) for one in replies]
+
+    monkeypatch.setattr(route_socket, "_replies", interrupted)
+    changes = 2
+    assert LOOPBACK in {info.ifindex for info in sk.qdiscs()}
+    assert len(rounds) == 3
+    changes = 1000
+    with pytest.raises(NetlinkError, match="it changes faster than it can be read"):
+        sk.qdiscs()
 
 
 def plug_of(sk: RouteSocket) -> PlugQdisc:

@@ -179,3 +179,66 @@ def test_what_ran_nowhere(tmp_path: Path) -> None:
     )
     (tmp_path / "second.xml").write_text(ONE)
     assert "ran nowhere" not in run(TOOLS / "summary", "first.xml", "second.xml", cwd=tmp_path)[1]
+
+
+# -- tools/mutants
+
+BREAKAGES = """
+from typing import NamedTuple
+
+class Breakage(NamedTuple):
+    name: str
+    file: str
+    text: str
+    broken: str
+    tests: tuple
+    survives: str = ""
+
+TESTS = ("tests/unit/test_sum.py",)
+BREAKAGES = [Breakage("sum", "sums.py", "a + b", "a - b", TESTS), Breakage("none", "sums.py", {}, TESTS, {})]
+"""
+HARMLESS, HARMFUL, ABSENT = '"# one", "# two"', '"a, b", "b"', '"c + d", "d"'
+SUMS = "# one\ndef total(a, b):\n    return a + b\n"
+TEST_SUM = "import sums\ndef test_sum():\n    assert sums.total(1, 2) == 3\n"
+
+
+def mutants(tmp_path: Path, second: str, reason: str = "", test: str = TEST_SUM) -> tuple[int, str]:
+    """What tools/mutants says of a project with two breakages, of which its test notices the first."""
+    (tmp_path / "tests/unit").mkdir(parents=True)
+    (tmp_path / "tests/unit/test_sum.py").write_text(test)
+    (tmp_path / "sums.py").write_text(SUMS)
+    (tmp_path / "list.py").write_text(BREAKAGES.format(second, repr(reason)))
+    return run(TOOLS / "mutants", "--list", "list.py", cwd=tmp_path)
+
+
+def test_a_breakage_that_nothing_notices(tmp_path: Path) -> None:
+    """It is named, and is a failure; the project itself is not changed."""
+    status, words = mutants(tmp_path, HARMLESS)
+    assert status == 1, words
+    assert "2 breakages: 1 caught, 1 survived\n" in words
+    assert words.endswith("survived: none (sums.py), with tests/unit/test_sum.py\n")
+    assert (tmp_path / "sums.py").read_text() == SUMS
+
+
+def test_breakages_that_are_noticed_or_have_a_reason(tmp_path: Path) -> None:
+    """Both are well; a reason for one that is noticed after all is not."""
+    assert mutants(tmp_path / "noticed", HARMFUL)[0] == 0
+    status, words = mutants(tmp_path / "reason", HARMLESS, "it is a comment")
+    assert status == 0, words
+    assert "survives: none: it is a comment\n" in words
+    assert mutants(tmp_path / "no longer", HARMFUL, "it is a comment")[0] == 1
+
+
+def test_a_list_that_is_wrong(tmp_path: Path) -> None:
+    """A text that is not there, and tests that fail anyway, are errors: nothing would be shown."""
+    status, words = mutants(tmp_path / "text", ABSENT)
+    assert status == 2
+    assert "the text is in sums.py 0 times" in words
+    status, words = mutants(tmp_path / "test", HARMFUL, test=TEST_SUM.replace("3", "4"))
+    assert status == 2
+    assert "these tests fail without a breakage" in words
+
+
+def test_every_breakage_can_be_made() -> None:
+    """Each text of the project's own list is in its file exactly once, and its tests are there."""
+    assert run(TOOLS / "mutants", "--check", cwd=ROOT) == (0, "")

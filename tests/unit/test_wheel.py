@@ -39,6 +39,7 @@ NAMES = {
     "libnlplug/__main__.py",
     "libnlplug/_libnl.pyi",
     "libnlplug/_version.py",
+    "libnlplug/async_with.py",
     "libnlplug/command/__init__.py",
     "libnlplug/command/advice.py",
     "libnlplug/command/child.py",

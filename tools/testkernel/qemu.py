@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian's own kernel on a machine with two processors: QEMU, on the host's files by 9p.
 
-The package linux-image-amd64 (what it depends on) is unpacked into build/testkernel, once, and not installed. Its first
-file system is a busybox and the modules without which the kernel does not reach the host's files.
+The kernel is that of Debian 13, whatever release this host has: the first stable one with tcx. Its package is
+unpacked into build/testkernel, once, and not installed; apt gets it with lists of its own. The first file system is a
+busybox and the modules without which the kernel does not reach the host's files.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from guest import PARAMETERS, Command, GuestFailed, Kernel, own_directory
 MEMORY = "2G"
 BUILD = Path(__file__).resolve().parents[2] / "build/testkernel"
 PROCESSORS = 2
+SUITE = "trixie"
+MIRROR = "http://deb.debian.org/debian"  # where this host's apt has no mirror of Debian
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 FIRST_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p")
 # Files are cached in the guest as on a disk of its own: what the host changes meanwhile may not be seen there.
 CACHED, UNCACHED = "cache=loose", "cache=none"
@@ -46,10 +50,10 @@ def find(_wanted: str | None) -> Kernel:
             raise GuestFailed(f"no {program}: run tools/setup smp, or install qemu-system-x86, busybox and kmod")
     BUILD.mkdir(parents=True, exist_ok=True)
     with alone():
-        if not (BUILD / "debian").exists():
+        if not (BUILD / SUITE).exists():
             fetch()
-    (file,) = (BUILD / "debian/boot").glob("vmlinuz-*")
-    return Kernel(file, BUILD / "debian/lib/modules", "/dev/hvc0", "9p")
+    (file,) = (BUILD / SUITE / "boot").glob("vmlinuz-*")
+    return Kernel(file, BUILD / SUITE / "lib/modules", "/dev/hvc0", "9p")
 
 
 @contextmanager
@@ -64,11 +68,13 @@ def fetch() -> None:
     """Unpack the kernel's package, and make its first file system."""
     with tempfile.TemporaryDirectory(dir=BUILD) as name:
         place = Path(name)
-        depends = run("apt-cache", "depends", "linux-image-amd64")
+        apt = own_lists(place / "apt")
+        run("apt-get", *apt, "update")
+        depends = run("apt-cache", *apt, "depends", "linux-image-amd64")
         image = re.search(r"Depends: (linux-image-[\w.+-]+-amd64)$", depends, re.MULTILINE)
         if not image:
-            raise GuestFailed("apt knows no linux-image-amd64: run apt-get update, on Debian")
-        run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", image[1], cwd=place)
+            raise GuestFailed(f"apt knows no linux-image-amd64 of {SUITE}")
+        run("apt-get", *apt, "download", image[1], cwd=place)
         (package,) = place.glob("*.deb")
         tree = place / "tree"
         run("dpkg", "-x", str(package), str(tree))
@@ -77,7 +83,25 @@ def fetch() -> None:
         (release,) = os.listdir(tree / "lib/modules")
         run("depmod", "-b", str(tree), release)
         make_first(tree, release, place / "first")
-        tree.rename(BUILD / "debian")
+        tree.rename(BUILD / SUITE)
+
+
+def own_lists(place: Path) -> tuple[str, ...]:
+    """The options of apt for lists of SUITE alone, in a directory of its own: this host's lists stay as they are."""
+    for directory in ("lists/partial", "cache/archives/partial"):
+        (place / directory).mkdir(parents=True)
+    known = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI)"], capture_output=True, text=True)
+    mirrors = [line for line in known.stdout.splitlines() if re.search(r"/debian/?$", line)]
+    (place / "list").write_text(f"deb [signed-by={KEYRING}] {(mirrors or [MIRROR])[0]} {SUITE} main\n")
+    own = {
+        "Dir::Etc::SourceList": place / "list",
+        "Dir::Etc::SourceParts": "-",
+        "Dir::State::Lists": place / "lists",
+        "Dir::Cache": place / "cache",
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+    }
+    return ("-qq", *(word for name, value in own.items() for word in ("-o", f"{name}={value}")))
 
 
 def make_first(tree: Path, release: str, place: Path) -> None:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""async with: what can be entered by ``with`` is entered and left in a thread, so that asyncio's loop runs on.
+
+A thread of its own for each, because the loop's default executor may be full of other work, and a release must not wait
+for that. The thread always finishes: if the task is cancelled while it enters, what was entered is left again before
+CancelledError is raised; if it is cancelled while it leaves, CancelledError is raised once it has left.
+"""
+
+from __future__ import annotations
+
+__all__ = ["AsyncWith"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+    from typing import Callable, TypeVar
+
+    Entered = TypeVar("Entered")
+
+
+class AsyncWith:
+    """Adds ``async with`` to a class that has ``with``."""
+
+    __slots__ = ()
+
+    async def __aenter__(self: AbstractContextManager[Entered]) -> Entered:
+        entering = _in_thread(self.__enter__)
+        cancelled = await _finished(entering, self)
+        if cancelled is None:
+            return entering.result()
+        failure = entering.exception()
+        if failure is None:
+            leaving = _in_thread(lambda: self.__exit__(type(cancelled), cancelled, cancelled.__traceback__))
+            await _finished(leaving, self)
+            leaving.result()
+        raise cancelled from failure
+
+    async def __aexit__(
+        self: AbstractContextManager[object],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        leaving = _in_thread(lambda: self.__exit__(kind, error, traceback))
+        cancelled = await _finished(leaving, self)
+        leaving.result()
+        if cancelled is not None:
+            raise cancelled
+
+    def give_up_waiting(self) -> None:
+        """Called if the task is cancelled: end a wait for others that the thread is in. There is none by default."""
+
+
+def _in_thread(work: Callable[[], Entered]) -> asyncio.Future[Entered]:
+    """What the work returns or raises."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    loop = asyncio.get_running_loop()
+    executor = ThreadPoolExecutor(1, "libnlplug")
+    try:
+        return loop.run_in_executor(executor, work)
+    except RuntimeError:  # no thread can be started: a release must happen all the same
+        done: asyncio.Future[Entered] = loop.create_future()
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+        return done
+    finally:
+        executor.shutdown(wait=False)
+
+
+async def _finished(work: asyncio.Future[Entered], entered: object) -> asyncio.CancelledError | None:
+    """Wait until the thread has finished, however often the task is cancelled; the first of those."""
+    import asyncio
+
+    first = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as cancelled:
+            first = first or cancelled
+            if isinstance(entered, AsyncWith):
+                entered.give_up_waiting()
+    return first

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""async with: the loop runs on while a thread enters and leaves, and a cancelled task leaves nothing held."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+
+import pytest
+
+from libnlplug import HoldExpired, Match, PlugBusy, PlugGroup, PlugLane, PlugQdisc, attach
+from libnlplug.guard.holders import Mark
+from libnlplug.netlink.route_socket import RouteSocket
+from tests.support.hold import expect_flow, expect_held, mark_of, marks
+from tests.support.netlab import PORT, Netns, Wire
+
+SYN = Match(ip_proto="tcp", dst_port=PORT, tcp_syn=True)
+
+
+@pytest.fixture
+def taken(wire: Wire, plug: PlugQdisc):
+    """The plug's mark, which this process has: a hold waits for it, and holds once it is closed."""
+    sk, mark = RouteSocket(wire.near), Mark(mark_of(plug).lstrip("@"))
+    assert mark.take(sk)
+    yield mark
+    mark.close()
+    sk.close()
+
+
+@pytest.fixture
+def listener():
+    """A listener on lo of a namespace of its own, with a connection that nobody accepts: a handover waits for that."""
+    netns = Netns.take()
+    netns.ip("link set lo up")
+    listening, client = (netns.run(socket.socket) for _ in range(2))
+    listening.bind(("127.0.0.1", PORT))
+    listening.listen()
+    client.connect(("127.0.0.1", PORT))
+    yield netns, listening
+    listening.close()
+    client.close()
+    netns.give_back()
+
+
+async def ticks(until) -> int:
+    """How often the loop comes round until the condition is true."""
+    count = 0
+    while not until():
+        await asyncio.sleep(0.01)
+        count += 1
+        assert count < 1000, "it never became true"
+    return count
+
+
+def test_a_hold_is_entered_and_left(wire: Wire, plug: PlugQdisc) -> None:
+    """Packets wait during the block and arrive after it; the report is the same as with ``with``."""
+
+    async def main() -> list[int]:
+        async with plug.hold(timeout=10) as report:
+            numbers = expect_held(wire, plug)
+        assert (report.packets, report.dropped, report.expired) == (5, 0, False)
+        return numbers
+
+    expect_flow(wire, asyncio.run(main()))
+
+
+def test_what_was_attached_is_removed(wire: Wire) -> None:
+    """``async with attach()`` removes the plug; what it still held has left first."""
+
+    async def main() -> list[int]:
+        async with attach(wire.device, netns=wire.near) as plug:
+            plug.buffer()
+            return expect_held(wire, plug)
+
+    wire.expect(asyncio.run(main()))
+    assert "plug" not in wire.near.kinds(wire.device)
+
+
+def test_a_group_is_held(wire: Wire, plug: PlugQdisc) -> None:
+    """A group can be held by ``async with`` too."""
+
+    async def main() -> list[int]:
+        async with PlugGroup([plug]) as group, group.hold(timeout=10):
+            return expect_held(wire, plug)
+
+    expect_flow(wire, asyncio.run(main()))
+
+
+def test_an_error_of_the_block_comes_out(wire: Wire, plug: PlugQdisc) -> None:
+    """An exception in the block releases and goes on, as an exception when entering does."""
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with plug.hold(timeout=10):
+                held.extend(expect_held(wire, plug))
+                with pytest.raises(PlugBusy):
+                    async with plug.hold(timeout=10):
+                        pass
+                raise ZeroDivisionError
+
+    held: list[int] = []
+    asyncio.run(main())
+    expect_flow(wire, held)
+
+
+def test_a_task_cancelled_in_the_block_releases(wire: Wire, plug: PlugQdisc) -> None:
+    """What was held arrives, and CancelledError comes out."""
+
+    async def hold() -> None:
+        async with plug.hold(timeout=10):
+            held.extend(expect_held(wire, plug))
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        task = asyncio.create_task(hold())
+        await ticks(lambda: held)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    held: list[int] = []
+    asyncio.run(main())
+    expect_flow(wire, held)
+
+
+def test_a_task_cancelled_while_entering_releases(wire: Wire, plug: PlugQdisc, taken: Mark) -> None:
+    """The loop runs on while the hold waits for the mark. The task is cancelled again and again; the hold that then
+    begins in the thread is released, and the block does not run."""
+
+    async def hold() -> None:
+        async with plug.hold(timeout=10):
+            pytest.fail("the block runs")
+
+    async def main() -> None:
+        task = asyncio.create_task(hold())
+        begun = time.monotonic()
+        assert await ticks(lambda: time.monotonic() - begun > 0.2) > 5
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0.01)
+        assert not task.done()
+        taken.close()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert plug.last_action == "release_indefinite"
+    assert marks(wire.near) == []
+    expect_flow(wire, [])
+
+
+def test_a_task_cancelled_while_it_waits_for_a_handover(listener) -> None:
+    """A connection in the accept queue keeps the block from beginning: the loop runs on, and cancelling ends the wait
+    at once, and the hold."""
+    netns, _ = listener
+
+    async def hold(lane: PlugLane) -> None:
+        async with lane.hold(timeout=60, handover=True):
+            pytest.fail("the block runs")
+
+    async def main() -> float:
+        async with PlugLane("lo", SYN, netns=netns) as lane:
+            task = asyncio.create_task(hold(lane))
+            await ticks(lambda: marks(netns))
+            begun = time.monotonic()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert lane.plug.last_action == "release_indefinite"
+            assert marks(netns) == []
+            return time.monotonic() - begun
+
+    assert asyncio.run(main()) < 10
+    assert [link["ifname"] for link in netns.links()] == ["lo"]
+
+
+def test_a_task_cancelled_while_it_leaves(listener) -> None:
+    """No new listener comes: the loop runs on, and cancelling ends the wait for one, and the hold."""
+    netns, listening = listener
+    listening.accept()[0].close()
+
+    async def hold(lane: PlugLane) -> None:
+        async with lane.hold(timeout=60, handover=True):
+            listening.close()
+
+    async def main() -> None:
+        async with PlugLane("lo", SYN, netns=netns) as lane:
+            task = asyncio.create_task(hold(lane))
+            await ticks(lambda: listening.fileno() < 0)
+            begun = time.monotonic()
+            assert await ticks(lambda: time.monotonic() > begun + 0.3) > 5
+            assert marks(netns)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert marks(netns) == []
+
+    asyncio.run(main())
+
+
+def test_wait_for_ends_a_hold(wire: Wire, plug: PlugQdisc) -> None:
+    """asyncio.wait_for() around a hold is a TimeoutError, and what was held arrives."""
+
+    async def hold() -> None:
+        async with plug.hold():
+            held.extend(expect_held(wire, plug))
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(hold(), 1)
+
+    held: list[int] = []
+    asyncio.run(main())
+    expect_flow(wire, held)
+
+
+def test_an_expiry_is_one_record(wire: Wire, plug: PlugQdisc, caplog: pytest.LogCaptureFixture) -> None:
+    """What the guard ended is one record of the logger ``libnlplug``, with the sentence of the error; a hold that ends
+    in time is none."""
+
+    async def main() -> str:
+        async with plug.hold(timeout=60):
+            pass
+        with pytest.raises(HoldExpired) as raised:
+            async with plug.hold(timeout=0.05):
+                await asyncio.sleep(0.2)
+        return str(raised.value)
+
+    with caplog.at_level(logging.DEBUG):
+        sentence = asyncio.run(main())
+    shown = [(one.name, one.levelname, one.getMessage()) for one in caplog.records if one.name != "asyncio"]
+    assert shown == [("libnlplug", "WARNING", sentence)]
+
+
+def test_no_thread_can_be_started(wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no thread left, the block is left without one."""
+
+    def refuse(*_words: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        async with plug.hold(timeout=10):
+            held.extend(expect_held(wire, plug))
+            monkeypatch.setattr("threading.Thread.start", refuse)
+        monkeypatch.undo()
+
+    held: list[int] = []
+    asyncio.run(main())
+    expect_flow(wire, held)
