@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Changes behind the router: rules, backends and directors that come and go, with a hold and without.
 
-The engine is IPVS with ``mh`` on two directors, as in maglev.py. The lane is on the router's device to the client, where
-the router has not yet chosen a director.
+The engine is IPVS with ``mh`` on two directors, as in maglev.py. The lane is on the router's device to the client,
+where the router has not yet chosen a director.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from clients import Population
 from directors import IPIP, SERVICE, even, fresh, load_modules, rules, server, tell
 from net import DIRECTORS, FAR, PORT, VIP, enter, kill, network, revive, route_to
 from programs import Haproxy, backend_servers
-from repeat import Case, Seen, program
+from repeat import Case, Seen, program, some
 
 from libnlplug import Match, PlugLane
 
 ALONE, SYNS, ALL = "alone", "SYNs held", "all held"
 NOTICES = 0.3  # seconds until the router, or a director, knows that something is dead
-REST = 0.3  # seconds between two changes
+REST = 0.3  # seconds before a change, and before it is undone
 CLIENTS = 24  # that make new connections meanwhile
 STAY = 8  # connections that are established before the change, and stay
 LEAVE = ["b3", "b1"]
-SHORT_ROWS = ("C1", "C2", "C5")
+SHORT = {"C1": [ALONE, ALL], "C2": [ALONE, SYNS], "C5": [ALONE]}
 
 
 def nothing() -> None:
@@ -85,19 +85,18 @@ class Stage:
             tell(director, [f"-e {SERVICE} {server(name)} {IPIP} -w 1" for name in names])
 
 
-def measure(stage: Stage, change: Change, often: int) -> Seen:
+def measure(stage: Stage, change: Change) -> Seen:
     """Clients while something changes and is undone."""
     fresh(change.scheduler, even(stage.backends))
     match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=change.hold == SYNS)
     lane = PlugLane("client", match, ingress=True, netns="router")
     with lane, Population(CLIENTS, change.long) as population:
-        for _ in range(often):
-            time.sleep(REST)
-            change.before()
-            with lane.hold(timeout=30) if change.hold != ALONE else nullcontext():
-                change.change()
-            time.sleep(REST)
-            change.undo()
+        time.sleep(REST)
+        change.before()
+        with lane.hold(timeout=30) if change.hold != ALONE else nullcontext():
+            change.change()
+        time.sleep(REST)
+        change.undo()
     counted = population.count("short") + population.count("long")
     lost = population.lost("short") + population.lost("long")
     figures = {"longest wait, ms": round(1000 * population.worst("short"))}
@@ -222,11 +221,11 @@ def changes(short: bool) -> Iterator[list[Case]]:
             ("C6", "d1 is killed, the router learns it 0.3 s later"): director_dies(),
         }
         try:
-            yield [
-                Case(row, what, "connections", {name: partial(measure, stage, one, 1) for name, one in ways.items()})
+            cases = [
+                Case(row, what, "connections", {name: partial(measure, stage, one) for name, one in ways.items()})
                 for (row, what), ways in rows.items()
-                if not short or row in SHORT_ROWS
             ]
+            yield some(cases, SHORT) if short else cases
         finally:
             servers.end()
 

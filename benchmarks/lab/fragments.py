@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fragments: do all fragments of a datagram reach one director, and the backend of the datagrams that fit into a packet?
+"""Fragments: do all fragments of a datagram reach one director, and do they reach the backend of small datagrams?
 
-Clients of several addresses send datagrams by UDP, from each port one that fits into a packet and one that does not. The
-router chooses the director by the kernel's ECMP hash policies, which read the ports of no fragment, not even of the first.
+Clients of several addresses send datagrams by UDP, from each port one that fits into a packet and one that does not.
+The router chooses the director by the kernel's ECMP hash policies, which read the ports of no fragment, not even of the
+first one.
 
 Other routers do read the ports of first fragments. tc makes the lab's router one of those: the source port's lowest bit
 chooses the director of packets that have ports. The directors can then do what the Maglev paper describes: give each
@@ -24,7 +25,7 @@ from typing import NamedTuple
 from directors import even, fresh, load_modules, rules
 from net import DIRECTORS, PORT, VIP, enter, ip, join_two_by_gre, network, route_to, settings, sh, tc
 from packets import Watch, sinks
-from repeat import Case, Seen, program
+from repeat import Case, Seen, program, some
 
 SMALL, LARGE = 100, 4000  # bytes: one packet; three fragments
 CLIENTS = [f"10.0.0.{10 + number}" for number in range(8)]
@@ -34,6 +35,8 @@ SERVICE = f"-u {VIP}:{PORT}"
 ADDRESSES_AND_PROTOCOL = 0x7  # of fib_multipath_hash_fields
 LARGER = 1524
 OFFSET, MORE = range(13), 13  # the bits of an IP header's fragment field
+POLICY_1, ALONE, SENT_ON = "policy 1 (ports too)", "alone", "the directors send fragments on, by addresses and protocol"
+SHORT = {"F1": [POLICY_1], "F2": [ALONE, SENT_ON]}
 MARK = 7  # of packets for the first director; the next number is the second one's
 
 
@@ -157,7 +160,7 @@ def flows() -> Iterator[dict[Flow, socket.socket]]:
             for _ in range(PORTS):
                 sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
                 sock.bind((address, 0))
-                # Not connected: the hash of a connected socket would go with its packets, and the router would use that.
+                # Not connected: a connected socket gives its packets a hash, which the router would use.
                 sockets[sock.getsockname()] = sock
         yield sockets
 
@@ -171,24 +174,25 @@ def fragments(short: bool) -> Iterator[list[Case]]:
         enter("client")
         linux = {
             "policy 0 (addresses)": Way(0),
-            "policy 1 (ports too)": Way(1),
+            POLICY_1: Way(1),
             "policy 1, `rr`": Way(1, "rr"),
             "policy 2 (addresses, inner ones in a tunnel)": Way(2),
             "policy 3 (addresses and protocol)": Way(3),
         }
         others = {
-            "alone": Way(0, reads_ports=True),
-            "the directors send fragments on, by addresses and protocol": Way(0, reads_ports=True, sends_on=True),
+            ALONE: Way(0, reads_ports=True),
+            SENT_ON: Way(0, reads_ports=True, sends_on=True),
         }
         what = f"datagrams of {LARGE} bytes, in three fragments"
         rows = {
             ("F1", f"{what}; Linux as router"): linux,
             ("F2", f"{what}; a router that reads first fragments' ports"): others,
         }
-        yield [
+        cases = [
             Case(row, what, "datagrams", {name: partial(measure, backends, way) for name, way in ways.items()})
             for (row, what), ways in rows.items()
         ]
+        yield some(cases, SHORT) if short else cases
 
 
 if __name__ == "__main__":

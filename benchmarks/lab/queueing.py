@@ -14,8 +14,8 @@ HOW:
     now        closes the accept queue with all that are in it
 
 With save-syn, a process asks the kernel for each connection's SYN (TCP_SAVE_SYN), as servers do that look at its
-options, and does not serve without one. With steered, a BPF program (steering.py) gives all new connections to the oldest
-process, and to the next one from the moment in which the oldest is told to stop.
+options, and does not serve without one. With steered, a BPF program (steering.py) gives all new connections to the
+oldest process, and to the next one from the moment in which the oldest is told to stop.
 """
 
 from __future__ import annotations

@@ -75,6 +75,11 @@ def turns(cases: list[Case], repetitions: int) -> Iterator[tuple[int, Case, str]
             yield number, case, way
 
 
+def some(cases: list[Case], ways: dict[str, list[str]]) -> list[Case]:
+    """Only these ways of these rows."""
+    return [one._replace(ways={way: one.ways[way] for way in ways[one.row]}) for one in cases if one.row in ways]
+
+
 def measure(cases: list[Case], file: Path, repetitions: int, deadline: float) -> int:
     """Make the measurements that the file lacks, until the deadline; how many of them failed."""
     done = {(line.row, line.what, line.way, line.repetition) for line in read(file)}
@@ -94,13 +99,14 @@ def measure(cases: list[Case], file: Path, repetitions: int, deadline: float) ->
                 traceback.print_exc()
                 failed += 1
                 continue
-            line = Line(case.row, case.what, case.unit, way, number, seen.counted, dict(seen.lost), seen.figures, where_)
+            lost = dict(seen.lost)
+            line = Line(case.row, case.what, case.unit, way, number, seen.counted, lost, seen.figures, where_)
             out.write(json.dumps(line._asdict()) + "\n")
             out.flush()
             told = ", ".join(f"{name} {value:.3g}" for name, value in seen.figures.items())
-            lost = ", ".join(f"{count} {how}" for how, count in seen.lost.items()) or "0"
+            words = ", ".join(f"{count} {how}" for how, count in lost.items()) or "0"
             took = time.monotonic() - begun
-            print(f"{took:5.1f} s  {case.row} {way}: lost {lost} of {seen.counted}; {told}", flush=True)
+            print(f"{took:5.1f} s  {case.row} {way}: lost {words} of {seen.counted}; {told}", flush=True)
     return failed
 
 
@@ -111,7 +117,7 @@ def program(scenario: Callable[[bool], AbstractContextManager[list[Case]]]) -> N
     add("file", type=Path, metavar="FILE")
     add("--short", action="store_true", help="a few small measurements, to see that they work")
     add("--repetitions", type=int, default=REPETITIONS, metavar="N", help=f"how often each is made ({REPETITIONS})")
-    add("--seconds", type=float, default=float("inf"), metavar="S", help="begin no measurement near the end of this time")
+    add("--seconds", type=float, default=float("inf"), metavar="S", help="begin none near the end of this time")
     add("--rows", default="", metavar="REGEX", help="only the rows of these names")
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds - MARGIN

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Choose by a BPF program which listener of a SO_REUSEPORT group gets new connections, and count them.
 
-This is what servers did before ``tcp_migrate_req``: the program gives no more SYNs to the old listener, which accepts what
-it still has to get, and closes. The program is loaded by bpf(2) itself; no library is needed.
+This is what servers did before ``tcp_migrate_req``: the program gives no more SYNs to the old listener, which accepts
+what it still has to get, and closes. The program is loaded by bpf(2) itself; no library is needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAP_CREATE, LOOKUP, UPDATE, PROG_LOAD = 0, 1, 2, 5  # enum bpf_cmd
 ARRAY, SOCKET_FILTER = 2, 1  # enum bpf_map_type, enum bpf_prog_type
 SO_ATTACH_REUSEPORT_EBPF = 52
 SLOTS = 256
-INDEX, SLOT, FIRST = 0, 1, 2  # of the map: which listener gets new connections, where they are counted, the counts
+CHOICE, FIRST = 0, 1  # of the map: which listener gets new connections, with the place of its count << 8; the counts
 FLAGS = -0x100000 + 20 + 13  # SKF_NET_OFF: the TCP flags after an IPv4 header without options
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,7 +36,7 @@ def _instruction(code: int, to: int = 0, source: int = 0, offset: int = 0, value
 
 
 def _look_up(map_: int, otherwise: int) -> bytes:
-    """r0 = the address of the value whose key is on the stack; go on after ``otherwise`` more instructions without one."""
+    """r0 = the address of the value whose key is on the stack. Without one, skip ``otherwise`` instructions."""
     return b"".join(
         [
             _instruction(0x18, 1, 1, 0, map_),  # r1 = the map (BPF_PSEUDO_MAP_FD), in two halves
@@ -50,28 +50,29 @@ def _look_up(map_: int, otherwise: int) -> bytes:
 
 
 def _program(map_: int) -> bytes:
-    """Return map[INDEX]; if the packet is a SYN, add one to map[map[SLOT]]."""
-    count = _look_up(map_, 2) + _instruction(0xB7, 1, value=1) + _instruction(0xC3, 0, 1)  # lock *(u32 *)r0 += 1
-    slot = (
-        _instruction(0x62, 10, offset=-4, value=SLOT)  # the key: *(u32 *)(r10 - 4) = SLOT
-        + _look_up(map_, 2 + len(count) // 8)
-        + _instruction(0x61, 8, 0)  # r8 = *(u32 *)r0
-        + _instruction(0x63, 10, 8, offset=-4)  # the key: r8
-        + count
+    """Return the low byte of map[CHOICE]; if the packet is a SYN, add one to map[the other bytes]."""
+    count = (
+        _instruction(0x63, 10, 8, offset=-4)  # the key: *(u32 *)(r10 - 4) = r8
+        + _look_up(map_, 2)
+        + _instruction(0xB7, 1, value=1)  # r1 = 1
+        + _instruction(0xC3, 0, 1)  # lock *(u32 *)r0 += r1
     )
-    syn = (
-        _instruction(0x30, value=FLAGS)  # r0 = the TCP flags
+    choice = (
+        _instruction(0x61, 7, 0)  # r7 = *(u32 *)r0
+        + _instruction(0xBF, 8, 7)  # r8 = r7
+        + _instruction(0x77, 8, value=8)  # r8 >>= 8
+        + _instruction(0x57, 7, value=0xFF)  # r7 &= 0xff
+        + _instruction(0x30, value=FLAGS)  # r0 = the TCP flags
         + _instruction(0x57, 0, value=0x12)  # r0 &= SYN | ACK
-        + _instruction(0x55, 0, offset=len(slot) // 8, value=0x02)  # if r0 != SYN goto the end
-        + slot
+        + _instruction(0x55, 0, offset=len(count) // 8, value=0x02)  # if r0 != SYN goto the end
+        + count
     )
     return (
         _instruction(0xBF, 6, 1)  # r6 = the packet
         + _instruction(0xB7, 7)  # r7 = 0
-        + _instruction(0x62, 10, offset=-4, value=INDEX)
-        + _look_up(map_, 1 + len(syn) // 8)
-        + _instruction(0x61, 7, 0)  # r7 = *(u32 *)r0
-        + syn
+        + _instruction(0x62, 10, offset=-4, value=CHOICE)  # the key
+        + _look_up(map_, len(choice) // 8)
+        + choice
         + _instruction(0xBF, 0, 7)  # r0 = r7
         + _instruction(0x95)  # exit
     )
@@ -93,15 +94,11 @@ class Steering:
 
     def choose(self, index: int, counter: int) -> None:
         """Give new connections to the listener of this index, and count them by this counter."""
-        self._set(SLOT, FIRST + counter)
-        self._set(INDEX, index)
+        key, value = ctypes.c_uint32(CHOICE), ctypes.c_uint32(index | (FIRST + counter) << 8)
+        _bpf(UPDATE, struct.pack("=IxxxxQQQ", self._map, ctypes.addressof(key), ctypes.addressof(value), 0))
 
     def count(self, counter: int) -> int:
         """How many SYNs this counter has counted."""
         key, value = ctypes.c_uint32(FIRST + counter), ctypes.c_uint32()
         _bpf(LOOKUP, struct.pack("=IxxxxQQ", self._map, ctypes.addressof(key), ctypes.addressof(value)))
         return value.value
-
-    def _set(self, key: int, value: int) -> None:
-        key_, value_ = ctypes.c_uint32(key), ctypes.c_uint32(value)
-        _bpf(UPDATE, struct.pack("=IxxxxQQQ", self._map, ctypes.addressof(key_), ctypes.addressof(value_), 0))
