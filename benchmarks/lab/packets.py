@@ -78,6 +78,7 @@ def sinks(names: list[str]) -> Iterator[None]:
 def datagrams(name: str, over: threading.Event) -> None:
     enter(name)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)  # room for all that come at once
         sock.bind((VIP, PORT))
         sock.settimeout(0.1)
         while not over.is_set():

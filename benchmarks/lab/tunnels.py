@@ -71,23 +71,34 @@ def prepare(backends: list[str], way: Way) -> None:
 
 def upload(between: Callable[[], None]) -> list[str]:
     """Send SIZE bytes by each of some connections; how each ended. ``between`` is called at half of the bytes."""
-    ended, sockets = [], [connect() for _ in range(UPLOADS)]
-    for sock in sockets:
+    ended: dict[socket.socket, str] = {}
+    sockets = [connect() for _ in range(UPLOADS)]
+
+    def each(call: Callable[[socket.socket], None]) -> None:
+        for sock in sockets:
+            if sock not in ended:
+                try:
+                    call(sock)
+                except (OSError, Cut) as error:
+                    ended[sock] = word_for(error)
+
+    def first_half(sock: socket.socket) -> None:
+        sock.settimeout(PATIENCE)
         sock.sendall(bytes(SIZE // 2))
+
+    def second_half(sock: socket.socket) -> None:
+        sock.sendall(bytes(SIZE // 2))
+        sock.shutdown(socket.SHUT_WR)
+        text = sock.recv(100).decode()
+        if not text or int(text.split()[1]) != SIZE:
+            raise Cut
+
+    each(first_half)
     between()
+    each(second_half)
     for sock in sockets:
-        with sock:
-            try:
-                sock.settimeout(PATIENCE)
-                sock.sendall(bytes(SIZE // 2))
-                sock.shutdown(socket.SHUT_WR)
-                text = sock.recv(100).decode()
-                if not text or int(text.split()[1]) != SIZE:
-                    raise Cut
-                ended.append("ok")
-            except (OSError, Cut) as error:
-                ended.append(word_for(error))
-    return ended
+        sock.close()
+    return [ended.get(sock, "ok") for sock in sockets]
 
 
 def give_up_d1() -> None:
@@ -109,8 +120,11 @@ def no_icmp() -> Iterator[None]:
 def measure(backends: list[str], way: Way) -> Seen:
     prepare(backends, way)
     watches = {place: Watch(place) for place in (*DIRECTORS, *backends, "client")}
-    with no_icmp() if not way.told else nullcontext():
-        ended = Counter(upload(give_up_d1 if way.killed else lambda: None))
+    try:
+        with no_icmp() if not way.told else nullcontext():
+            ended = Counter(upload(give_up_d1 if way.killed else lambda: None))
+    finally:
+        part_by_gre()
     seen = {place: watch.packets() for place, watch in watches.items()}
     largest = {place: max((one.length for one in packets), default=0) for place, packets in seen.items()}
     figures = {
@@ -122,7 +136,6 @@ def measure(backends: list[str], way: Way) -> Seen:
     }
     for watch in watches.values():
         watch.close()
-    part_by_gre()
     del ended["ok"]
     return Seen(UPLOADS, dict(ended), figures)
 
