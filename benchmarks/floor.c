@@ -3,7 +3,9 @@
  * The floor: what a toggle costs when nothing is done but what must be. Two messages are made beforehand; a toggle is
  * one send and one recv, and nobody looks at more of the answer than its error.
  *
- *	floor DEV HANDLE	then on standard input: toggle N	buffer and release_indefinite, N times
+ *	floor DEV HANDLE [pfifo]	then on standard input: toggle N	buffer and release_indefinite, N times
+ *
+ * With pfifo, for a kernel without plugs: a pfifo whose limit becomes 100, then 101.
  *
  *   cc -O2 floor.c -o floor
  */
@@ -24,6 +26,17 @@ struct request {
 	struct rtattr options_attribute;
 	struct tc_plug_qopt options;
 };
+
+static void make_pfifo(struct request *request, unsigned int limit)
+{
+	struct tc_fifo_qopt options = { limit };
+
+	strcpy(request->kind, "pfifo");
+	request->kind_attribute.rta_len = RTA_LENGTH(sizeof "pfifo");
+	memcpy(&request->options, &options, sizeof options);
+	request->options_attribute.rta_len = RTA_LENGTH(sizeof options);
+	request->header.nlmsg_len -= sizeof request->options - sizeof options;
+}
 
 static void fill(struct request *request, int ifindex, unsigned int handle, int action)
 {
@@ -53,10 +66,14 @@ int main(int argc, char **argv)
 	unsigned long times;
 	int fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
 
-	if (argc != 3 || fd < 0)
+	if (argc < 3 || fd < 0)
 		return 2;
 	fill(&buffer, if_nametoindex(argv[1]), strtoul(argv[2], NULL, 16) << 16, TCQ_PLUG_BUFFER);
 	fill(&release, buffer.place.tcm_ifindex, buffer.place.tcm_handle, TCQ_PLUG_RELEASE_INDEFINITE);
+	if (argc > 3) {
+		make_pfifo(&buffer, 100);
+		make_pfifo(&release, 101);
+	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	while (scanf(" toggle %lu", &times) == 1) {
 		int error = 0;

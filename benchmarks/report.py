@@ -22,7 +22,7 @@ def table(rows: list[dict]) -> str:
     lines = ["| | what | ours | peer | its | ratio | bound | |", "|--:|---|--:|---|--:|--:|--:|---|"]
     for row in sorted(rows, key=lambda row: row["point"]):
         bound = "" if row["bound"] is None else f"{row['sense']} {row['bound']:g}"
-        verdict = {None: "", True: "met", False: "**missed**"}[is_met(row)]
+        verdict = "it fails" if row["fails"] else {None: "", True: "met", False: "**missed**"}[is_met(row)]
         words = row["point"], row["what"], row["ours"], row["peer"], row["theirs"], _ratio(row["ratio"]), bound, verdict
         lines.append("| " + " | ".join(str(word) for word in words) + " |")
     return "\n".join(lines) + "\n"

@@ -49,7 +49,8 @@ def time_text(seconds: float) -> str:
 
 
 class Row(dict):  # type: ignore[type-arg]
-    """A line of the table: point, what, ours, peer, theirs, ratio, sense, bound, note. Made to be JSON."""
+    """A line of the table: point, what, ours, peer, theirs, ratio, sense, bound, fails. Made to be JSON. Where the peer
+    fails to do what is measured, ``fails``, there is no bound that could be met."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Row(dict):  # type: ignore[type-arg]
         ratio: float,
         bound: float | None = None,
         sense: str = "at most",
-        note: str = "",
+        fails: bool = False,
     ) -> None:
         super().__init__(
             point=point,
@@ -70,9 +71,9 @@ class Row(dict):  # type: ignore[type-arg]
             peer=peer,
             theirs=theirs,
             ratio=ratio,
-            bound=bound,
+            bound=None if fails else bound,
             sense=sense,
-            note=note,
+            fails=fails,
         )
 
 
@@ -85,9 +86,9 @@ def compared(
     bound: float | None = None,
     *,
     faster: bool = False,
-    note: str = "",
+    fails: bool = False,
 ) -> Row:
     """Ours against a peer: the ratio of the times, at most ``bound``; or how often ours is faster, at least."""
     ratio = measured.ratio(peer, ours) if faster else measured.ratio(ours, peer)
     ours_text, theirs = time_text(measured.of(ours)), time_text(measured.of(peer))
-    return Row(point, what, ours_text, peer, theirs, ratio, bound, "at least" if faster else "at most", note)
+    return Row(point, what, ours_text, peer, theirs, ratio, bound, "at least" if faster else "at most", fails)

@@ -7,6 +7,7 @@ attach DEV                 make the plug, released              detach        re
 toggle N                   buffer and release_indefinite        port N        the same by the drop-in port
 stats N    hold N          the plug's counters; a hold          first DEV     open the plug, hold once, close
 group DEV...               attach to all, make a group          buffer  release  of the group
+fifo DEV HANDLE            use the pfifo that is there in a plug's place: toggles change its limit to 100 and 101
 memory                     answers with the resident KiB, the descriptors and the zombies
 """
 
@@ -14,10 +15,16 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
+import struct
 import sys
 
 import libnlplug
 from libnlplug import plug_qdisc
+from libnlplug.netlink.attributes import attribute
+from libnlplug.netlink.libnl import lib
+from libnlplug.netlink.messages import message, parse_handle
+from libnlplug.netlink.route_socket import RouteSocket
 
 LIMIT = 1_000_000
 
@@ -26,6 +33,17 @@ def toggle(buffer, release, times: int) -> None:
     for _ in range(times):
         buffer()
         release()
+
+
+def fifo(device: str, handle: str) -> libnlplug.PlugQdisc:
+    """A PlugQdisc whose messages are a pfifo's: for a kernel without plugs."""
+    number = parse_handle(handle)
+    plug = libnlplug.PlugQdisc(RouteSocket(), device, socket.if_nametoindex(device), lib.TC_H_ROOT, number)
+    for name, limit in (("_buffer", 100), ("_release_indefinite", 101)):
+        attributes = attribute(lib.TCA_KIND, b"pfifo\0") + attribute(lib.TCA_OPTIONS, limit.to_bytes(4, sys.byteorder))
+        header = struct.pack("=BxxxiIII", 0, plug.place.ifindex, number, lib.TC_H_ROOT, 0)  # struct tcmsg
+        setattr(plug, name, message(lib.RTM_NEWQDISC, 0, header + attributes))
+    return plug
 
 
 def memory() -> str:
@@ -52,6 +70,8 @@ def main() -> None:
         if word == "attach":
             (device,) = rest
             plug = libnlplug.attach(device, limit=LIMIT)
+        elif word == "fifo":
+            plug = fifo(*rest)
         elif word == "detach":
             plug.detach()
             plug.close()

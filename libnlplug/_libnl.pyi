@@ -24,7 +24,6 @@ class _Lib:
     SO_SNDBUF: int
     SO_RCVBUF: int
     SO_RCVBUFFORCE: int
-    SO_SNDBUFFORCE: int
     GUARD_VERSION: int
     GUARD_HOLD: int
     GUARD_RELEASE: int
@@ -86,6 +85,9 @@ class _Lib:
     IFLA_INFO_KIND: int
     IFLA_INFO_DATA: int
     IFLA_MASTER: int
+    IFLA_GSO_MAX_SEGS: int
+    ARPHRD_ETHER: int
+    ARPHRD_LOOPBACK: int
     IFLA_LINK: int
     IFLA_LINK_NETNSID: int
     IFLA_IPVLAN_MODE: int
@@ -166,6 +168,7 @@ class _Lib:
     def libnlplug_answer_free(self, answer: CData) -> None: ...
     def libnlplug_read_qdisc(self, message: bytes, length: int, qdisc: CData) -> int: ...
     def libnlplug_read_link(self, message: bytes, length: int, link: CData) -> int: ...
+    libnlplug_lost: CData
     def libnlplug_in_turn(
         self, set: object, add: object, sk: CData, qdisc: CData, flags: int, sentence: CData
     ) -> int: ...

@@ -240,8 +240,8 @@ class PlugGroup(Holdable):
             plug.note(action, deleted=deleted)
 
     def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
-        """The GroupError for an ``operation`` that the kernel refused to some plugs, errno by number."""
-        errors = {self._plugs[number]: self._plugs[number].refusal(operation, failures[number]) for number in failures}
+        """The GroupError for an ``operation`` that the kernel refused to some plugs, errno by the place of the plug."""
+        errors = {self._plugs[place]: self._plugs[place].refusal(operation, code) for place, code in failures.items()}
         return GroupError.of(operation, len(self._plugs), errors)
 
     def release_without(self, guard: int) -> None:

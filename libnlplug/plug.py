@@ -180,9 +180,17 @@ class PlugQdisc(Holdable):
         """Change how many bytes the plug may hold, link headers included, 1 to 2^31-1; allowed while it holds.
 
         ``tc qdisc change dev DEV handle H: plug limit BYTES``. Packets above a smaller limit stay; only new ones are
-        refused. Raises ValueError for any other limit (0 would drop every packet for ever), else as buffer() does.
+        refused. Raises ValueError for any other limit and for one that is smaller than a packet of the device (with 0,
+        the plug would drop every packet for ever), else as buffer() does. Below the device's gso_max_size it warns.
         """
+        from .netlink.devices import refuse_small_limit
+
         checked = checked_limit(limit)
+        refuse_small_limit(self._sk, self._ifindex, self._device, checked)
+        self.apply_limit(checked)
+
+    def apply_limit(self, checked: int) -> None:
+        """set_limit() with a limit that was checked."""
         message = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, checked))
         self._change(message, "set the limit of the plug on")
         self._limit = checked
@@ -207,8 +215,10 @@ class PlugQdisc(Holdable):
     def limit_for(self, held: int, dropped: int) -> int | None:
         """The limit that would have room for ``held`` bytes and ``dropped`` packets, whatever their size; None where
         no limit is large enough, or the device is gone."""
+        from .netlink.devices import device_of
+
         try:
-            limit = held + dropped * self._sk.largest_packet(self._ifindex, self._device)
+            limit = held + dropped * device_of(self._sk, self._ifindex).most_bytes
         except OSError:
             return None
         return limit if limit <= LIMIT_MAX else None
@@ -469,14 +479,13 @@ def attach(
     A plug that is there is adopted: it is sent nothing but a given ``limit``, and a given ``handle`` that differs is
     QdiscExists. A configured qdisc of another kind is never displaced: QdiscExists.
 
-    Raises ValueError (InvalidHandle for a handle) for what is no parent, handle or limit, DeviceNotFound,
+    Raises ValueError (InvalidHandle for a handle) for what is no parent, handle or limit, and for a limit that is
+    smaller than a packet of the device, which the plug would drop for ever. It warns about one below the device's
+    gso_max_size, usually 65536: the kernel may hand the device that many bytes at once. Raises DeviceNotFound,
     ParentNotFound, ClassNotFound, ParentNotClassful, HandleInUse, PlugUnavailable where the kernel has no sch_plug, and
     NotPermitted without CAP_NET_ADMIN.
     """
-    parent_number = _parent_number(parent)
-    handle_number = None if handle is None else _handle_number(handle)
-    checked = None if limit is None else checked_limit(limit)
-    return attach_by(RouteSocket(netns), device, parent_number, handle_number, checked)
+    return _attach(device, parent, handle, limit, netns)
 
 
 def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
@@ -496,9 +505,22 @@ def attach_temporary(device: str, *, parent: str = "root", limit: int | None = N
     So several processes may use one such plug at once, in any order, and the last one removes it. The handle is 704c:
     at the root and 7000: plus the class's minor number elsewhere.
     """
+    return _attach(device, parent, None, limit, netns, temporary=True)
+
+
+def _attach(
+    device: str, parent: str, handle: str | None, limit: int | None, netns: Netns, *, temporary: bool = False
+) -> PlugQdisc:
+    """Check the arguments, and attach."""
     parent_number = _parent_number(parent)
+    handle_number = None if handle is None else _handle_number(handle)
     checked = None if limit is None else checked_limit(limit)
-    return attach_by(RouteSocket(netns), device, parent_number, None, checked, temporary=True)
+    sk = RouteSocket(netns)
+    if checked is not None:
+        from .netlink.devices import refuse_small_limit
+
+        refuse_small_limit(sk, sk.link(device), device, checked, stacklevel=4)
+    return attach_by(sk, device, parent_number, handle_number, checked, temporary=temporary)
 
 
 def attach_by(
@@ -568,7 +590,7 @@ def _adopt(sk: RouteSocket, device: str, found: QdiscInfo, handle: int | None, l
     plug = PlugQdisc(sk, device, found.ifindex, found.parent, found.handle)
     plug._temporary = found.handle == _default_handle(found.parent) | _TEMPORARY
     if limit is not None:
-        plug.set_limit(limit)
+        plug.apply_limit(limit)
     return plug
 
 

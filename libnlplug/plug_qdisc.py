@@ -8,12 +8,14 @@
 As in the C, one socket and one qdisc serve the whole module: the last attach says which plug the other functions mean.
 Each function makes the libnl calls that the C makes, in the same order with the same arguments. The differences:
 
-- Where libnl-cli would end the process, and in a toggle before any attach, they return -1 and send nothing.
+- They return -1 and send nothing where libnl-cli would end the process, and before the first attach.
 - ``limit`` 0 leaves the limit to the kernel. The C makes a plug that drops every packet for ever.
 - A release that fails after the attach is a failure. The C ignores it, and the plug goes on holding.
-- An unknown id is refused. libnl-cli adds it to libnl's classid file. And one link is looked up, not all.
+- If the kernel's answer to the attach is lost, the plug is released and the attach fails. The C leaves it holding.
+- An unknown id is refused; libnl-cli would add it to libnl's classid file. One link is looked up; the C lists all.
 
-Threads: requests take turns. Fork: in a child every function returns -1 until qdisc_init() is called there.
+An argument of the wrong type raises TypeError. Threads: requests take turns. Fork: in a child every function returns -1
+until qdisc_init() is called there.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     Statics = tuple[CData, CData]
 
 _statics: Statics | None = None  # the C's nl_sock and qdisc; never changed, only replaced
-_forked = False  # whether they are the parent's
+_forked = False  # True in a forked child, whose _statics belong to the parent
 
 
 def qdisc_init() -> int:
@@ -49,7 +51,7 @@ def qdisc_init() -> int:
     if error < 0:
         return _failed("cannot open a netlink socket", error)
     lib.nl_socket_disable_msg_peek(nl_sock)
-    lib.nl_socket_set_nonblocking(nl_sock)  # the kernel has answered when the request is sent: there is no waiting
+    lib.nl_socket_set_nonblocking(nl_sock)  # the kernel answers before the send returns
     lib.libnlplug_match_answers(nl_sock)
     _statics, _forked = (nl_sock, qdisc), False
     return 0
@@ -82,7 +84,8 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
 
     ``limit`` is in bytes, link headers included, 0 to 2^32-1; 0 leaves it to the kernel, whose default is the device's
     txqueuelen times its MTU with link header. ``parent`` and ``id`` are what libnl reads: 'root', '1:', '1:4', or a
-    name of its classid file. With ``id`` None the kernel chooses a handle. A plug that is there takes the limit.
+    name of its classid file. With ``id`` None the kernel chooses a handle. An existing plug gets the new limit and is
+    released.
 
     By hand::
 
@@ -90,7 +93,7 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --release-indefinite
     """
     global _statics
-    if not isinstance(limit, int) or not 0 <= limit < 1 << 32:
+    if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit < 1 << 32:
         return _failed(f"limit is {limit!r}: it must be a number of bytes, 0 to {(1 << 32) - 1}")
     if _statics is None and qdisc_init() == -1:
         return -1
@@ -120,9 +123,11 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
     add = lib.rtnl_qdisc_add if limit else lib.libnlplug_add_without_options
 
     _statics = ours = nl_sock, qdisc
-    said = ffi.new("char[200]")  # the kernel's sentence
+    said = ffi.new("char[200]")  # the kernel's sentence, or that its answer was lost
     try:
         error = _in_turn(ours, ffi.NULL, add, lib.NLM_F_CREATE, said)
+        if error < 0 and ffi.string(said) == ffi.string(lib.libnlplug_lost):  # there may be a new plug, which holds
+            _in_turn(ours, lib.rtnl_qdisc_plug_release_indefinite, lib.rtnl_qdisc_add, 0)
         if error < 0:
             return _failed(f"cannot attach a plug to {device}", error, said)
         error = _in_turn(ours, lib.rtnl_qdisc_plug_release_indefinite, lib.rtnl_qdisc_add, 0, said)
@@ -135,7 +140,7 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
 
 
 def _in_turn(statics: Statics | None, set_action: object, add: object, flags: int, said: CData = ffi.NULL) -> int:
-    """``set_action(qdisc)``, then ``add(nl_sock, qdisc, flags)``, while no other thread does; what add() returns."""
+    """Call ``set_action(qdisc)`` and ``add(nl_sock, qdisc, flags)`` under the lock. Return what add() returns."""
     if statics is None or _forked:
         return -1
     return lib.libnlplug_in_turn(set_action, add, *statics, flags, said)
@@ -158,7 +163,7 @@ def _copy(qdisc: CData) -> CData:
 
 
 def _encoded(text: str) -> bytes:
-    """The text as C takes it; empty, which names nothing, where C cannot."""
+    """Return the text as bytes, or b"", which names nothing, if it has a NUL or a surrogate."""
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
@@ -167,7 +172,7 @@ def _encoded(text: str) -> bytes:
 
 
 def _failed(sentence: str, error: int = 0, said: CData = ffi.NULL) -> int:
-    """-1, and on stderr what failed, why, and what to do. A stderr that takes nothing changes nothing, as in the C."""
+    """Return -1 after a line on stderr: what failed, why, what to do. Errors of stderr are ignored, as in the C."""
     if error:
         why = (said and ffi.string(said) or ffi.string(lib.nl_geterror(error))).decode(errors="replace")
         sentence += f": {why}: 'tc qdisc show' lists the qdiscs, 'libnlplug doctor' says what is missing"

@@ -54,7 +54,7 @@ class Namespace:
 
     @staticmethod
     def _make() -> int:
-        from libnlplug._libnl import ffi, lib
+        from libnlplug.netlink.libnl import ffi, lib
 
         if lib.unshare(lib.CLONE_NEWNET) < 0:
             raise OSError(ffi.errno, f"no network namespace can be made: {os.strerror(ffi.errno)}")

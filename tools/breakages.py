@@ -99,7 +99,7 @@ breaks(
     PLUG,
     'with Taken(sk, plug.place, "attach a plug to"):',
     "if True:",
-    "kernel/test_guard_alone::test_attach_does_not_end_a_hold_that_begins_meanwhile",
+    "kernel/test_guard_alone::test_attach_keeps_others_away_while_it_creates",
 )
 breaks(
     "attach: a device with txqueuelen 0 gets limit 0",
@@ -295,7 +295,7 @@ breaks(
     CLIENT,
     "            self._say_goodbye()\n            try:",
     "            try:",
-    "kernel/test_guard::test_it_ends_with_close",
+    "kernel/test_guard::test_it_ends_with_close kernel/test_hold_ends::test_drop_is_only_for_death",
 )
 breaks(
     "guard: as a child of PID 1 it is not waited for",
@@ -307,8 +307,8 @@ breaks(
 breaks(
     "guard: a squatter is believed",
     MARKS,
-    "trusted = uid in (0, os.geteuid())",
-    "trusted = True",
+    "ours = uid in (0, os.geteuid())",
+    "ours = True",
     "kernel/test_hold_exclusive::test_a_squatter_cannot_lie",
 )
 breaks(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 
 from ..errors import NetlinkError
 from .output import discard, err, say
@@ -29,7 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # a device's name may be any bytes
-        status = _do(args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RuntimeWarning)
+            warnings.showwarning = lambda warning, *_, **__: say(f"warning: {warning}")
+            status = _do(args)
         if sys.stdout is not None:
             sys.stdout.flush()
         return status

@@ -20,8 +20,8 @@ _FIRST_NAMESPACE = {"pid": 0xEFFFFFFC, "cgroup": 0xEFFFFFFB}
 class Check(Record):
     """One result.
 
-    ``name`` is what was checked, one of NAMES. ``state`` is 'ok', 'failed', or 'warning': there is a limit to know, or
-    the check could not be done. ``detail`` says what was found. ``advice`` says what to do; None means nothing.
+    ``name`` is what was checked, one of NAMES. ``state`` is 'ok', 'failed', or 'warning': holding has a limit on
+    this host, or the check could not run. ``detail`` says what was found. ``advice`` says what to do, or is None.
     ``needed`` is True if holding on a device depends on it.
     """
 

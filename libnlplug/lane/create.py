@@ -14,6 +14,7 @@ import os
 
 from ..errors import NetlinkError, PlugBusy
 from ..guard.holders import Mark
+from ..netlink.devices import device_of
 from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, attach_by
@@ -98,7 +99,7 @@ def _adopt(sk: RouteSocket, wanted: Wanted, lane: Lane, there: Hooks) -> Made:
         why = f"process {lane.pid} has a lane for the same packets that can no longer hold, and must close it"
         raise PlugBusy.by(wanted.device, lane.pid or 0, why, "make a lane on")
     if wanted.limit is not None:
-        plug.set_limit(wanted.limit)
+        plug.apply_limit(wanted.limit)
     if wanted.kept and not lane.kept:
         lane.rewrite(sk, kept=1)
     return Made(lane, plug, None, False)
@@ -133,7 +134,7 @@ def _make_ifb(sk: RouteSocket, wanted: Wanted, slot: int) -> Lane | None:
     }
     name = ifb_name(wanted.ifindex, slot)
     try:
-        index = create_ifb(sk, name, alias_of(words))
+        index = create_ifb(sk, name, alias_of(words), device_of(sk, wanted.ifindex).packet)
     except FileExistsError:
         return None
     return Lane(Ifb(index, name, "", b"", True, 0, 0), wanted.ifindex, slot, words)

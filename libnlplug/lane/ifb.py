@@ -9,10 +9,11 @@ its alias says what it is for, so that any process can tell what it finds.
 from __future__ import annotations
 
 import errno
+import sys
 
 from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
 from ..netlink.attributes import attribute, attributes, text
-from ..netlink.devices import load_ifb
+from ..netlink.devices import ETHERNET_HEADER, load_ifb
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import built, link_message
 from ..netlink.route_socket import RouteSocket
@@ -54,13 +55,15 @@ def alias_of(words: dict[str, str]) -> str:
     return " ".join([ALIAS, *(f"{name}={value}" for name, value in words.items())])
 
 
-def create_ifb(sk: RouteSocket, name: str, alias: str) -> int:
+def create_ifb(sk: RouteSocket, name: str, alias: str, packet: int) -> int:
     """A new ifb, up, with a lane's address and its alias, and without traffic of its own; its interface index.
 
+    Its largest packet is the lane's, so that a limit of its plug is checked by that.
     Raises FileExistsError where the name is taken, PlugUnavailable where the kernel has no ifb.
     """
     load_ifb()
     parts = attribute(lib.IFLA_IFNAME, name.encode() + b"\0") + attribute(lib.IFLA_ADDRESS, ADDRESS) + _KIND
+    parts += attribute(lib.IFLA_MTU, (packet - ETHERNET_HEADER).to_bytes(4, sys.byteorder))
     msg = link_message(lib.RTM_NEWLINK, lib.NLM_F_CREATE | lib.NLM_F_EXCL, 0, parts)
     try:
         sk.execute(msg, "make the ifb", name)

@@ -24,6 +24,7 @@ import os
 from ..async_with import AsyncWith
 from ..errors import DeviceNotFound, HoldExpired, NetlinkError, NotDrained, PlugBusy, QdiscNotFound
 from ..hold import Hold, HoldReport
+from ..netlink.devices import refuse_small_limit
 from ..netlink.route_socket import RouteSocket
 from ..plug import DRAIN_TIMEOUT, PlugQdisc, checked_limit
 from .create import LIMIT, Wanted, lane_up, undo
@@ -107,6 +108,8 @@ class PlugLane(AsyncWith):
         self._sk = RouteSocket(netns)
         try:
             self._ifindex = self._sk.link(device)
+            if checked is not None:
+                refuse_small_limit(self._sk, self._ifindex, device, checked, stacklevel=4)
             with lock(self._sk, self._ifindex, device, "make a lane on"):
                 made = lane_up(self._sk, Wanted(device, self._ifindex, match, self._ingress, checked, kept))
                 try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Find the kind of a device, its ports, and qdiscs below which a plug would stop all classes."""
+"""Find the kind of a device, its ports and largest packet, and qdiscs below which a plug would stop all classes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,47 @@ from .messages import handle_text, link_message
 from .route_socket import RouteSocket
 
 __all__ = [
+    "ETHERNET_HEADER",
     "Device",
     "device_of",
     "load_ifb",
     "ports_of",
+    "refuse_small_limit",
     "refuse_silent_class",
 ]
 
-# These qdiscs stop serving all classes if a class has packets and gives none, as a plug that holds: drr_dequeue(),
+# These qdiscs serve no class while one class has packets but gives none, as a plug does that holds: drr_dequeue(),
 # qfq_dequeue(), hfsc_dequeue() and ets_qdisc_dequeue() in net/sched.
 STOPPED_BY_SILENCE = ("hfsc", "drr", "qfq", "ets")
+ETHERNET_HEADER = 14  # bytes
+GSO_MAX_SIZE = 65536  # bytes, the kernel's default
 
 
 class Device(Record):
     """A link: its ``kind`` ('veth', 'vrf'; empty for hardware and lo), an ipvlan's ``mode``, and the index of the
-    device ``below`` it (0 if there is none, or if it is in another namespace)."""
+    device ``below`` it (0 if there is none, or if it is in another namespace).
 
-    __slots__ = ("ifindex", "name", "kind", "mode", "below")
+    ``packet`` is the number of bytes of its largest packet, with the Ethernet header if it has one. The kernel may hand
+    it ``gso`` bytes at once, to be split into packets later (generic segmentation offload).
+    """
+
+    __slots__ = ("ifindex", "name", "kind", "mode", "below", "packet", "gso")
     ifindex: int
     name: str
     kind: str
     mode: int
     below: int
+    packet: int
+    gso: int
+
+    @property
+    def most_bytes(self) -> int:
+        """How many bytes one packet can count in a qdisc of the device.
+
+        A packet that is split later (GSO) counts a header for each segment, at most as long as the segment's data. It
+        may come from another device, whose gso_max_size may be the kernel's default.
+        """
+        return 2 * max(GSO_MAX_SIZE, self.gso, self.packet)
 
 
 def device_of(sk: RouteSocket, ifindex: int) -> Device:
@@ -49,6 +68,25 @@ def ports_of(sk: RouteSocket, ifindex: int) -> list[str]:
     master = attribute(lib.IFLA_MASTER, ifindex.to_bytes(4, sys.byteorder))
     replies = sk.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, master), "list the ports", None)
     return [device.name for device in (_read(reply.payload) for reply in replies) if device.name]
+
+
+def refuse_small_limit(sk: RouteSocket, ifindex: int, name: str, limit: int, stacklevel: int = 3) -> None:
+    """Raise ValueError if the largest packet of the device does not fit into a plug with this limit.
+
+    sch_plug.c drops such a packet at any time, also after a release. Warn if that can happen to a packet that the
+    kernel has not split yet. ``stacklevel`` is that of warnings.warn().
+    """
+    device = device_of(sk, ifindex)
+    dropped = "and the plug drops what is larger than its limit, even after a release"
+    if limit < device.packet:
+        at_least = f"give at least {max(device.packet, device.gso)}"
+        raise ValueError(f"limit is {limit}: packets of {name} have up to {device.packet} bytes, {dropped}; {at_least}")
+    if limit < device.gso:
+        import warnings
+
+        at_once = f"the kernel hands {name} up to {device.gso} bytes at once (GSO)"
+        sentence = f"limit is {limit}: {at_once}, {dropped}; give at least {device.gso}"
+        warnings.warn(sentence, RuntimeWarning, stacklevel=stacklevel)
 
 
 def refuse_silent_class(sk: RouteSocket, ifindex: int, device: str, parent: int) -> None:
@@ -98,4 +136,7 @@ def _read(payload: bytes) -> Device:
     mode = number(dict(attributes(about.get(lib.IFLA_INFO_DATA, b""))).get(lib.IFLA_IPVLAN_MODE, b"")[:2])
     below = 0 if lib.IFLA_LINK_NETNSID in parts else number(parts.get(lib.IFLA_LINK, b"")[:4])
     name = text(parts.get(lib.IFLA_IFNAME, b""))
-    return Device(info.ifi_index, name, kind, mode, below)
+    header = ETHERNET_HEADER if info.ifi_type in (lib.ARPHRD_ETHER, lib.ARPHRD_LOOPBACK) else 0
+    packet = number(parts.get(lib.IFLA_MTU, b"")[:4]) + header
+    size, segments = (number(parts.get(kind, b"")[:4]) for kind in (lib.IFLA_GSO_MAX_SIZE, lib.IFLA_GSO_MAX_SEGS))
+    return Device(info.ifi_index, name, kind, mode, below, packet, min(size, segments * packet))

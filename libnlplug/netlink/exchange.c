@@ -3,7 +3,7 @@
  * libnlplug_exchange(): send a request over a netlink socket and receive its whole answer.
  *
  *	request:  message 1 | message 2 | ... | message n	one sendmsg
- *	answer:   object or error, ... , the last one's ACK	a recvmsg each; a request that succeeds has the ACK only
+ *	answer:   objects and errors, ... , ACK of message n	a recvmsg each; only the ACK if all succeed
  *
  * It is one call, under a lock of its own. No other thread can take the answer, and no Python signal handler runs between
  * request and answer. A toggle is cheap for the same reason: it makes one call into C, allocates nothing, and takes no

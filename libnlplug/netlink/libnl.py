@@ -26,7 +26,7 @@ def _explained(error: ImportError) -> ImportError | None:
     function = next((name for name in words if name.startswith(("nl_", "nla_", "nlmsg_", "rtnl_"))), "")
     old = f"this system's version is too old, without {function}(): " if function else ""
     return ImportError(
-        f"libnlplug needs the system's libnl-3 and libnl-route-3, version 3.2.29 or newer ({old}{error}): upgrade or"
+        f"libnlplug needs the system's libnl-3 and libnl-route-3, version 3.4 or newer ({old}{error}): upgrade or"
         " install libnl-3-200 and libnl-route-3-200 (Debian, Ubuntu), libnl3 (Fedora, RHEL, Alpine) or libnl (Arch)"
     )
 

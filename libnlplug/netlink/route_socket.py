@@ -15,7 +15,7 @@ import sys
 
 from ..errors import ClosedError, DeviceNotFound, ForkedError, NetlinkError
 from ..record import Record
-from .attributes import attribute, attributes, number
+from .attributes import attribute, number
 from .libnl import ffi, lib
 from .messages import aligned, encoded, link_message, qdisc_message
 from .netns import cannot_enter, in_netns, netns_of_thread, visit
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 
 _ANSWER = 2048  # bytes of a socket's buffer for one error: its sentence, and the kernel's overhead
-
-_LINK_HEADER = 16  # bytes of a struct ifinfomsg
-_GSO_MAX_SIZE = 65536  # the kernel's own, and the least that it tells: below it, what came from elsewhere may be larger
 
 _generation = 0
 
@@ -256,17 +253,6 @@ class RouteSocket:
         if not lib.libnlplug_read_link(message, len(message), read) or read.ifindex <= 0:
             raise NetlinkError(None, f"cannot find {device}: the kernel answered with no link", "find", device)
         return LinkInfo(read.ifindex, os.fsdecode(ffi.string(read.name)), read.mtu, read.txqueuelen)
-
-    def largest_packet(self, ifindex: int, device: str) -> int:
-        """Return how many bytes the largest packet can count in a qdisc of the device.
-
-        That is a packet of which the device or the kernel makes segments later (GSO): it counts a header for each of
-        them, which is assumed to be at most as long as the segment's data.
-        """
-        replies = self.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find", device)
-        found = dict(attributes(replies[0].payload[_LINK_HEADER:])) if replies else {}
-        sizes = (number(found.get(kind, b"")) for kind in (lib.IFLA_GSO_MAX_SIZE, lib.IFLA_MTU))
-        return 2 * max(_GSO_MAX_SIZE, *sizes)
 
     def qdisc(
         self, ifindex: int, parent: int, device: str, handle: int = 0, kind: bytes | None = None

@@ -22,12 +22,13 @@
 
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t awaited;	/* the sequence number of the request in progress */
-static char *said;		/* the buffer for the kernel's sentence about it */
+static char *said;		/* the buffer for what is to be said about it */
+const char libnlplug_lost[] = "the kernel's answer was lost";
 
 /*
  * Set the action of a plug with ``set``, which may be NULL, and send it with ``add``, under the lock. Return the result
- * of ``add``. If the kernel refuses and gives a reason, copy it to ``sentence``, which may be NULL. Return -1 if the
- * qdisc has no device, because libnl would abort the process.
+ * of ``add``. If the kernel refuses and gives a reason, copy it to ``sentence``, which may be NULL; if the kernel's answer
+ * was lost, copy libnlplug_lost. Return -1 if the qdisc has no device, because libnl would abort the process.
  */
 int libnlplug_in_turn(int (*set)(struct rtnl_qdisc *qdisc),
 		      int (*add)(struct nl_sock *sk, struct rtnl_qdisc *qdisc, int flags),
@@ -40,6 +41,8 @@ int libnlplug_in_turn(int (*set)(struct rtnl_qdisc *qdisc),
 	pthread_mutex_lock(&turn);
 	awaited = nl_socket_use_seq(sk) + 1;
 	said = sentence;
+	if (said)
+		*said = '\0';
 	if (set)
 		set(qdisc);
 	error = add(sk, qdisc, flags);
@@ -75,10 +78,13 @@ static int receive(struct nl_sock *sk, struct sockaddr_nl *from, unsigned char *
 
 	for (;;) {
 		size = nl_recv(sk, from, answer, credentials);
-		if (size <= 0 && error)
+		if (size <= 0 && error) {
+			if (said)
+				memcpy(said, libnlplug_lost, sizeof libnlplug_lost);
 			return error;
-		if (size <= 0) {
-			error = size;
+		}
+		if (size <= 0) {	/* 0: the descriptor is another socket's now */
+			error = size ? size : -nl_syserr2nlerr(EBADF);
 			continue;
 		}
 		header = (struct nlmsghdr *)*answer;

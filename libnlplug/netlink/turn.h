@@ -4,6 +4,7 @@
 struct nl_sock;
 struct rtnl_qdisc;
 
+extern const char libnlplug_lost[];
 int libnlplug_in_turn(int (*set)(struct rtnl_qdisc *qdisc),
 		      int (*add)(struct nl_sock *sk, struct rtnl_qdisc *qdisc, int flags),
 		      struct nl_sock *sk, struct rtnl_qdisc *qdisc, int flags, char sentence[200]);

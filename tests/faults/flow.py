@@ -18,12 +18,14 @@ import struct
 import sys
 import time
 import traceback
+from contextlib import contextmanager
 
 from libnlplug import PlugQdisc, attach
 from tests.support.netlab import FRAME, HEADERS, PORT, Wire
 
 SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)
 PACE = 0.001  # seconds between two packets
+PAUSE = 5_000_000  # nanoseconds between two packets that are more than this process takes
 PATIENCE = 5.0  # seconds after which a flow is taken for stopped
 _librt = ctypes.CDLL("librt.so.1", use_errno=True)  # where glibc before 2.34 has its timers, and with it libc
 
@@ -34,7 +36,13 @@ def now() -> int:
 
 
 class Flow(Wire):
-    """A wire with a plug, and a steady flow through it; sends as long as somebody waits for something."""
+    """A wire with a plug, and a steady flow through it; sends as long as somebody waits for something.
+
+    Where ``less_pauses`` is set, a time in which this process sent no packet, because it did not run, is no part of a
+    delay: for a machine that has other things to do.
+    """
+
+    less_pauses = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,10 +50,12 @@ class Flow(Wire):
         self.plug = attach(self.device, netns=self.near)
         self.sent_at: dict[int, int] = {}
         self.arrived_at: dict[int, int] = {}
+        self._pauses: list[tuple[int, int]] = []  # from when to when no packet could be sent
 
     def begin(self) -> None:
         """A new trial: what came before counts no more."""
         self._collect()
+        self._pauses.clear()
         self.sent_at.clear()
         self.arrived_at.clear()
 
@@ -71,6 +81,7 @@ class Flow(Wire):
     def until(self, condition, *, files=(), deadline: int | None = None) -> bool:
         """Keep the flow going until the condition is true; False where the time runs out first."""
         give_up = time.monotonic() + PATIENCE
+        began = now()
         while True:
             self._collect()
             if condition():
@@ -82,6 +93,9 @@ class Flow(Wire):
             self.send_one()
             wait = PACE if deadline is None else min(PACE, max(0.0, (deadline - now()) / 1e9))
             select.select(files, [], [], wait)
+            turn, began = began, now()
+            if began - turn > PAUSE:
+                self._pauses.append((turn, began))
 
     def flows(self) -> bool:
         """Whether everything arrives, also what is sent from now on; keeps the flow going meanwhile."""
@@ -95,12 +109,19 @@ class Flow(Wire):
 
     def worst_wait(self, event: int) -> float:
         """The longest that a packet waited after the event, in milliseconds; infinite where one did not arrive."""
-        waits = [0]
+        waits = [0.0]
         for number, sent in self.sent_at.items():
             if number not in self.arrived_at:
                 return float("inf")
-            waits.append(self.arrived_at[number] - max(sent, event))
-        return max(waits) / 1e6
+            waits.append(self.delay(max(sent, event), self.arrived_at[number]))
+        return max(waits)
+
+    def delay(self, start: int, end: int) -> float:
+        """From one moment to the other, in milliseconds."""
+        length = end - start
+        if self.less_pauses:
+            length -= sum(max(0, min(end, after) - max(start, before)) for before, after in self._pauses)
+        return max(0, length) / 1e6
 
     def first_after(self, event: int) -> float:
         """When the first packet arrived after the event, in milliseconds from it."""
@@ -151,7 +172,7 @@ class Holder:
         os.close(start)
         self._ready, self._start = ready, tell_start
         self.pidfd = os.pidfd_open(self.pid)
-        self.died = 0
+        self.started = self.died = 0
         self.status: int | None = None
 
     def prepare(self) -> None:
@@ -161,6 +182,7 @@ class Holder:
 
     def start(self) -> None:
         """Let it begin."""
+        self.started = now()
         os.write(self._start, b".")
 
     def kill(self, number: int = signal.SIGKILL) -> int:
@@ -190,6 +212,19 @@ class Holder:
                 pass
         for number in (self._ready, self._start, self.pidfd):
             os.close(number)
+
+
+@contextmanager
+def prepared(flow: Flow, work):
+    """A holder that runs ``work(page, wait_for_start)``: it has prepared itself and begun, and so has a new trial."""
+    holder = Holder(work)
+    try:
+        holder.prepare()
+        flow.begin()
+        holder.start()
+        yield holder
+    finally:
+        holder.close()
 
 
 def opened(flow: Flow) -> PlugQdisc:

@@ -16,7 +16,7 @@ import threading
 import time
 
 from libnlplug.guard.client import Guard
-from tests.faults.flow import Flow, Holder, Page, kill_myself_in, now, occupy, opened, process_gone
+from tests.faults.flow import Flow, Page, kill_myself_in, now, occupy, opened, prepared, process_gone
 
 PHASES = ("before", "guard starts", "arming", "being asked to hold", "held", "releasing", "after")
 AIMS = ("anywhere", "buffer", "held")
@@ -153,15 +153,9 @@ def life(flow: Flow, kind: Kind) -> int:
         kind.hold(plug, page, BLOCK)
         page["note"] = now()
 
-    holder = Holder(work)
-    try:
-        holder.prepare()
-        flow.begin()
-        holder.start()
+    with prepared(flow, work) as holder:
         flow.until(lambda: holder.page["note"], files=[holder.pidfd])
         return holder.page["note"] - holder.page["armed"]
-    finally:
-        holder.close()
 
 
 def kill(flow: Flow, kind: Kind, aim: str, chance: random.Random, lifetime: int, memory: int = 0) -> Kill:
@@ -180,11 +174,7 @@ def kill(flow: Flow, kind: Kind, aim: str, chance: random.Random, lifetime: int,
         wait_for_start()  # for ever
         del kept
 
-    holder = Holder(work)
-    try:
-        holder.prepare()
-        flow.begin()
-        holder.start()
+    with prepared(flow, work) as holder:
         if aim == "anywhere":
             flow.until(lambda: False, deadline=now() + int(at))
             killed = holder.kill()
@@ -203,8 +193,6 @@ def kill(flow: Flow, kind: Kind, aim: str, chance: random.Random, lifetime: int,
         guard = holder.page["guard"]
         result.clean = flow.until(lambda: flow.plug.holder() is None and (not guard or process_gone(guard)))
         result.clean = result.clean and flow.plug.stats().qlen == 0
-    finally:
-        holder.close()
     if not result.flowed:
         flow.plug.release_indefinite()
         flow.flows()

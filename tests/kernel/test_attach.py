@@ -88,6 +88,7 @@ def test_attaching_again_adopts_and_sends_nothing(wire: Wire, plug: PlugQdisc) -
 
 def test_adopting_with_a_limit_sets_it_and_goes_on_holding(wire: Wire, plug: PlugQdisc) -> None:
     """The one thing an adopted plug is sent is a given limit; whether it holds does not change."""
+    wire.shrink()
     plug.buffer()
     numbers = wire.send(5)
     adopted = libnlplug.attach(wire.device, limit=8 * FRAME, netns=wire.near)
@@ -133,7 +134,7 @@ def test_a_configured_qdisc_is_never_displaced(wire: Wire, other: str) -> None:
         with pytest.raises(QdiscExists, match=f"{other.split()[0]} 1: is there and is not replaced"):
             libnlplug.attach(wire.device, handle=handle, netns=wire.near)
         with pytest.raises(FileExistsError):
-            libnlplug.attach(wire.device, handle=handle, limit=5000, netns=wire.near)
+            libnlplug.attach(wire.device, handle=handle, limit=100_000, netns=wire.near)
     assert wire.near.qdiscs(wire.device) == before
 
 

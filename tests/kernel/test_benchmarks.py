@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,8 +21,8 @@ from tests.support.netlab import unable
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 POINTS = {"toggles": {1, 4}, "attaching": {2}, "groups": {3}, "commands": {5}, "holds": {6}, "endurance": {7}}
-POINTS |= {"on_the_wire": {8}, "checked": {7}}
-COMPILED = {"toggles", "attaching", "groups"}  # beside a C program
+POINTS |= {"on_the_wire": {8}, "checked": {7}, "on_the_host": {9}}
+COMPILED = {"toggles", "attaching", "groups", "on_the_host"}  # beside a C program
 WITHOUT = re.compile(r"Not measured: (.*)")
 
 
@@ -55,7 +56,8 @@ def test_a_section_measures(section: str, tmp_path: Path) -> None:
 
 def row(ratio: float, bound: float | None, sense: str = "at most") -> dict:
     return {"ratio": ratio, "bound": bound, "sense": sense, "point": 1, "what": "w", "ours": "1", "peer": "p"} | {
-        "theirs": "2"
+        "theirs": "2",
+        "fails": False,
     }
 
 
@@ -71,6 +73,19 @@ def test_a_missed_bound_is_seen(tmp_path: Path) -> None:
         kept.write_text(json.dumps({"rows": [row(ratio, 1)], "figures": {}, "notes": [], "rounds": 9, "where": ""}))
         argv = [sys.executable, str(BENCHMARKS / "bench.py"), "--again", str(kept), "a section"]
         assert subprocess.run(argv, capture_output=True, timeout=60).returncode == status
+
+
+def test_a_program_that_fails_meets_no_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a peer takes that fails is in the table, with the word that it fails, and meets no bound."""
+    program = tmp_path / "nl-qdisc-add"
+    program.write_text("#!/bin/sh\necho 'no module' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = measured("toggles", tmp_path)
+    (failing,) = (one for one in found["rows"] if one["peer"] == "an nl-qdisc-add process")
+    assert (failing["bound"], report.is_met(failing)) == (None, None)
+    assert report.table([failing]).splitlines()[-1].endswith("|  | it fails |")
+    assert "'no module'" in " ".join(found["notes"])
 
 
 def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_attach_adopts_what_is_there(wire: Wire, cli: Cli) -> None:
     plug = PlugQdisc.open(wire.device, netns=wire.near)
     plug.buffer()
     numbers = wire.send(3)
+    wire.shrink()
     cli("attach", wire.device, "--limit", "400b")
     numbers += wire.send(2)
     shown = wire.near.qdisc(wire.device)
@@ -94,6 +95,7 @@ def test_release_one_lets_one_epoch_go(wire: Wire, plug: PlugQdisc, cli: Cli) ->
 
 def test_limit_is_bytes_as_tc_writes_them(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
     """limit DEV 1k holds ten packets of 100 bytes and drops the others; the units are tc's."""
+    wire.shrink()
     plug.buffer()
     cli("limit", wire.device, "1k")
     numbers = wire.send(12)

@@ -65,9 +65,10 @@ def test_a_class_that_has_classes_says_where_to_hold(wire: Wire, cli: Cli) -> No
     """An inner class of htb cannot have a plug: the line says that its own classes can."""
     if subprocess.run(["modprobe", "sch_htb"], capture_output=True).returncode:
         unable("this kernel has no htb")
-    for what in ("qdisc add dev {} root handle 1: htb", "class add dev {} parent 1: classid 1:1 htb rate 1gbit"):
-        wire.near.tc(what.format(wire.device))
-    wire.near.tc(f"class add dev {wire.device} parent 1:1 classid 1:10 htb rate 1gbit")
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: htb")
+    for parent, class_id in (("1:", "1:1"), ("1:1", "1:10")):
+        rate = "rate 1gbit quantum 1500"  # newer kernels warn of the quantum that they compute
+        wire.near.tc(f"class add dev {wire.device} parent {parent} classid {class_id} htb {rate}")
     why = cli.complaint("hold", wire.device, "--parent", "1:1", "--", "true", status=125)
     assert "if the class 1:1 has classes of its own, hold at one of those: 'tc class show dev" in why
     cli("hold", wire.device, "--parent", "1:10", "--", "true")

@@ -60,6 +60,7 @@ def test_it_holds_while_the_command_runs(wire: Wire, cli: Cli) -> None:
 
 def test_a_plug_that_was_there_stays(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
     """hold uses the plug that is there, with a given limit, and leaves it there, released."""
+    wire.shrink()
     process = cli.holding(wire.device, "--limit", "300b")
     numbers = wire.send(4)
     _, err = let_end(process)

@@ -65,7 +65,7 @@ def test_json_has_the_same_keys_always(wire: Wire, plug: PlugQdisc, cli: Cli) ->
     assert all(isinstance(one[key], int) for key in ("drops", "packets", "bytes"))
     plug.release_indefinite()
 
-    plug.set_limit(5000)
+    plug.set_limit(500_000)
     with plug.hold(timeout=30):
         (one,) = json.loads(cli("show", "--json", wire.device).out)
         guard = holder_of(plug).guard
@@ -75,7 +75,7 @@ def test_json_has_the_same_keys_always(wire: Wire, plug: PlugQdisc, cli: Cli) ->
     assert holder == {
         "pid": os.getpid(),
         "timeout": 30.0,
-        "limit": 5000,
+        "limit": 500_000,
         "guard": guard,
         "detached": False,
         "foreign": False,
@@ -193,6 +193,7 @@ def test_watching_as_json_is_one_object_a_line(wire: Wire, plug: PlugQdisc, cli:
 def test_watching_on_a_terminal_redraws(wire: Wire, plug: PlugQdisc, cli: Cli, columns: int) -> None:
     """On a terminal, however narrow, one screen: a note that sizes are bytes, the heads, and each plug once, now, with
     a bar where the limit is known; on Ctrl-C what was there before comes back, with status 0."""
+    wire.shrink()
     plug.set_limit(1000)
     terminal = cli.terminal("show", "--watch", columns=columns)
     terminal.until(lambda _: len(terminal.screen()) == 3)

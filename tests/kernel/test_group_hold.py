@@ -9,7 +9,6 @@ import signal
 import time
 
 import pytest
-from test_group import Fleet, fleet_of
 
 import libnlplug
 from libnlplug import (
@@ -22,8 +21,9 @@ from libnlplug import (
     PlugGroup,
     PlugQdisc,
 )
+from tests.support.fleet import Fleet, fleet_of
 from tests.support.hold import Child, child, expect_ended, wait_until
-from tests.support.netlab import Netns, eventually, unable
+from tests.support.netlab import Netns, eventually, shrink, unable
 
 
 @pytest.fixture
@@ -172,6 +172,7 @@ def test_a_device_that_goes_in_the_block_is_named(fleet: Fleet, times: int) -> N
 def test_drops_are_summed_and_no_limit_is_guessed(fleet: Fleet) -> None:
     """What found a plug full is counted and warned of; which limit would have done cannot be told from sums."""
     for plug in fleet.plugs[:2]:
+        shrink(fleet.netns, plug.device)
         plug.set_limit(100)
     group = PlugGroup(fleet.plugs)
     with pytest.warns(PacketsDropped, match="larger limit"), group.hold() as held:

@@ -16,6 +16,7 @@ from contextlib import nullcontext, suppress
 import pytest
 
 from libnlplug import GuardUnavailable, HoldExpired, PlugQdisc
+from libnlplug.guard.client import ANSWER_TIMEOUT
 from tests.support.hold import (
     Child,
     child,
@@ -160,9 +161,11 @@ def test_ctrl_c_for_the_whole_group_does_not_reach_it(wire: Wire, plug: PlugQdis
 
 
 def test_it_ends_with_close(wire: Wire, plug: PlugQdisc) -> None:
-    """When close() returns, the guard is as good as gone: no process, no zombie."""
+    """When close() returns, the guard is as good as gone: no process, no zombie. That is before its patience ends."""
     pid = guard_of(plug)
+    began = time.monotonic()
     plug.close()
+    assert time.monotonic() - began < ANSWER_TIMEOUT
     expect_ended(pid)
 
 

@@ -20,6 +20,7 @@ import libnlplug
 from libnlplug import GuardUnavailable, HoldExpired, NetlinkError, PlugBusy, PlugGroup, PlugQdisc
 from libnlplug import plug as plug_module
 from libnlplug.guard import client as guard
+from libnlplug.guard import holders
 from libnlplug.hold import PacketsUncounted
 from tests.support.hold import (
     Child,
@@ -222,15 +223,41 @@ def test_attach_does_not_end_a_hold_that_begins_meanwhile(wire: Wire, monkeypatc
         expect_flow(wire, numbers)
 
 
+def test_attach_keeps_others_away_while_it_creates(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the second look and the creation another process begins to attach: it waits, and its hold stays on."""
+    real, looks, others = plug_module._found, [], []
+
+    def found(*args):
+        seen = real(*args)
+        looks.append(seen)
+        if len(looks) == 2:
+            others.append(Child(attach_and_hold, wire))
+            assert not others[0].has_said(within=0.6)
+        return seen
+
+    monkeypatch.setattr(plug_module, "_found", found)
+    monkeypatch.setattr(holders, "ANSWER_TIMEOUT", 900_000)  # of the other one: nobody answers it meanwhile
+    try:
+        with libnlplug.attach(wire.device, netns=wire.near) as mine:
+            assert mine.created
+            assert others[0].hear() == "held"
+            numbers = expect_held(wire, mine)
+            others[0].close()
+            expect_flow(wire, numbers)
+    finally:
+        others[0].close()
+
+
+def attach_and_hold(this: Child, wire: Wire) -> None:
+    """In a child: attach, hold and say so."""
+    with libnlplug.attach(wire.device, netns=wire.near).hold():
+        this.say("held")
+        signal.pause()
+
+
 def holding_of_its_own(wire: Wire) -> Child:
     """A process that makes a plug and holds it."""
-
-    def work(this: Child) -> None:
-        with libnlplug.attach(wire.device, netns=wire.near).hold():
-            this.say("held")
-            signal.pause()
-
-    made = Child(work)
+    made = Child(attach_and_hold, wire)
     assert made.hear() == "held"
     return made
 

@@ -9,7 +9,6 @@ import os
 import resource
 import shutil
 import signal
-import tempfile
 import time
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from tests.support.hold import (
     expect_ended,
     expect_flow,
     expect_held,
+    guard_for_everyone,
     holder_of,
     mark_of,
     marks,
@@ -263,14 +263,10 @@ def test_no_thread_for_another_namespace(wire: Wire, plug: PlugQdisc, cgroup: Pa
 
 
 @pytest.fixture
-def for_everyone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
-    """The guard's program where any user may run it, wherever the package is installed."""
-    needs_root()
-    place = Path(tempfile.mkdtemp())
-    place.chmod(0o755)
-    monkeypatch.setattr(guard, "PATH", shutil.copy(guard.PATH, place))
-    yield
-    shutil.rmtree(place)
+def for_everyone():
+    """The guard's program where any user may run it."""
+    with guard_for_everyone():
+        yield
 
 
 def test_a_holder_with_one_right_hands_it_on(wire: Wire, plug: PlugQdisc, for_everyone: None) -> None:

@@ -530,7 +530,7 @@ def test_drop_on_expiry(wire: Wire) -> None:
 
 
 def test_drop_is_only_for_death(wire: Wire, plug: PlugQdisc) -> None:
-    """With on_death='drop', a block that ends, also by an exception, releases."""
+    """With on_death='drop', a block that ends, also by an exception, releases; and so does closing the object in it."""
     with plug.hold(on_death="drop"):
         numbers = expect_held(wire, plug)
     expect_flow(wire, numbers)
@@ -538,6 +538,11 @@ def test_drop_is_only_for_death(wire: Wire, plug: PlugQdisc) -> None:
         numbers = expect_held(wire, plug)
         raise Fault
     expect_flow(wire, numbers)
+    mine = PlugQdisc.open(wire.device, netns=wire.near)
+    with mine.hold(timeout=30, on_death="drop"):
+        numbers = expect_held(wire, plug)
+        mine.close()
+        expect_flow(wire, numbers)
     assert wire.near.qdisc(wire.device)["kind"] == "plug"
 
 

@@ -113,9 +113,9 @@ def test_who_holds_since_when_and_for_how_long(wire: Wire, plug: PlugQdisc) -> N
         assert found.since is not None
         assert before <= found.since <= time.time()
     eventually(lambda: plug.holder() is None, "the hold is over")
-    plug.set_limit(12345)
+    plug.set_limit(123_456)
     with plug.hold():
-        assert (holder_of(plug).limit, holder_of(plug).timeout, holder_of(plug).pid) == (12345, None, os.getpid())
+        assert (holder_of(plug).limit, holder_of(plug).timeout, holder_of(plug).pid) == (123_456, None, os.getpid())
 
 
 def test_other_plugs_are_free(wire: Wire, plug: PlugQdisc) -> None:

@@ -47,6 +47,7 @@ def test_seconds_is_how_long_it_held(wire: Wire, plug: PlugQdisc) -> None:
 
 def test_what_found_the_plug_full_is_counted_and_warned_of(wire: Wire, plug: PlugQdisc) -> None:
     """Packets beyond the limit are the report's dropped, and a warning says how many and where."""
+    wire.shrink()
     plug.set_limit(10 * FRAME)
     words = r"25 packets were dropped .* a limit of \d+ bytes would have been enough"
     with pytest.warns(PacketsDropped, match=words) as caught, plug.hold() as held:
@@ -60,7 +61,7 @@ def test_what_found_the_plug_full_is_counted_and_warned_of(wire: Wire, plug: Plu
 def test_the_limit_that_is_said_to_be_needed_is_enough(wire: Wire, plug: PlugQdisc) -> None:
     """The same packets again, with limit_needed as the limit: none is dropped, although those that were dropped before
     were larger than those that were held."""
-    plug.set_limit(7 * FRAME)
+    wire.near.tc(f"qdisc change dev {wire.device} root handle {plug.handle} plug limit {7 * FRAME}")
     with pytest.warns(PacketsDropped), plug.hold() as held:
         first = wire.send(7)
         wire.send(53, frame=1400)
@@ -82,6 +83,7 @@ def test_a_large_send_of_tcp_fits_into_the_limit_that_is_needed(wire: Wire, plug
 
 def test_drops_before_the_hold_are_not_the_holds(wire: Wire, plug: PlugQdisc) -> None:
     """The drop counter goes on through a plug's life; a report tells only of its own hold."""
+    wire.shrink()
     plug.set_limit(2 * FRAME)
     plug.buffer()
     wire.send(9)
@@ -96,7 +98,7 @@ def test_drops_before_the_hold_are_not_the_holds(wire: Wire, plug: PlugQdisc) ->
 
 def test_a_limit_below_one_packet_drops_all(wire: Wire, plug: PlugQdisc) -> None:
     """Where no packet fits, the number of drops is told, and a limit that has room for them."""
-    plug.set_limit(FRAME - 1)
+    wire.near.tc(f"qdisc change dev {wire.device} root handle {plug.handle} plug limit {FRAME - 1}")
     with pytest.warns(PacketsDropped, match="3 packets were dropped .*: a limit of "), plug.hold() as held:
         wire.send(3)
     assert (held.packets, held.bytes, held.dropped) == (0, 0, 3)
@@ -125,6 +127,7 @@ def test_a_report_is_not_made_up_where_the_plug_cannot_be_read(wire: Wire, plug:
 
 def test_drops_of_another_plug_are_not_counted_backwards(wire: Wire, plug: PlugQdisc) -> None:
     """Somebody puts another plug with the same handle in the place of one that had dropped: nothing is known then."""
+    wire.shrink()
     plug.set_limit(FRAME)
     with pytest.warns(PacketsDropped), plug.hold() as first:
         numbers = wire.send(5)

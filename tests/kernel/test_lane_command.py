@@ -15,7 +15,7 @@ from libnlplug.lane.filters import FIRST_PRIO
 from tests.support.command import Cli, let_end
 from tests.support.hold import marks
 from tests.support.lane import UDP, Road, Sight, listed, qlen, tc, veth
-from tests.support.netlab import FRAME, PORT, eventually
+from tests.support.netlab import FRAME, PORT, eventually, shrink
 
 OPTIONS = ("--ip-proto", "udp", "--dst-port", str(PORT))
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
@@ -199,6 +199,7 @@ def test_lane_show(road: Road, cli: Cli) -> None:
 
 def test_lane_add_is_repeatable_and_takes_a_limit(road: Road, cli: Cli) -> None:
     """Adding a lane that is there changes nothing but a given limit; each command says nothing when all is well."""
+    shrink(road.near, road.device)
     for words in ((), ("--limit", "1000b"), ()):
         assert cli("lane", "add", road.device, *OPTIONS, *words) == ("", "")
     assert len(listed(road.near, road.device)) == 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -19,7 +20,7 @@ from libnlplug.netlink.attributes import attribute
 from libnlplug.netlink.libnl import ffi, lib
 from libnlplug.netlink.messages import message
 from libnlplug.netlink.route_socket import RouteSocket
-from tests.support import bpf
+from tests.support import bpf, nft
 from tests.support.lane import UDP, Road, Sight, need, roots, tc, tc_filters, veth
 from tests.support.netlab import PORT
 
@@ -240,12 +241,27 @@ def test_filters_about_other_packets_are_not_reported(road: Road, admin: Admin) 
 
 
 def test_tcx_programs_are_reported(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs that are attached by tcx, before clsact, are counted and said. (The test kernel has none: a count is put
-    in the kernel's place; that it counts right is tested where a kernel has tcx.)"""
+    """Programs that are attached by tcx, before clsact, are counted and said. (A count is put in the kernel's
+    place, for not every kernel has them.)"""
     for count, sentence in ((1, "1 tcx BPF program comes first"), (3, "3 tcx BPF programs come first")):
         monkeypatch.setattr(neighbours, "tcx_programs", lambda sk, ifindex, ingress, count=count: count)
         with pytest.warns(LaneShadowed, match=sentence):
             PlugLane(road.device, UDP, netns=road.near).close()
+
+
+@HOOKS
+def test_a_tcx_program_of_this_kernel_is_reported(road: Road, ingress: bool) -> None:
+    """A program that is attached by tcx to the lane's hook is said; one at the other hook is not."""
+    program, index = bpf.load(), road.near.link(road.device)["ifindex"]
+    try:
+        road.near.run(bpf.attach_tcx, program, index, ingress=ingress)
+        with pytest.warns(LaneShadowed, match="1 tcx BPF program comes first"):
+            made = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
+        with made, PlugLane(road.device, UDP, ingress=not ingress, netns=road.near) as other:
+            assert other.shadowed == []
+        road.near.run(bpf.detach_tcx, program, index, ingress=ingress)
+    finally:
+        os.close(program)
 
 
 @in_turn("line", ["u32 {} action drop", "matchall action drop", "flower ip_proto udp action ok"])
@@ -277,7 +293,7 @@ def test_a_filter_that_came_behind_the_lane_is_not_bypassed_by_a_hold(road: Road
 
 def test_an_nftables_chain_is_not_bypassed(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an ifb gives back never comes by the device's nftables ingress chain: an ingress lane is refused, an egress
-    lane is not. (The test kernel has no such chains: a name is put in the kernel's place.)"""
+    lane is not. (A name is put in the kernel's place, for not every kernel has such chains.)"""
     monkeypatch.setattr(
         neighbours, "ingress_chain", lambda sk, device: "netdev filter in" if device == road.device else ""
     )
@@ -286,6 +302,20 @@ def test_an_nftables_chain_is_not_bypassed(road: Road, monkeypatch: pytest.Monke
         PlugLane(road.device, UDP, ingress=True, netns=road.near)
     before.expect(Sight(road.near, road.device))
     PlugLane(road.device, UDP, netns=road.near).close()
+
+
+def test_an_nftables_chain_of_this_kernel_is_not_bypassed(road: Road) -> None:
+    """An ingress lane beside a chain at the device's ingress is refused; without the chain it is made."""
+    code = road.near.run(nft.add_chain, nft.NETDEV, 0, road.device)
+    if code:
+        pytest.skip(f"no nftables chain can be made at a device's ingress here: {errno.errorcode.get(code)}")
+    try:
+        with pytest.raises(libnlplug.NetlinkError, match="the nftables chain 'netdev t c' would not see"):
+            PlugLane(road.device, UDP, ingress=True, netns=road.near)
+        PlugLane(road.device, UDP, netns=road.near).close()
+    finally:
+        assert road.near.run(nft.delete_table, nft.NETDEV) == 0
+    PlugLane(road.device, UDP, ingress=True, netns=road.near).close()
 
 
 @in_turn("line", ["u32 {} action continue", "flower action continue", "flower ip_proto udp action ok"])

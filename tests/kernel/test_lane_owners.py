@@ -110,6 +110,7 @@ def test_orphans_of_a_device_that_is_gone(wire: Wire) -> None:
 
 def test_a_lane_that_is_alive_elsewhere_is_adopted(wire: Wire) -> None:
     """The same device, hook and match: the same ifb, held by whoever comes first; it stays when the adopter closes."""
+    wire.shrink()
     with child(having, wire) as owner:
         owner.hear()
         with PlugLane(wire.device, UDP, netns=wire.near) as lane:
@@ -129,6 +130,7 @@ def test_a_lane_that_is_alive_elsewhere_is_adopted(wire: Wire) -> None:
 
 def test_a_given_limit_is_set_on_an_adopted_lane(wire: Wire) -> None:
     """An adopter's limit replaces the maker's; without one nothing is sent to the plug."""
+    wire.shrink()
     with PlugLane(wire.device, UDP, limit=300, netns=wire.near) as lane:
         lane.plug.buffer()
         with PlugLane(wire.device, UDP, netns=wire.near):

@@ -211,6 +211,7 @@ def test_the_limit(wire: Wire) -> None:
             numbers = wire.send(2000)
         assert (held.packets, held.dropped) == (2000, 0)
         wire.expect(numbers)
+    wire.shrink()
     with PlugLane(wire.device, UDP, limit=1000, netns=wire.near) as lane:
         assert lane.plug.limit == 1000
         with pytest.warns(libnlplug.PacketsDropped), lane.hold() as held:

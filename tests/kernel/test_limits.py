@@ -4,21 +4,25 @@
 from __future__ import annotations
 
 import socket
+import warnings
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import libnlplug
-from libnlplug import PlugQdisc
+from libnlplug import Match, PlugLane, PlugQdisc
+from tests.support.command import Cli
 from tests.support.netlab import FRAME, Wire, random_name
 
 LIMIT_MAX = 2**31 - 1
 
 
-@pytest.mark.parametrize(("limit", "fits"), [(10 * FRAME, 10), (10 * FRAME - 1, 9), (FRAME, 1), (FRAME - 1, 0), (1, 0)])
+@pytest.mark.parametrize(("limit", "fits"), [(10 * FRAME, 10), (10 * FRAME - 1, 9), (FRAME, 1)])
 def test_overflow_is_dropped_and_counted_exactly(wire: Wire, limit: int, fits: int) -> None:
     """Exactly as many frames are held as the limit has room for; every other one is a drop, and the first ones go."""
+    wire.shrink()
     plug = libnlplug.attach(wire.device, limit=limit, netns=wire.near)
     assert plug.limit == limit
     plug.buffer()
@@ -33,9 +37,10 @@ def test_overflow_is_dropped_and_counted_exactly(wire: Wire, limit: int, fits: i
 
 
 @settings(max_examples=40)
-@given(limit=st.integers(1, 20_000), frame=st.integers(60, 1514), count=st.integers(0, 60))
+@given(limit=st.integers(1514, 20_000), frame=st.integers(60, 1514), count=st.integers(0, 60))
 def test_the_limit_is_bytes_for_any_size(wire: Wire, plug: PlugQdisc, limit: int, frame: int, count: int) -> None:
     """For any limit and frame size, limit // frame frames are held and the others are drops."""
+    wire.shrink(1514)
     plug.set_limit(limit)
     before = plug.stats().drops
     plug.buffer()
@@ -49,6 +54,7 @@ def test_the_limit_is_bytes_for_any_size(wire: Wire, plug: PlugQdisc, limit: int
 
 def test_a_dropped_packet_is_a_drop_once(wire: Wire) -> None:
     """After the release there is room again: nothing more is dropped, and the counter stays."""
+    wire.shrink()
     plug = libnlplug.attach(wire.device, limit=5 * FRAME, netns=wire.near)
     plug.buffer()
     held = wire.send(8)[:5]
@@ -61,6 +67,7 @@ def test_a_dropped_packet_is_a_drop_once(wire: Wire) -> None:
 
 def test_a_larger_limit_while_held_makes_room(wire: Wire) -> None:
     """set_limit during a hold: what did not fit before fits now, what was held stays held."""
+    wire.shrink()
     plug = libnlplug.attach(wire.device, limit=10 * FRAME, netns=wire.near)
     plug.buffer()
     numbers = wire.send(15)[:10]
@@ -75,6 +82,7 @@ def test_a_larger_limit_while_held_makes_room(wire: Wire) -> None:
 
 def test_a_smaller_limit_while_held_loses_nothing(wire: Wire, plug: PlugQdisc) -> None:
     """set_limit below what is held: that stays and is delivered, only new packets are refused."""
+    wire.shrink()
     plug.buffer()
     numbers = wire.send(20)
     plug.set_limit(5 * FRAME)
@@ -128,6 +136,7 @@ def test_the_largest_limit_holds(wire: Wire) -> None:
 @pytest.mark.parametrize("limit", [0, -1, 2**31, True, "32mb", 1.5])
 def test_a_refused_limit_changes_nothing(wire: Wire, plug: PlugQdisc, limit: object) -> None:
     """set_limit refuses what is no limit, 0 above all, and the plug goes on with the one it has."""
+    wire.shrink()
     plug.set_limit(10 * FRAME)
     with pytest.raises(ValueError, match="limit is"):
         plug.set_limit(limit)  # type: ignore[arg-type]
@@ -137,8 +146,78 @@ def test_a_refused_limit_changes_nothing(wire: Wire, plug: PlugQdisc, limit: obj
     assert (plug.stats().qlen, plug.stats().drops) == (10, 2)
 
 
+def limiters(wire: Wire, plug: PlugQdisc) -> dict[str, Callable[[int], object]]:
+    """Every call that takes a limit, of a plug or a lane that is there or is made."""
+    tcp, udp = Match(ip_proto="tcp"), Match(ip_proto="udp")
+    kept = PlugLane.keep(wire.device, tcp, netns=wire.near)
+    return {
+        "adopt": lambda limit: libnlplug.attach(wire.device, limit=limit, netns=wire.near),
+        "set_limit": plug.set_limit,
+        "lane": lambda limit: PlugLane(wire.device, udp, limit=limit, netns=wire.near).close(),
+        "keep": lambda limit: PlugLane.keep(wire.device, tcp, limit=limit, netns=wire.near),
+        "set_limit of a lane": kept.plug.set_limit,
+    }
+
+
+@pytest.mark.parametrize("mtu", [1500, 9000, 68])
+def test_a_limit_below_a_packet_of_the_device_is_refused(wire: Wire, plug: PlugQdisc, mtu: int) -> None:
+    """The plug would drop the device's larger packets for ever, as with 0: ValueError, and nothing changes."""
+    wire.near.ip(f"link set {wire.device} mtu {mtu} gso_max_segs 1")
+    kinds = wire.near.kinds(wire.device)
+    for name, limit in limiters(wire, plug).items():
+        with pytest.raises(ValueError, match=rf"limit is {mtu + 13}: packets of \w.* have up to {mtu + 14} bytes"):
+            limit(mtu + 13)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if name == "set_limit of a lane" else "error")  # the ifb's gso is its own
+            limit(mtu + 14)
+        assert plug.limit == (None if name == "adopt" else mtu + 14)
+    assert wire.near.kinds(wire.device) == [*kinds, "clsact"]
+
+
+def test_a_limit_below_what_comes_at_once_warns(wire: Wire, plug: PlugQdisc) -> None:
+    """The kernel may hand a device gso_max_size bytes before it splits them into packets: a warning, once a call, which
+    names the caller's line."""
+    wire.near.ip(f"link set {wire.device} gso_max_size 50000")
+    for name, limit in limiters(wire, plug).items():
+        if name == "set_limit of a lane":
+            continue
+        with pytest.warns(
+            RuntimeWarning, match="limit is 49999: .* up to 50000 bytes at once .*; give at least 50000"
+        ) as w:
+            limit(49999)
+        assert [(one.category, one.filename) for one in w] == [(RuntimeWarning, __file__)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            limit(50000)
+
+
+def test_a_device_without_a_link_header_has_smaller_packets(wire: Wire) -> None:
+    """On a tunnel the largest packet is the MTU."""
+    wire.near.ip("tuntap add tunnel mode tun", "link set tunnel mtu 1400 gso_max_segs 1")
+    with pytest.raises(ValueError, match="packets of tunnel have up to 1400 bytes"):
+        libnlplug.attach("tunnel", limit=1399, netns=wire.near)
+    libnlplug.attach("tunnel", limit=1400, netns=wire.near).close()
+    with PlugLane("tunnel", Match(ip_proto="tcp"), limit=1400, netns=wire.near) as lane:
+        with pytest.raises(ValueError, match="have up to 1400 bytes"):
+            lane.plug.set_limit(1399)
+
+
+def test_the_command_refuses_and_warns_too(wire: Wire) -> None:
+    """Each verb with a limit: status 2 and one line, or the warning as a line."""
+    cli = Cli(wire.near)
+    packets = ("--ip-proto", "tcp")
+    for words in (("attach", wire.device), ("lane", "add", wire.device, *packets), ("limit", wire.device)):
+        option = () if words[0] == "limit" else ("--limit",)
+        assert "have up to 1514 bytes" in cli.complaint_of_usage(*words, *option, "1513")
+        assert "libnlplug: warning: limit is 1514: " in cli(*words, *option, "1514").err
+        assert cli(*words, *option, "64k") == ("", "")
+    for words in ((), packets):
+        assert "have up to 1514" in cli.complaint_of_usage("hold", wire.device, *words, "--limit", "1000", "--", "true")
+
+
 def test_plug_made_by_tc_without_a_limit_drops_everything_and_set_limit_cures_it(wire: Wire) -> None:
     """tc's 'plug block' makes a plug with limit 0, which drops every packet for ever; an adopter's limit ends that."""
+    wire.shrink()
     wire.near.tc(f"qdisc add dev {wire.device} root handle 9: plug block")
     wire.near.tc(f"qdisc change dev {wire.device} root handle 9: plug release_indefinite")
     wire.send(5)

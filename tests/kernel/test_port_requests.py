@@ -83,16 +83,49 @@ def test_an_unread_answer_shifts_nothing(attached: Wire) -> None:
     each_result_is_its_own(attached)
 
 
-def test_a_lost_answer_is_one_failure(attached: Wire) -> None:
-    """Where the kernel has no room for an answer, its request fails, and all later ones have their own results."""
+def fill(wire: Wire) -> None:
+    """Leave no room in the port's socket for an answer."""
     with socket_of_the_port() as shared:
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         shared.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, RTNLGRP_LINK)
         name = random_name()
         for _ in range(40):
-            attached.near.ip(f"link add {name} type dummy", f"link del {name}")
+            wire.near.ip(f"link add {name} type dummy", f"link del {name}")
         shared.setsockopt(SOL_NETLINK, DROP_MEMBERSHIP, RTNLGRP_LINK)
+
+
+def test_a_lost_answer_is_one_failure(attached: Wire) -> None:
+    """Where the kernel has no room for an answer, its request fails, and all later ones have their own results."""
+    fill(attached)
     assert port.plug_qdisc_plug_buffer() < 0
+    each_result_is_its_own(attached)
+
+
+def test_a_lost_answer_to_the_attach_leaves_nothing_held(wire: Wire, capfd: pytest.CaptureFixture[str]) -> None:
+    """The attach fails and says why; the plug, if the kernel has made it, is released."""
+    assert wire.near.run(port.qdisc_init) == 0
+    fill(wire)
+    assert port.plug_qdisc_attach(wire.device, "root", "1:", 1 << 20) == -1
+    assert "the kernel's answer was lost" in capfd.readouterr().err
+    assert wire.near.qdisc(wire.device)["kind"] == "plug"
+    wire.expect(wire.send(3))
+    each_result_is_its_own(wire)
+
+
+def test_a_descriptor_that_is_another_sockets_is_a_failure(attached: Wire) -> None:
+    """A program that has closed all descriptors gave the port's number to a socket at its end: no endless loop."""
+    assert port._statics is not None
+    fd = lib.nl_socket_get_fd(port._statics[0])
+    with socket.socket() as listener, socket.socket() as ended, socket_of_the_port() as kept:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        ended.connect(listener.getsockname())
+        listener.accept()[0].close()
+        os.dup2(ended.fileno(), fd)
+        try:
+            assert port.plug_qdisc_plug_buffer() < 0
+        finally:
+            os.dup2(kept.fileno(), fd)
     each_result_is_its_own(attached)
 
 

@@ -31,7 +31,7 @@ def test_hold(plug_net, hold):
         except BlockingIOError:
             pass
         sink.settimeout(2)
-    assert [sink.recv(9) for number in range(3)] == [b"0", b"1", b"2"]
+    assert sorted(sink.recv(9) for number in range(3)) == [b"0", b"1", b"2"]  # on several processors they overtake
     assert (held.packets, held.dropped) == (3, 0)
 
 

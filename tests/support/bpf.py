@@ -10,7 +10,7 @@ import struct
 
 import pytest
 
-PROG_LOAD, PROG_ATTACH, PROG_QUERY = 5, 8, 16  # enum bpf_cmd
+PROG_LOAD, PROG_ATTACH, PROG_DETACH, PROG_QUERY = 5, 8, 9, 16  # enum bpf_cmd
 SCHED_CLS = 3  # enum bpf_prog_type
 TCX_INGRESS, TCX_EGRESS = 46, 47  # enum bpf_attach_type
 NEXT = -1  # TCX_NEXT, TC_ACT_UNSPEC: the classification goes on
@@ -45,6 +45,11 @@ def attach_tcx(program: int, ifindex: int, *, ingress: bool) -> None:
         _bpf(PROG_ATTACH, struct.pack("=III", ifindex, program, TCX_INGRESS if ingress else TCX_EGRESS))
     except OSError as error:
         pytest.skip(f"no program can be attached by tcx here, which came with Linux 6.6: {error.strerror}")
+
+
+def detach_tcx(program: int, ifindex: int, *, ingress: bool) -> None:
+    """Take it away again."""
+    _bpf(PROG_DETACH, struct.pack("=III", ifindex, program, TCX_INGRESS if ingress else TCX_EGRESS))
 
 
 def query_tcx(ifindex: int, *, told: int, kept: int) -> bytes:

@@ -9,6 +9,7 @@ import faulthandler
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from libnlplug import PlugQdisc
+from libnlplug.guard import client as guard
 from libnlplug.guard.holders import Holder, mark_name
 from tests.support.netlab import Netns, Wire, eventually, setns, unable
 
@@ -73,6 +75,10 @@ class Child:
             pytest.fail(f"the child has ended: {self.status()}")
         return json.loads(line)
 
+    def has_said(self, within: float) -> bool:
+        """Whether the child says something in this time; hear() tells what."""
+        return bool(select.select([self._said], [], [], within)[0])
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal."""
         os.kill(self.pid, number)
@@ -94,7 +100,7 @@ class Child:
         """End it, if it has not ended yet."""
         if self._status is None:
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self._said.close()
 
 
@@ -158,6 +164,20 @@ def become_nobody(*, keep: bool) -> None:
         words = ctypes.c_uint32 * 2
         sets = (ctypes.c_uint32 * 6)(1 << CAP_NET_ADMIN, 1 << CAP_NET_ADMIN, 0, 0, 0, 0)
         assert libc.capset(words(0x20080522, 0), sets) == 0
+
+
+@contextmanager
+def guard_for_everyone():
+    """The guard's program where any user may run it, wherever the package is installed."""
+    needs_root()
+    before = guard.PATH
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        guard.PATH = shutil.copy(before, place)
+        try:
+            yield
+        finally:
+            guard.PATH = before
 
 
 class Cgroup:

@@ -211,7 +211,7 @@ class Road:
     def is_as_new(self) -> bool:
         """Whether nothing is left of the test that has used it."""
         self.leaving.arrived(), self.arriving.arrived()
-        if [link["ifname"] for link in self.near.links()] != ["lo", self.device]:
+        if [(link["ifname"], link["mtu"]) for link in self.near.links()] != [("lo", 65536), (self.device, 1500)]:
             return False
         if self.near.kinds(self.device) == ["noqueue", "clsact"]:  # which a lane leaves there
             self.near.tc(f"qdisc del dev {self.device} clsact")

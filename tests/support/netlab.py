@@ -242,6 +242,11 @@ def up(device: str, address: str) -> list[str]:
     return [*quiet, f"addr replace {address}/24 dev {device}", f"link set {device} up"]
 
 
+def shrink(netns: Netns, device: str, frame: int = FRAME) -> None:
+    """Let the device have packets of ``frame`` bytes at most, so that a plug's limit may be small."""
+    netns.ip(f"link set {device} mtu {frame - 14} gso_max_segs 1")
+
+
 class Wire:
     """A veth pair: numbered packets leave through ``device`` in ``near``, those that get through arrive in ``far``.
 
@@ -268,6 +273,10 @@ class Wire:
         self._sink = self.far.run(udp_socket)
         self._sink.bind((self.FAR, PORT))
         self.sent = 0
+
+    def shrink(self, frame: int = FRAME) -> None:
+        """Let the device have packets of ``frame`` bytes at most."""
+        shrink(self.near, self.device, frame)
 
     def send(self, count: int, *, frame: int = FRAME, to_class: int = 0) -> list[int]:
         """Send packets of ``frame`` bytes on the link, and return their numbers. ``to_class`` picks a class of prio."""

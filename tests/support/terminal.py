@@ -63,10 +63,9 @@ class Terminal:
         os.close(self._fd)
         return self.process.wait(20)
 
-    def hang_up(self) -> int:
-        """Close the other end, as when a connection is lost; the exit status."""
+    def hang_up(self) -> None:
+        """Close the other end, as when a connection is lost."""
         os.close(self._fd)
-        return self.process.wait(20)
 
     def resize(self, columns: int, rows: int) -> None:
         """Give the window another size."""

@@ -187,5 +187,6 @@ def test_a_terminal_that_hangs_up_ends_the_program(tmp_path: Path) -> None:
     script = f"trap 'echo gone >{said}; exit 3' HUP; echo ready; while :; do sleep 0.01; done"
     terminal = Terminal(sys.executable, "-c", PROGRAM, "sh", "-c", script)
     terminal.expect("ready")
-    assert terminal.hang_up() == 3
+    terminal.hang_up()
+    assert terminal.process.wait(20) == 3
     assert said.read_text() == "gone\n"

@@ -208,9 +208,10 @@ def test_a_module_that_cannot_be_loaded_is_not_blamed_on_libnl(tmp_path: Path) -
 def test_no_function_takes_any_arguments() -> None:
     """No bound function ends in '...': C libraries declare such functions differently (musl: ioctl(int, int, ...)), and
     gcc 14 refuses to build the module where the declaration is not the same."""
-    names = [name for name in dir(_libnl.lib) if callable(getattr(_libnl.lib, name))]
-    assert "libnlplug_netns_of" in names
-    assert [name for name in names if _libnl.ffi.typeof(getattr(_libnl.lib, name)).ellipsis] == []
+    functions = {name: one for name in dir(_libnl.lib) if callable(one := getattr(_libnl.lib, name))}
+    types = {name: _libnl.ffi.typeof(one) for name, one in functions.items()}
+    assert types["libnlplug_netns_of"].kind == "function"
+    assert [name for name, type_ in types.items() if type_.kind == "function" and type_.ellipsis] == []
 
 
 def test_libnl_cli_is_never_loaded() -> None:

@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import ast
+import functools
+import re
 from pathlib import Path
 
+import pytest
+
 import libnlplug
+from libnlplug.netlink.libnl import lib
 
 PACKAGE = Path(libnlplug.__file__).parent
 
@@ -23,44 +28,60 @@ FLOORS = (
     ("errors", "record", "async_with", "_version", "_libnl"),
 )
 NOTHING = ("errors", "record", "async_with", "_version")
-ONLY = {"plug_qdisc": {"netlink.libnl", "errors", "_libnl"}, **dict.fromkeys(NOTHING, set())}
+ONLY = {"plug_qdisc": {"netlink.libnl", "errors"}, **dict.fromkeys(NOTHING, set())}  # what these may import
+ONLY_FROM = {"_libnl": {"netlink.libnl"}, "plug_qdisc": set()}  # who may import these
+USES_THE_FACE = {"pytest_plugin"}  # as a program does
+LOADS_BY_NAME = {"", "command"}  # the face, and the command, load a module when it is first needed
+
+Sources = dict[str, str]
 
 
-def modules() -> dict[str, Path]:
-    """Every module by its name within the package."""
+def sources() -> Sources:
+    """The text of every module by its name within the package; "" is the face."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(part for part in parts if part != "__init__")
-        if name:  # the package's own is a table of names, loaded when first used
-            found[name] = path
+        found[".".join(part for part in parts if part != "__init__")] = path.read_text()
     return found
 
 
-def imports(name: str, path: Path) -> set[str]:
-    """The modules of the package that a module imports, at the top, in functions, or for type checkers only."""
-    names = set(modules()) | {"_libnl"}
-    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+PACKAGES = {"", *(".".join(path.parent.relative_to(PACKAGE).parts) for path in PACKAGE.glob("*/__init__.py"))}
+
+
+def imports(name: str, tree: ast.AST, names: set[str]) -> set[str]:
+    """The modules of the package that a module imports, at the top, in functions, or for type checkers only. A name
+    from the face is its module's; "" is the face as a whole."""
+    package = name.split(".") if name in PACKAGES else name.split(".")[:-1]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            if node.level:
-                base = package[: len(package) - node.level + 1]
-            elif (node.module or "").split(".")[0] == "libnlplug":
-                base = []
-            else:
-                continue
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name[len("libnlplug") :].lstrip(".") for alias in node.names if ours(alias.name)}
+        elif isinstance(node, ast.ImportFrom) and (node.level or ours(node.module or "")):
+            base = package[: len(package) - node.level + 1] if node.level else []
             module = [part for part in (node.module or "").split(".") if part and part != "libnlplug"]
             whole = ".".join([*base, *module])
             for alias in node.names:
                 deeper = f"{whole}.{alias.name}".strip(".")
-                found.add(deeper if deeper in names else whole)
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("libnlplug.")}
-    return found - {"", name}
+                module_of = whole or libnlplug._MODULE_OF.get(alias.name, "").lstrip(".")
+                found.add(deeper if deeper in names else module_of)
+    return found - {name}
 
 
-GRAPH = {name: imports(name, path) for name, path in modules().items()}
+def ours(module: str) -> bool:
+    """Whether it is the package or one of its modules."""
+    return module.split(".")[0] == "libnlplug"
+
+
+def graph(texts: Sources) -> dict[str, set[str]]:
+    """What each module but the face imports."""
+    names = set(texts) - {""} | {"_libnl"}
+    return {name: imports(name, parsed(text), names) for name, text in texts.items() if name}
+
+
+@functools.cache
+def parsed(text: str) -> ast.Module:
+    """The syntax tree."""
+    return ast.parse(text)
 
 
 def floor(name: str) -> int:
@@ -69,62 +90,144 @@ def floor(name: str) -> int:
     return number
 
 
-def test_every_module_has_a_floor() -> None:
-    """No module stands outside of the rooms, and the graph is not empty."""
-    assert len(GRAPH) > 30
-    assert all(floor(name) >= 0 for name in GRAPH)
-    assert GRAPH["plug"]
+def arrows(texts: Sources) -> list[str]:
+    """The imports that may not be: from a neighbour on the floor or from above, the face, and those of ONLY."""
+    wrong = []
+    for name, others in graph(texts).items():
+        for other in others:
+            if not other:
+                allowed = name in USES_THE_FACE
+            elif name in ONLY:
+                allowed = other in ONLY[name]
+            elif other in ONLY_FROM:
+                allowed = name in ONLY_FROM[other]
+            else:
+                allowed = name.split(".")[0] == other.split(".")[0] or floor(other) > floor(name)
+            if not allowed:
+                wrong.append(f"{name} imports {other or 'the face'}")
+    return wrong
 
 
-def test_no_arrow_points_up() -> None:
-    """A module imports from its own room and from lower floors, never from a neighbour on its floor or from above."""
-    wrong = [
-        f"{name} -> {other}"
-        for name, others in GRAPH.items()
-        for other in others
-        if name.split(".")[0] != other.split(".")[0] and floor(other) <= floor(name)
-    ]
-    assert wrong == []
-    for name, allowed in ONLY.items():
-        assert GRAPH[name] <= allowed, name
-
-
-def test_there_is_no_circle() -> None:
-    """Following the imports never leads back, within a room either."""
-    left = {name: set(others) for name, others in GRAPH.items()}
+def circle(texts: Sources) -> list[str]:
+    """The modules from which the imports lead back, within a room too."""
+    left = graph(texts)
     while leaves := [name for name, others in left.items() if not others & set(left)]:
         for name in leaves:
             del left[name]
-    assert not left, f"these import each other: {sorted(left)}"
+    return sorted(left)
 
 
-def test_no_room_uses_anothers_underscored_names() -> None:
-    """What a neighbour needs is part of a room's face: no import of an underscored name, no such attribute of another
-    object (``self``, ``cls`` and one's own class are one's own)."""
+def reaches(texts: Sources) -> list[str]:
+    """Where a module uses the underscored names of another: imported, as an attribute of an object that is not
+    ``self`` or ``cls`` (a class may also make its own objects), by getattr(), or by loading a module by its name."""
     wrong = []
-    for name, path in modules().items():
-        tree = ast.parse(path.read_text())
-        own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and of_self(node)}
-        own |= {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for name, text in texts.items():
+        tree = parsed(text)
+        own = names_of_own_objects(tree)
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                taken = [alias.name for alias in node.names if underscored(alias.name)]
-                allowed = {"_libnl", "_version"} if (node.level or 0) else set(taken)
-                wrong += [f"{name} imports {one}" for one in taken if one not in allowed]
-            elif isinstance(node, ast.Attribute) and underscored(node.attr) and node.attr not in {*own, "_exit"}:
+            reach = False
+            if isinstance(node, ast.ImportFrom) and (node.level or ours(node.module or "")):
+                reach = any(underscored(one.name) and one.name not in ("_libnl", "_version") for one in node.names)
+            elif isinstance(node, ast.Attribute) and underscored(node.attr):
+                reach = ast.unparse(node) != "os._exit" and not (
+                    isinstance(node.value, ast.Name) and node.value.id in own
+                )
+            elif isinstance(node, ast.Call):
+                reach = name not in LOADS_BY_NAME and by_name(node)
+            if reach:
                 wrong.append(f"{name}:{node.lineno} {ast.unparse(node)}")
-    assert wrong == []
+    return wrong
 
 
-def of_self(node: ast.Attribute) -> bool:
-    """Whether it is an attribute of ``self`` or ``cls``."""
-    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+@functools.cache
+def names_of_own_objects(tree: ast.Module) -> set[str]:
+    """What the module calls the objects whose underscored attributes are its own."""
+    classes = {one.name for one in tree.body if isinstance(one, ast.ClassDef)}
+    made = {one.targets[0].id for one in ast.walk(tree) if makes(one, classes)}
+    return {"self", "cls", *classes, *made}
+
+
+def makes(node: ast.AST, classes: set[str]) -> bool:
+    """Whether it is ``name = Class(...)`` with one of these classes, or ``name = cls.__new__(cls)``."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+        return False
+    return isinstance(node.targets[0], ast.Name) and ast.unparse(node.value.func) in {*classes, "cls.__new__"}
+
+
+def by_name(node: ast.Call) -> bool:
+    """Whether it loads a module by its name, or takes an underscored attribute by its name."""
+    called = ast.unparse(node.func)
+    if called.split(".")[-1] in ("import_module", "__import__"):
+        return True
+    names = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    return called in ("getattr", "setattr", "hasattr") and any(map(underscored, names))
 
 
 def underscored(name: str) -> bool:
     """Whether the name is a private one."""
     return name.startswith("_") and not name.startswith("__")
+
+
+def test_every_module_has_a_floor() -> None:
+    """No module stands outside of the rooms, and the graph is not empty."""
+    found = graph(sources())
+    assert len(found) > 30
+    assert all(floor(name) >= 0 for name in found)
+    assert "hold" in found["plug"]
+
+
+def test_no_arrow_points_up() -> None:
+    """A module imports from its own room and from lower floors, never from a neighbour on its floor or from above."""
+    assert arrows(sources()) == []
+
+
+def test_there_is_no_circle() -> None:
+    """Following the imports never leads back, within a room either."""
+    assert circle(sources()) == []
+
+
+def test_no_room_uses_anothers_underscored_names() -> None:
+    """What a neighbour needs is part of a room's face."""
+    assert reaches(sources()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("netlink.netns", "from .. import attach"),
+        ("netlink.netns", "from libnlplug import attach"),
+        ("netlink.netns", "if TYPE_CHECKING:\n    from ..plug import PlugQdisc"),
+        ("plug_qdisc", "from libnlplug import attach"),
+        ("plug_qdisc", "from ._libnl import lib"),
+        ("netlink.netns", "import libnlplug; libnlplug.attach"),
+        ("netlink.netns", "import libnlplug.plug"),
+        ("netlink.netns", "import importlib; importlib.import_module('libnlplug.plug')"),
+        ("group", "from libnlplug.plug import _parent_number"),
+        ("group", "from .plug import _parent_number"),
+        ("hold", "def f(self): self._held._guard"),
+        ("group", "def f(self): self._plugs[0]._sk"),
+        ("group", "def f(plug): plug._sk"),
+        ("group", "def f(plug): getattr(plug, '_buffer')"),
+        ("group", "from . import plug_qdisc"),
+        ("lane.match", "from ..doctor import examine"),
+        ("lane.match", "def f(): from .lane import PlugLane"),
+        ("pytest_plugin", "from libnlplug._libnl import ffi"),
+    ],
+)
+def test_a_breach_is_found(module: str, line: str) -> None:
+    """Each of these is an import or a reach that the tests above do not let pass."""
+    texts = sources()
+    texts[module] += f"\n{line}\n"
+    assert arrows(texts) + reaches(texts) or circle(texts)
+
+
+def test_what_is_bound_is_used() -> None:
+    """Every function and constant of _libnl is used by a module, or by the C that is compiled into it. (The names of
+    flower's keys for addresses and ports are composed.)"""
+    compiled = "".join(path.read_text() for path in PACKAGE.glob("*/*.c"))
+    used = set(re.findall(r"\blib\.(\w+)", "".join(sources().values()))) | set(re.findall(r"\w+", compiled))
+    composed = re.compile(r"TCA_FLOWER_KEY_(IPV[46]|PORT|TCP|UDP|SCTP)_(SRC|DST)")
+    assert [name for name in dir(lib) if name not in used and not composed.match(name)] == []
 
 
 def test_the_stub_has_the_public_names() -> None:

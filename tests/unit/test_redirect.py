@@ -18,7 +18,7 @@ from libnlplug.lane.hook import Filter, _read, ingress_chain, tcx_programs
 from libnlplug.netlink.attributes import attribute
 from libnlplug.netlink.libnl import lib
 from libnlplug.netlink.route_socket import RouteSocket
-from tests.support import bpf
+from tests.support import bpf, nft
 from tests.support.netlab import Netns
 
 OK, SHOT, PIPE, STOLEN, CONTINUE = 0, 2, 3, 4, -1  # linux/pkt_cls.h
@@ -194,46 +194,14 @@ def test_the_kernels_answer_about_tcx_fits(fresh: Netns) -> None:
     assert written[64:] == bytes(64)
 
 
-NETFILTER, BATCH_BEGIN, BATCH_END, NEWTABLE, NEWCHAIN = 12, 16, 17, 10 << 8, 10 << 8 | 3
-NETDEV, INET = 5, 1
-INGRESS = {NETDEV: 0, INET: 5}
-
-
-def _nft(kind: int, family: int, body: bytes, resource: int = 0, flags: int = 0x405) -> bytes:
-    """One message of nftables', by default one that makes something and asks for an answer."""
-    payload = struct.pack("=BB", family, 0) + struct.pack("!H", resource) + body
-    return struct.pack("=IHHII", 16 + len(payload), kind, flags, 1, 0) + payload
-
-
-def add_chain(family: int, hook: int, device: str, priority: int = 0) -> int:
-    """'nft add chain netdev t c { type filter hook ingress device lo priority 0; }': the errno, 0 for done."""
-    where = attribute(1, struct.pack("!I", hook)) + attribute(2, struct.pack("!i", priority))
-    if hook == INGRESS[family]:
-        where += attribute(3, device.encode() + b"\0")  # an older kernel refuses a device elsewhere
-    names = attribute(1, b"t\0") + attribute(3, b"c\0")
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as sock:
-        sock.settimeout(5)
-        sock.send(
-            _nft(BATCH_BEGIN, 0, b"", 10, 1)
-            + _nft(NEWTABLE, family, attribute(1, b"t\0"))
-            + _nft(NEWCHAIN, family, names + attribute(0x8004, where) + attribute(7, b"filter\0"))
-            + _nft(BATCH_END, 0, b"", 10, 1)
-        )
-        for _ in ("table", "chain"):
-            error = -struct.unpack_from("=i", sock.recv(4096), 16)[0]
-            if error:
-                return error
-        return 0
-
-
-@pytest.mark.parametrize(("family", "hook", "shown_as"), [(NETDEV, 0, "netdev t c"), (INET, 5, "inet t c")])
+@pytest.mark.parametrize(("family", "hook", "shown_as"), [(nft.NETDEV, 0, "netdev t c"), (nft.INET, 5, "inet t c")])
 def test_an_nftables_chain_at_the_ingress_is_found(
     fresh: Netns, sk: RouteSocket, family: int, hook: int, shown_as: str
 ) -> None:
     """A chain at a device's ingress, of either family that has such a hook, is named; other devices have none."""
     fresh.ip("link add other type veth peer name another")
     assert ingress_chain(sk, "lo") is None
-    refused = fresh.run(add_chain, family, hook, "lo")
+    refused = fresh.run(nft.add_chain, family, hook, "lo")
     if refused:
         pytest.skip(f"no nftables chain can be made at a device's ingress here: {errno.errorcode.get(refused)}")
     assert ingress_chain(sk, "lo") == shown_as
@@ -244,7 +212,7 @@ def test_an_nftables_chain_at_the_ingress_is_found(
 
 def test_other_nftables_chains_are_no_concern(fresh: Netns, sk: RouteSocket) -> None:
     """A chain that sees what a lane gives back, as one at prerouting, is none of those."""
-    refused = fresh.run(add_chain, INET, 0, "lo")
+    refused = fresh.run(nft.add_chain, nft.INET, 0, "lo")
     if refused:
         pytest.skip(f"no nftables chain can be made here: {errno.errorcode.get(refused)}")
     assert ingress_chain(sk, "lo") is None

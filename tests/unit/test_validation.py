@@ -73,7 +73,7 @@ def test_every_limit_in_the_range_is_sent(limit: int) -> None:
     """1 to 2^31-1 are limits."""
     sk = Deaf()
     plug = PlugQdisc(sk, "lo", 1, lib.TC_H_ROOT, 0x10000)  # type: ignore[arg-type]
-    plug.set_limit(limit)
+    plug.apply_limit(limit)
     assert (len(sk.sent), plug.limit) == (1, limit)
 
 

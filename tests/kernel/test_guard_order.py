@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guard's steps: their order, and what becomes of a hold when guard or holder is struck between any two of them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+import libnlplug
+from libnlplug import GuardUnavailable, HoldExpired, NotPermitted, PlugBusy, PlugQdisc
+from libnlplug.guard.holders import Taken
+from tests.support.hold import (
+    Child,
+    child,
+    expect_ended,
+    expect_flow,
+    expect_held,
+    holder_of,
+    mark_of,
+    marks,
+)
+from tests.support.netlab import Wire, eventually, unable, unprivileged
+
+PIDFD_GETFD = 438  # on every architecture
+
+
+class Strace:
+    """strace on a process, from now until the end of the block; ``lines`` is what it has seen by then."""
+
+    def __init__(self, pid: int, path, *options: str) -> None:
+        self._output = path / f"strace-{pid}"
+        argv = ["strace", "-o", str(self._output), *options, "-p", str(pid)]
+        try:
+            self._process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+        except FileNotFoundError:
+            unable("strace is not installed")
+        assert self._process.stderr is not None
+        said = self._process.stderr.readline()
+        if "attached" not in said:
+            self._process.communicate(timeout=10)
+            unable(f"strace may not trace here: {said}")
+
+    def __enter__(self) -> Strace:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.terminate()
+        self._process.communicate(timeout=10)
+
+    @property
+    def lines(self) -> list[str]:
+        return self._output.read_text().splitlines()
+
+
+# -- the order
+
+
+def test_the_mark_goes_after_the_release(wire: Wire, plug: PlugQdisc, tmp_path) -> None:
+    """As long as the release is not sent, nobody else can begin a hold, which it would end; then comes the answer."""
+    plug.guard()
+    with Strace(plug.guard().pid, tmp_path, "-e", "trace=sendto,close,bind") as trace:
+        with plug.hold():
+            pass
+        eventually(lambda: trace.lines[-1].startswith("sendto(0,"), "the guard has answered")
+    steps = [re.sub(r"\(.*", "", line) if not line.startswith("sendto(0,") else "answer" for line in trace.lines]
+    assert steps == ["bind", "close", "sendto", "sendto", "answer", "sendto", "close", "answer"], trace.lines
+
+
+def test_a_guard_asks_for_the_right_before_it_is_ready(wire: Wire, plug: PlugQdisc) -> None:
+    """A guard that may not release says so when it starts, before anybody asks it to hold."""
+
+    def inside() -> None:
+        with (
+            PlugQdisc.open(wire.device) as mine,
+            unprivileged(),
+            pytest.raises(NotPermitted, match="the guard has no right to release it"),
+        ):
+            mine.guard()
+
+    wire.near.run(inside)
+
+
+# -- the end of the conversation
+
+
+def test_a_good_bye_in_a_hold_releases_whatever_on_death_says(wire: Wire, plug: PlugQdisc) -> None:
+    """close() in the block is no death: what is held is delivered, and the plug stays."""
+    mine = PlugQdisc.open(wire.device, netns=wire.near)
+    mine.hold(on_death="drop").__enter__()
+    numbers = expect_held(wire, plug)
+    mine.close()
+    expect_flow(wire, numbers)
+    assert wire.near.kinds(wire.device) == ["plug"]
+
+
+def test_close_comes_back_when_the_guard_has_released_and_ended(wire: Wire, plug: PlugQdisc) -> None:
+    """A guard that does not run for a while: close() waits for it."""
+    mine = PlugQdisc.open(wire.device, netns=wire.near)
+    mine.hold().__enter__()
+    pid = mine.guard().pid
+    numbers = expect_held(wire, plug)
+    os.kill(pid, signal.SIGSTOP)
+    woken = threading.Timer(0.3, os.kill, (pid, signal.SIGCONT))
+    woken.start()
+    mine.close()
+    assert not woken.is_alive(), "close() did not wait"
+    expect_ended(pid)
+    expect_flow(wire, numbers)
+
+
+@pytest.mark.parametrize("on_death", ["release", "drop"])
+def test_a_holder_that_dies_while_it_leaves_has_left(wire: Wire, plug: PlugQdisc, on_death: str) -> None:
+    """It has asked for the release, and is killed before the guard has heard that: released, also with drop."""
+
+    def work(this: Child) -> None:
+        mine = PlugQdisc.open(wire.device, netns=wire.near)
+        with mine.hold(on_death=on_death):  # type: ignore[arg-type]
+            this.say(mine.guard().pid)
+            signal.pause()
+
+    signal.signal(signal.SIGUSR1, lambda *_: None)  # which ends the pause
+    try:
+        with child(work) as holder:
+            pid = holder.hear()
+            numbers = expect_held(wire, plug)
+            os.kill(pid, signal.SIGSTOP)
+            holder.kill(signal.SIGUSR1)
+            waiting = "unix_stream_read_generic", "skb_wait_for_more_packets", "__skb_wait_for_more_packets"
+            eventually(lambda: _queued(pid), f"it has asked, and waits in one of {waiting}")
+            holder.kill()
+            assert holder.status() == -signal.SIGKILL
+            os.kill(pid, signal.SIGCONT)
+            expect_flow(wire, numbers)
+            expect_ended(pid)
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    assert (wire.near.kinds(wire.device), marks(wire.near)) == (["plug"], [])
+
+
+def _descriptor_of(pid: int, fd: int) -> int:
+    """A copy of another process's descriptor."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        copy = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, pidfd, fd, 0)
+    finally:
+        os.close(pidfd)
+    if copy < 0:
+        unable(f"pidfd_getfd: {os.strerror(ctypes.get_errno())}")
+    return copy
+
+
+def _queued(pid: int) -> bool:
+    """Whether a question waits for this guard."""
+    with socket.socket(fileno=_descriptor_of(pid, 0)) as commands:
+        try:
+            return bool(commands.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
+
+
+# -- a release that fails for a passing reason
+
+
+def test_a_release_that_fails_for_a_passing_reason_is_sent_again(wire: Wire, plug: PlugQdisc) -> None:
+    """ENOBUFS on the guard's netlink socket: the answer to its release is lost, and it tries again."""
+    with plug.hold() as held:
+        numbers = expect_held(wire, plug)
+        pid = plug.guard().pid
+        netlink = [fd for fd in range(2, 8) if os.path.exists(f"/proc/{pid}/fd/{fd}")]
+        with socket.socket(fileno=_descriptor_of(pid, netlink[0])) as route:
+            assert route.family == socket.AF_NETLINK
+            route.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            question = bytes([20, 0, 0, 0, 0x12, 0, 5, 0]) + b"\xff" * 4 + bytes(8)  # RTM_GETLINK that asks for an ACK
+            for _ in range(50):
+                route.send(question)
+    assert not held.expired
+    expect_flow(wire, numbers)
+    assert marks(wire.near) == []
+
+
+# -- marks
+
+
+def test_a_mark_of_this_process_is_not_a_childs(wire: Wire, plug: PlugQdisc) -> None:
+    """A child that is forked while this process attaches or detaches does not keep the plug from being held."""
+    with Taken(plug.socket(), plug.place, "attach a plug to"):
+        pid = os.fork()
+        if not pid:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with plug.hold():
+            expect_held(wire, plug)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_hold_that_begins_while_a_plug_drains_is_not_deleted(
+    wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """detach() finds the queue empty, and then somebody begins to hold: PlugBusy, and the plug stays, held."""
+    other, stats = PlugQdisc.open(wire.device, netns=wire.near), PlugQdisc.stats
+    hold = other.hold()
+
+    def looked(self: PlugQdisc) -> libnlplug.PlugStats:
+        found = stats(self)
+        if other.holder() is None:
+            hold.__enter__()
+        return found
+
+    monkeypatch.setattr(PlugQdisc, "stats", looked)
+    with pytest.raises(PlugBusy, match=f"process {os.getpid()} holds it"):
+        plug.detach()
+    monkeypatch.undo()
+    numbers = expect_held(wire, plug)
+    hold.__exit__(None, None, None)
+    expect_flow(wire, numbers)
+    other.close()
+
+
+def test_each_class_has_a_mark_of_its_own(wire: Wire) -> None:
+    """The plugs of two classes: the holder of one is not said to hold the other one, and each is named in show."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio")
+    with (
+        libnlplug.attach(wire.device, parent="1:1", netns=wire.near) as one,
+        libnlplug.attach(wire.device, parent="1:2", netns=wire.near) as two,
+        one.hold(timeout=60),
+    ):
+        assert marks(wire.near) == [mark_of(one)]
+        assert two.holder() is None
+        assert holder_of(one).pid == os.getpid()
+        with two.hold(timeout=30):
+            assert (holder_of(one).timeout, holder_of(two).timeout) == (60.0, 30.0)
+            assert sorted(marks(wire.near)) == sorted([mark_of(one), mark_of(two)])
+
+
+# -- struck between any two steps
+
+
+GUARD_STEPS = [
+    *(("recvfrom", nth) for nth in range(1, 8)),
+    *(("sendto", nth) for nth in range(1, 6)),
+    *((name, 1) for name in ("socket", "bind", "listen", "fcntl")),
+    *(("close", nth) for nth in (1, 2)),
+    *(("ppoll", nth) for nth in (1, 2)),
+]
+
+
+@pytest.mark.parametrize(("call", "nth"), GUARD_STEPS)
+def test_a_guard_that_is_killed_at_any_step_is_missed(
+    wire: Wire, plug: PlugQdisc, tmp_path, call: str, nth: int
+) -> None:
+    """SIGKILL with each of its system calls: the holder is told when it leaves, at the latest, and traffic flows."""
+    pid = plug.guard().pid
+    with Strace(pid, tmp_path, "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={nth}"):
+        try:
+            with plug.hold(timeout=30):
+                pass
+            survived = True
+        except GuardUnavailable:
+            survived = False
+    expect_flow(wire, [])
+    assert marks(wire.near) == []
+    if survived:  # it was killed, if at all, when nothing was on
+        assert plug.holder() is None
+    with plug.hold():
+        numbers = expect_held(wire, plug)
+    expect_flow(wire, numbers)
+
+
+@pytest.mark.parametrize(("call", "nth"), GUARD_STEPS)
+def test_a_guard_that_is_stopped_at_any_step_goes_on_right(
+    wire: Wire, plug: PlugQdisc, tmp_path, call: str, nth: int
+) -> None:
+    """Stopped for longer than the timeout: leaving raises HoldExpired, or the hold was over; traffic flows."""
+    pid, over = plug.guard().pid, threading.Event()
+    waker = threading.Thread(target=_wake, args=(pid, over))
+    with Strace(pid, tmp_path, "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGSTOP:when={nth}"):
+        waker.start()
+        try:
+            with plug.hold(timeout=0.0001) as held:
+                pass
+        except HoldExpired:
+            assert held.expired
+        over.set()
+        waker.join()
+    os.kill(pid, signal.SIGCONT)
+    expect_flow(wire, [])
+    eventually(lambda: marks(wire.near) == [], "the mark goes")
+    assert plug.stats().qlen == 0
+
+
+def _wake(pid: int, over: threading.Event) -> None:
+    """Let it go on 10 ms after each stop."""
+    while not over.wait(0.002):
+        with open(f"/proc/{pid}/stat") as stat:
+            if stat.read().rpartition(")")[2].split()[0] in "Tt":
+                over.wait(0.01)
+                os.kill(pid, signal.SIGCONT)
