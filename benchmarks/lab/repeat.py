@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPETITIONS = 5
+BROKEN = 4  # measurements that fail one after the other: then something is broken
 MARGIN = 20.0  # seconds before the end of the time in which no measurement begins
 
 
@@ -84,7 +85,7 @@ def measure(cases: list[Case], file: Path, repetitions: int, deadline: float) ->
     """Make the measurements that the file lacks, until the deadline; how many of them failed."""
     done = {(line.row, line.what, line.way, line.repetition) for line in read(file)}
     missing = [one for one in turns(cases, repetitions) if (one[1].row, one[1].what, one[2], one[0]) not in done]
-    where_, failed = where(), 0
+    where_, failed, in_a_row = where(), 0, 0
     with open(file, "a") as out:
         if out.tell():
             out.write("\n")  # in case the last line was cut off
@@ -97,8 +98,11 @@ def measure(cases: list[Case], file: Path, repetitions: int, deadline: float) ->
                 seen = case.ways[way]()
             except Exception:
                 traceback.print_exc()
-                failed += 1
+                failed, in_a_row = failed + 1, in_a_row + 1
+                if in_a_row == BROKEN:
+                    break
                 continue
+            in_a_row = 0
             lost = dict(seen.lost)
             line = Line(case.row, case.what, case.unit, way, number, seen.counted, lost, seen.figures, where_)
             out.write(json.dumps(line._asdict()) + "\n")

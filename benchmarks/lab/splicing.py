@@ -7,24 +7,22 @@ front of busybox's httpd on three backends. haproxy.cfg, beside this file, is wh
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
 import re
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from clients import PATIENCE, Cut, Population, word_for
-from net import ADDRESSES, PORT, VIP, enter, network, route_to
+from clients import Cut, Population, word_for
+from net import PORT, VIP, enter, network, route_to
+from objects import KB, MB, Files, Wrong, fetch, make_files, servers, upload
 from programs import Haproxy, haproxies
 from repeat import Case, Seen, program, some
 
@@ -34,14 +32,13 @@ PLACE = "d1"
 CONFIG = Path(__file__).with_name("haproxy.cfg")
 SENT, SPLICED = "TotalBytesOut", "TotalSplicd?edBytesOut"  # of 'show info'; older versions spell it with a d
 GB = 1e9
-KB, MB = 1000, 1000000
 COPIED, AUTO, RESPONSE, REQUEST = "no splicing", "splice-auto", "splice-response", "splice-request"
 
 
 class Sizes(NamedTuple):
     """How much one measurement fetches: objects of so many bytes, and how many of them."""
 
-    objects: tuple[tuple[int, int], ...] = ((KB, 300), (100 * KB, 60), (MB, 20), (10 * MB, 4), (100 * MB, 1))
+    objects: tuple[tuple[int, int], ...] = ((KB, 60), (100 * KB, 60), (MB, 20), (10 * MB, 4), (100 * MB, 1))
     uploads: tuple[int, int] = (10 * MB, 2)
     transfers: int = 6
     reloads: int = 2
@@ -50,47 +47,6 @@ class Sizes(NamedTuple):
 
 ROWS = {KB: "S1", 100 * KB: "S2", MB: "S3", 10 * MB: "S4", 100 * MB: "S5"}
 FULL, SHORT = Sizes(), Sizes(((10 * MB, 1),), (MB, 1), 2, 1)
-DIGEST = """\
-#!/bin/sh
-printf 'Content-Type: text/plain\\r\\n\\r\\n'
-exec sha256sum
-"""
-
-
-class Files(NamedTuple):
-    """The objects, in a directory; ``digests`` by their size."""
-
-    directory: Path
-    digests: dict[int, str]
-
-
-def make_files(directory: Path, sizes: list[int]) -> Files:
-    chance, digests = random.Random(1), {}
-    (directory / "index.html").write_text("static\n")
-    (directory / "cgi-bin").mkdir()
-    (directory / "cgi-bin/digest").write_text(DIGEST)
-    (directory / "cgi-bin/digest").chmod(0o755)
-    for size in sizes:
-        block = chance.randbytes(min(size, MB))
-        data = block * (size // len(block) - 1) + block[::-1]
-        (directory / str(size)).write_bytes(data)
-        digests[size] = hashlib.sha256(data).hexdigest()
-    return Files(directory, digests)
-
-
-@contextmanager
-def servers(files: Files, names: list[str]):
-    """busybox's httpd on each of these backends."""
-    started = []
-    try:
-        for name in names:
-            words = ["busybox", "httpd", "-f", "-p", f"{ADDRESSES[name]}:{PORT}", "-h", str(files.directory)]
-            started.append(subprocess.Popen(["ip", "netns", "exec", name, *words]))
-        yield
-    finally:
-        for process in started:
-            process.terminate()
-            process.wait()
 
 
 def config(mode: str) -> str:
@@ -112,41 +68,6 @@ def proxy(mode: str, version: str):
             yield haproxy
         finally:
             haproxy.end()
-
-
-class Wrong(Exception):
-    """Content that is not what the server has."""
-
-
-def fetch(size: int, files: Files, pace=None) -> None:
-    """Get one object and compare it; ``pace`` is called after each part."""
-    connection = HTTPConnection(VIP, PORT, timeout=PATIENCE)
-    try:
-        connection.request("GET", f"/{size}")
-        response = connection.getresponse()
-        digest, buffer, length = hashlib.sha256(), bytearray(1 << 18), 0
-        while count := response.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-            length += count
-            if pace:
-                pace()
-        if response.status != 200 or length < size:
-            raise Cut
-        if digest.hexdigest() != files.digests[size]:
-            raise Wrong(f"an object of {size} bytes")
-    finally:
-        connection.close()
-
-
-def upload(size: int, files: Files) -> None:
-    """Send one object; the server answers with the digest of what it has got."""
-    connection = HTTPConnection(VIP, PORT, timeout=60)
-    try:
-        connection.request("POST", "/cgi-bin/digest", (files.directory / str(size)).read_bytes())
-        if connection.getresponse().read().decode().split()[0] != files.digests[size]:
-            raise Wrong(f"an upload of {size} bytes")
-    finally:
-        connection.close()
 
 
 class Cost(NamedTuple):

@@ -77,6 +77,12 @@ def test_one_that_fails_leaves_the_others(scenario: Scenario, tmp_path: Path) ->
     assert [line.way for line in repeat.read(tmp_path / "found")] == ["b", "b"]
 
 
+def test_it_ends_when_all_fail(scenario: Scenario, tmp_path: Path) -> None:
+    """Where every measurement fails, the others are not tried."""
+    scenario.fails |= {"a", "b"}
+    assert scenario.run(tmp_path / "found", 9) == repeat.BROKEN == len(scenario.made)
+
+
 def run_of(lost: dict[str, int], counted: int = 100) -> Line:
     return Line("X1", "something", "connections", "a", 0, counted, lost, {}, "here")
 
