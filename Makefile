@@ -20,12 +20,12 @@ REPORTS := $(HALVES) unit parity
 # What of the kernel tests depends most on a second processor.
 SHORT := epochs hold_and_release hold_exclusive hold_ends threads_and_fork group guard_alone lane_hold
 
-SCRIPTS := benchmarks/lab/run tests/matrix/run tools/testkernel/run tools/fresh tools/mutants tools/parts tools/summary tools/tested
+SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tools/testkernel/run tools/fresh tools/mutants tools/parts tools/summary tools/tested
 
 # ARGS, and the tests $(1) unless ARGS names some
 tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
 
-.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-short skips durations wheel matrix fresh mutants fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-lab
+.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-short skips durations wheel deb matrix matrix-deb fresh mutants fuzz docs pictures race faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
 
 help: ## this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -70,8 +70,15 @@ durations: .venv/test ## measure again how the kernel tests are divided, from th
 wheel: .venv/test ## the sdist and the wheel, in dist/
 	PYTHON=$(PY) tools/wheel dist
 
-matrix: .venv/test ## that wheel on other systems and Pythons: make matrix RELEASES='bullseye 3.9'
+deb: | for-deb ## the Debian packages, in dist/
+	tools/deb dist
+
+matrix: .venv/test ## that wheel on other systems and Pythons: make matrix RELEASES='bullseye 3.9'; and the Debian packages
 	$(PY) tests/matrix/run $(RELEASES)
+	$(if $(RELEASES),,$(PYTHON) tests/matrix/packages)
+
+matrix-deb: ## the Debian packages in empty trees: make matrix-deb RELEASES=trixie
+	$(PYTHON) tests/matrix/packages $(RELEASES)
 
 fresh: ## demo and test in an empty Debian: make fresh RELEASE=trixie
 	tools/fresh $(RELEASE)
@@ -115,7 +122,7 @@ for-test for-bench: | for-demo
 
 for-smp for-lab: | for-test
 
-for-demo for-test for-bench for-smp for-lab:
+for-demo for-test for-bench for-smp for-deb for-lab:
 	@tools/setup $(@:for-%=%)
 
 .venv/built: $(SOURCES) | for-demo

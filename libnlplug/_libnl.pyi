@@ -34,9 +34,8 @@ class _Lib:
     GUARD_ASK_COUNTERS: int
     GUARD_ASK_LINK: int
     GUARD_CONFIG: int
-    GUARD_MEMORY: int
+    GUARD_PIDFD: int
     GUARD_SOCKET: int
-    GUARD_PERMISSION: int
     GUARD_MARK: int
     GUARD_PLUG: int
     GUARD_NOT_ON: int
@@ -80,11 +79,11 @@ class _Lib:
     TC_H_CLSACT: int
     TC_H_MIN_EGRESS: int
     IFLA_LINKINFO: int
-    IFLA_MTU: int
-    IFLA_GSO_MAX_SIZE: int
     IFLA_INFO_KIND: int
     IFLA_INFO_DATA: int
     IFLA_MASTER: int
+    IFLA_MTU: int
+    IFLA_GSO_MAX_SIZE: int
     IFLA_GSO_MAX_SEGS: int
     ARPHRD_ETHER: int
     ARPHRD_LOOPBACK: int
@@ -154,6 +153,7 @@ class _Lib:
     ETH_P_8021Q: int
     RTM_DELTFILTER: int
     CLONE_NEWNET: int
+    CLONE_NEWPID: int
     CLONE_NEWUSER: int
     IFNAMSIZ: int
     ALTIFNAMSIZ: int
@@ -176,7 +176,7 @@ class _Lib:
     def libnlplug_match_answers(self, sk: CData) -> None: ...
     def libnlplug_new_turn(self) -> None: ...
     def libnlplug_ifindex(self, sk: CData, device: bytes) -> int: ...
-    def libnlplug_spawn(self, path: bytes, argv: CData, commands: int, step: CData) -> int: ...
+    def libnlplug_spawn(self, path: bytes, argv: CData, commands: int) -> int: ...
     def libnlplug_ask(self, fd: int, question: CData, size: int, answer: CData, room: int) -> int: ...
     def libnlplug_tcx_programs(self, ifindex: int, ingress: int) -> int: ...
     def libnlplug_ingress_chain(self, device: bytes, name: CData, size: int) -> int: ...

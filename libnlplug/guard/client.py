@@ -9,9 +9,10 @@ It is no child of this process, so neither SIGCHLD nor wait() tells of it. (To P
 guard ends with each hold and is waited for, and the next hold starts another one. A wait() for any child, called inside
 a block, waits for the guard too.)
 
-Its limit: what kills a whole cgroup at once (cgroup.kill; memory.oom.group, unless the guard has the right to be
-spared, as root's has) or a whole pid namespace (a container whose first process ends) kills the guard together with the
-holder; what freezes a cgroup (docker pause) stops both, past any timeout.
+Its limit: what kills a whole cgroup at once kills the guard together with the holder (cgroup.kill; memory.oom.group,
+unless the guard has the right to be spared, as root's has). start.py says how to move it out of the cgroup. What kills
+a whole pid namespace (a container whose first process ends) kills both, too. What freezes a cgroup (docker pause) stops
+both, past any timeout.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from ..errors import GuardUnavailable, NetlinkError, NotPermitted, PlugBusy
 from ..netlink.libnl import ffi, lib
 from ..record import Record
 from .holders import MARK_TIMEOUT, Place, busy, holder_of
+from .start import CGROUP, is_child, move_to_cgroup, start, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +53,11 @@ __all__ = ["Answer", "Guard", "PlugsRefused"]
 
 PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libnlplug-guard")
 ANSWER_TIMEOUT = 5  # seconds
+PREFIX = 16  # bytes of an answer that are the same in every version: id, error and step
+OTHER_VERSION = "libnlplug was upgraded or damaged since this process has loaded it: restart the process, or reinstall"
+
+if lib.GUARD_VERSION != 3:  # this file is newer or older than the compiled module that the process has loaded
+    raise ImportError(OTHER_VERSION)
 
 _LOST = {
     lib.GUARD_LINK_DOWN: "its link went down",
@@ -124,50 +131,64 @@ class Guard:
             timeout = ffi.new("long[2]", [ANSWER_TIMEOUT, 0])
             for option in (SO_RCVTIMEO, SO_SNDTIMEO):
                 ours.setsockopt(SOL_SOCKET, option, ffi.buffer(timeout)[:])
-            shown = [ffi.new("char[]", text) for text in (b"libnlplug-guard", b"of", b"%d" % os.getpid())]
-            step = ffi.new("const char **")
-            argv = ffi.new("char *[]", [*shown, ffi.NULL])
-            pid = lib.libnlplug_spawn(os.fsencode(PATH), argv, theirs.fileno(), step)
+            try:
+                ours.send(config)
+                self.pid = start(PATH, theirs.fileno())
+            except OSError as error:
+                raise self._unavailable(error.errno or 0) from None
+            self._is_child = is_child(self.pid)
             theirs.close()
-            if pid < 0:
-                raise self._unavailable(-pid, ffi.string(step[0]).decode())
-            self.pid = pid
-            self._is_child = _waits_for(pid)
-            done, answer, _ = _asked(ours, config, 0)
-            if done < 0 and -done not in (errno.ECONNRESET, errno.EPIPE):
-                raise self._unavailable(errno.ETIMEDOUT if done == -errno.EAGAIN else -done)
-            if answer is None:
-                raise self._unavailable(0)
-            if answer.error:
-                raise self._refused(answer)
+            self._move()
+            self._expect_ready(ours)
             return ours
         except BaseException:
             theirs.close()
             ours.close()
             if self._is_child:
-                _wait(self.pid)
+                wait(self.pid)
             raise
 
-    def _refused(self, answer: CData) -> NetlinkError:
+    def _move(self) -> None:
+        try:
+            move_to_cgroup(self.pid)
+        except OSError as error:
+            hint = f"without {CGROUP} in the environment it stays in this process's cgroup"
+            where = f"its move to the root cgroup: {error.filename}"
+            raise self._unavailable(error.errno or 0, where, hint) from None
+
+    def _expect_ready(self, ours: Socket) -> None:
+        """Take the answer to the configuration. One of another version may be longer; it begins as ours does."""
+        try:
+            received = ours.recv(4096)
+        except ConnectionResetError:  # it ended before it had read the configuration
+            received = b""
+        except OSError:
+            raise self._unavailable(errno.ETIMEDOUT) from None
+        if len(received) < PREFIX:
+            raise self._unavailable(0)
+        answer = ffi.new("struct guard_answer *")
+        ffi.buffer(answer)[:PREFIX] = received[:PREFIX]
+        if answer.error:
+            raise self._refused(answer.error, answer.step)
+
+    def _refused(self, code: int, step: int) -> NetlinkError:
         """What its program says it cannot do."""
-        if answer.step == lib.GUARD_PERMISSION and answer.error == errno.EPERM:
-            hint = "CAP_NET_ADMIN is missing: run as root or give the process that capability"
-            message = f"cannot hold {self._device}: the guard has no right to release it: {hint}"
-            return NotPermitted(answer.error, message, "hold", self._device, hint=hint)
-        if answer.step == lib.GUARD_CONFIG:
-            return self._unavailable(answer.error, f"{PATH} is of another version")
         steps = {
-            lib.GUARD_MEMORY: "memory",
+            lib.GUARD_PIDFD: "pidfd_open",
             lib.GUARD_SOCKET: "its netlink sockets",
-            lib.GUARD_PERMISSION: "a request to the kernel",
             lib.GUARD_MARK: "the plug's mark, an abstract unix socket",
         }
-        return self._unavailable(answer.error, steps.get(answer.step, ""))
+        return self._unavailable(code, steps.get(step, ""))
 
-    def _unavailable(self, number: int, step: str = "") -> NetlinkError:
-        words = os.strerror(number) if number else "it ended at once"
+    def _not_permitted(self) -> NetlinkError:
+        hint = "CAP_NET_ADMIN is missing: run as root or give the process that capability"
+        message = f"cannot hold {self._device}: the guard has no right to do so: {hint}"
+        return NotPermitted(errno.EPERM, message, "hold", self._device, hint=hint)
+
+    def _unavailable(self, code: int, step: str = "", hint: str = "") -> NetlinkError:
+        words = os.strerror(code) if code else "it ended at once"
         message = f"cannot hold {self._device}: the guard that would release it cannot be started: "
-        hint = {
+        hint = hint or {
             errno.EPERM: "a seccomp filter or a security module refuses it",
             errno.EAGAIN: "the limit of processes (ulimit -u, pids.max) is reached",
             errno.EMFILE: "the limit of open files (ulimit -n) is reached",
@@ -175,11 +196,11 @@ class Guard:
             errno.ENOENT: f"{PATH} is missing: reinstall the package",
             errno.EACCES: f"{PATH} must be executable, on a file system not mounted noexec",
             errno.ETIMEDOUT: f"the guard did not start within {ANSWER_TIMEOUT} s",
-            errno.ENOSYS: "it needs pidfd_open, Linux 5.3 or newer",
-            errno.EPROTO: "reinstall the package",
-        }.get(number, "nothing is held")
+            errno.ENOSYS: "it needs pidfd_open: Linux 5.3 or newer, and no seccomp filter that refuses it",
+            errno.EPROTO: OTHER_VERSION,
+        }.get(code, "nothing is held")
         sentence = f"{message}{step + ': ' if step else ''}{words}; {hint}"
-        return GuardUnavailable(number or None, sentence, "hold", self._device, hint=hint)
+        return GuardUnavailable(code or None, sentence, "hold", self._device, hint=hint)
 
     @property
     def alive(self) -> bool:
@@ -221,11 +242,13 @@ class Guard:
             if not answer.error:
                 return
             if answer.step == lib.GUARD_PLUG:
+                if set(failures.values()) == {errno.EPERM}:
+                    raise self._not_permitted()
                 raise PlugsRefused(failures)
             if answer.error == errno.EBUSY:
                 raise PlugBusy.by(self._device, os.getpid(), "a hold of this object is on already")
             if answer.error != errno.EADDRINUSE or answer.plug >= len(self._places):
-                raise self._refused(answer)
+                raise self._refused(answer.error, answer.step)
             taken = self._places[answer.plug]
             holder = holder_of(sk, taken.mark)
             if holder is not None or time.monotonic() > deadline:
@@ -257,7 +280,7 @@ class Guard:
             if self._socket.fileno() < 0:
                 return None, {}
             asked = ffi.buffer(ffi.new("struct guard_question *", question))[:]
-            _, answer, failures = _asked(self._socket, asked, len(self._places))
+            answer, failures = _asked(self._socket, asked, len(self._places))
             if answer is None or answer.id != question[4]:  # the answer may still come, and be taken for another one
                 self._say_goodbye()
                 self._socket.close()
@@ -293,7 +316,7 @@ class Guard:
                 ended = False
             self._socket.close()
         if self._is_child:
-            _wait(self.pid)
+            wait(self.pid)
         return ended
 
     def forget(self) -> None:
@@ -301,31 +324,16 @@ class Guard:
         self._socket.close()
 
 
-def _asked(to: Socket, question: bytes, plugs: int) -> tuple[int, CData | None, dict[int, int]]:
-    """What libnlplug_ask() returns, the answer, None where that is none, and the errors of plugs in it."""
-    size, more = ffi.sizeof("struct guard_answer"), ffi.sizeof("struct guard_failure")
-    room = ffi.new("char[]", size + min(plugs, 1024) * more)
+def _asked(to: Socket, question: bytes, plugs: int) -> tuple[CData | None, dict[int, int]]:
+    """The answer, None if there is none, and the errno of each plug that failed."""
+    size = ffi.sizeof("struct guard_answer")
+    room = ffi.new("char[]", size + 4 * plugs)
     done = lib.libnlplug_ask(to.fileno(), question, len(question), room, ffi.sizeof(room))
     if done < size:
-        return done, None, {}
+        return None, {}
     answer = ffi.new("struct guard_answer *")
     ffi.buffer(answer)[:] = ffi.buffer(room)[:size]
-    if done != size + answer.failures * more:
-        return done, None, {}
-    listed = ffi.cast("struct guard_failure *", room + size)
-    return done, answer, {listed[i].plug: listed[i].error for i in range(answer.failures)}
-
-
-def _waits_for(pid: int) -> bool:
-    """Whether this process is the one that waits for it."""
-    try:
-        return os.waitpid(pid, os.WNOHANG) == (0, 0)
-    except ChildProcessError:
-        return False
-
-
-def _wait(pid: int) -> None:
-    """Take note of a child's end, unless it takes long."""
-    deadline = time.monotonic() + 1.0
-    while _waits_for(pid) and time.monotonic() < deadline:
-        time.sleep(0.001)
+    if answer.step != lib.GUARD_PLUG:
+        return answer, {}
+    errors = ffi.cast("int32_t *", room + size)
+    return (answer, {i: errors[i] for i in range(plugs) if errors[i]}) if done == size + 4 * plugs else (None, {})

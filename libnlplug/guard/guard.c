@@ -1,39 +1,38 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * libnlplug-guard: the dead-man switch. It holds plugs for a process that asks it to, and releases them when that
- * process asks for it, dies, or holds for longer than it said it would.
+ * libnlplug-guard: a dead man's switch. It holds plugs for a process that asks it to, and releases them when that
+ * process asks for it, dies, executes another program, or holds for longer than it said.
  *
  *	holder ---questions---> [0] guard ---buffer, release, drop---> kernel ---changes of links and qdiscs---> guard
- *	       ---pidfd-------> [1]       ---marks: "this plug is being held", one abstract socket a plug---> everybody
+ *	       ---pidfd-------> [1]       ---marks: "this plug is held", one abstract unix socket a plug---> everybody
  *
- * It acts alone: nobody else sends what begins or ends a hold, and every state is a variable of this process, changed
- * in one loop, watch(). So no message can cross another one, and no hold is on that is not watched.
+ * The guard acts alone: nobody else sends what begins or ends a hold. Each state is a variable of this process, changed
+ * in one loop, watch(). So no message can cross another, and every hold is watched from its first moment.
  *
- *	state	what happens			what it does				state after
+ *	state	what happens			what the guard does			state after
  *	IDLE	HOLD				takes the marks, sends buffer		HELD
  *		  a mark is taken		says which one				IDLE
- *		  a buffer failed		sends release				ENDING
+ *		  a buffer failed		says so, sends release			ENDING
  *		RELEASE				says how that hold ended, or NOT_ON	IDLE
  *		END, holder gone		ends					-
  *	HELD	HOLD				refuses: EBUSY				HELD
  *		RELEASE of this hold		sends release				ENDING
  *		RELEASE of another		says NOT_ON				HELD
- *		its time is up			sends release or drop			ENDING, leaving if detached
- *		holder gone			sends release or drop			ENDING, leaving
- *		END, SIGTERM, visitor's END	sends release				ENDING, leaving
+ *		the time is up			sends release, or drop if so asked	ENDING
+ *		holder gone			sends release, or drop if so asked	ENDING, leaving
+ *		END; SIGTERM, visitor's END	sends release				ENDING, leaving
+ *		namespace abandoned		sends release				ENDING, leaving
  *	ENDING	done, or refused for good	gives the marks back, answers RELEASE	IDLE
  *		failed for a passing reason	sends it again 10 ms later		ENDING
  *		HOLD				refuses: EBUSY				ENDING
  *		RELEASE of this hold		answers when it is done, or after 1 s	ENDING
  *		END, holder gone		goes on					ENDING, leaving
  *
- * ENDING is over at once but for a passing failure; a guard that is leaving ends when it is IDLE. The holder is gone
- * when its socket is closed, its pidfd is readable, all its threads are dying, or it has executed another program; a
- * detached hold does not care, and it alone hears SIGTERM and a visitor's END.
- *
- * A program of its own, with neither Python nor libnl, so that it shares nothing with the holder that could fail
- * together with it, started in the plugs' network namespace. All that it needs is there before it says that it is
- * ready; then it allocates nothing but its marks. What kills its cgroup or pid namespace kills it with the holder.
+ * A guard that is leaving ends as soon as it is IDLE. The holder is gone when its socket is closed, its pidfd is
+ * readable, it is dying, or it runs another program. A detached hold goes on without its holder; only such a hold is
+ * ended by SIGTERM and by a visitor's END, or when namespace.c finds that nobody else uses the network namespace. This
+ * program has neither Python nor libnl: it shares nothing with the holder that could fail in both. It allocates all it
+ * needs, but the marks, before it says that it is ready.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -53,6 +52,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -61,54 +61,49 @@
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 
+#include "../netlink/attributes.h"
+#include "namespace.h"
 #include "protocol.h"
 
 enum {
-	COMMANDS,		/* descriptor 0: the socket of the holder */
-	HOLDER,			/* descriptor 1: the holder's pidfd */
-	EVENTS,			/* what is polled after these two: changes of links and qdiscs, */
-	VISITOR,		/* the last one that came to a detached hold and may yet ask, */
-	MARKS,			/* and the marks */
-	PORTION = 500,		/* plugs in one send */
-	ANSWER = 4096,		/* bytes of the socket's buffer that the answers about one plug may take */
+	COMMANDS, HOLDER,	/* descriptors 0 and 1: the holder's socket, its pidfd. They are polled, and then */
+	CHANGES, VISITOR, MARKS,	/* the netlink socket, the last one who came to a mark, and the marks */
+	PORTION = 32,		/* plugs in one send */
+	ROOM = 512 * 1024,	/* bytes of the netlink socket's queue; the kernel allows twice as many */
 	TRIES = 100,		/* before the holder is told that its release fails for a passing reason */
 	PAUSE = 10000000,	/* nanoseconds between two tries, and between two looks at the holder */
-	DYING = 0x404,		/* PF_EXITING and PF_SIGNALED of the kernel's include/linux/sched.h */
-	QUESTION = 1 << 30,	/* in the number of a message: asks for the counters */
+	TICK = 1000000000,	/* nanoseconds between two looks at the namespace, and for a signal that was missed */
+	EXITING = 0x4, SIGNALED = 0x400,	/* PF_EXITING and PF_SIGNALED of the kernel's include/linux/sched.h */
+	PIDFD_OPEN = 434, CLOSE_RANGE = 436,	/* system calls that a C library may be too old to know */
+	COUNTING = 1 << 30,	/* in the number of a message that asks for counters */
+	NOTHING = -1,		/* the number of no message */
 };
 
 struct plug {
 	struct guard_place place;
-	int error;			/* of the last message */
-	int counted, counted_before;	/* whether the counters were read with the last message, and with buffer */
+	int counted;			/* whether the last message's question was answered with counters */
 	struct gnet_stats_queue counters;
-	uint32_t drops_before;
-	uint32_t queue_length;		/* the device's txqueuelen, once it is known */
-	int queue_length_known;
-};
-
-union datagram {
-	struct nlmsghdr header;
-	char bytes[PORTION * 128];
+	uint32_t drops_before;		/* at buffer; UINT32_MAX if unknown */
+	uint32_t queue_length;		/* the device's txqueuelen */
 };
 
 static struct guard_config *config;
 static struct plug *plugs;
-static unsigned int count, portion = 1, marks;
+static int32_t *errors;				/* of the last message, for each plug */
 static struct pollfd *polled;
-static int route = -1, events = -1, threads = -1;
-static unsigned long long holder_stack;		/* where the holder's program has its stack; 0 where that is hidden */
-static struct guard_info info;
-static volatile sig_atomic_t told_to_end;
+static unsigned int count, marks;
+static int sk, holder_stat;
+static struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK | 1 << (RTNLGRP_TC - 1) };
+static unsigned long long holder_stack;		/* where its program has its stack; 0 where that is hidden */
 
 static enum { IDLE, HELD, ENDING } state;
 static struct guard_question hold;		/* the one that is on */
 static int64_t begun;				/* CLOCK_MONOTONIC, nanoseconds */
-static enum guard_message ending;		/* ENDING: what is sent */
-static int tries, asked, leaving;		/* ENDING: how often; whether the holder waits. Whether this is to end */
-static struct guard_answer last;		/* how the last hold ended, for RELEASE */
-static uint32_t lost, lost_at;			/* during the hold that is on */
-static int links_known;
+static int tries, asked, leaving;		/* ENDING: how often it failed; whether the holder waits. See above */
+static struct guard_answer last;		/* how the last hold ended, or ends */
+static uint32_t lost, lost_at;			/* during the hold that is on: why, and for which plug */
+static int links_known;				/* whether each txqueuelen is */
+static volatile sig_atomic_t told_to_end;
 
 static int64_t now_on(clockid_t clock)
 {
@@ -128,131 +123,99 @@ static int passing(int error)
 	return error == ENOMEM || error == ENOBUFS || error == EAGAIN || error == EBUSY;
 }
 
-/* The attribute of this type among those that begin at ``at``, if it has so many bytes; else NULL. */
-static const void *attribute(const struct rtattr *at, int left, int type, size_t size)
-{
-	for (; RTA_OK(at, left); at = RTA_NEXT(at, left))
-		if ((at->rta_type & NLA_TYPE_MASK) == type)
-			return RTA_PAYLOAD(at) < size ? NULL : at;
-	return NULL;
-}
-
-static void note_lost(unsigned int plug, enum guard_lost why)
-{
-	if (!lost) {
-		lost = why;
-		lost_at = plug;
-	}
-}
-
-/* A link has changed, or is shown: the kernel empties its queues when it goes down or its txqueuelen changes. */
-static void read_link(const struct nlmsghdr *header)
-{
-	const struct ifinfomsg *link = NLMSG_DATA(header);
-	int left = (int)header->nlmsg_len - (int)NLMSG_LENGTH(sizeof *link);
-	const struct rtattr *found = left < 0 ? NULL : attribute(IFLA_RTA(link), left, IFLA_TXQLEN, 4);
-
-	for (struct plug *plug = plugs; left >= 0 && link->ifi_family == AF_UNSPEC && plug < plugs + count; plug++) {
-		if (plug->place.ifindex != link->ifi_index)
-			continue;
-		if (header->nlmsg_type == RTM_DELLINK || !(link->ifi_flags & IFF_UP))
-			note_lost(plug - plugs, GUARD_LINK_DOWN);
-		else if (!(link->ifi_flags & IFF_LOWER_UP))
-			note_lost(plug - plugs, GUARD_NO_CARRIER);
-		if (!found)
-			continue;
-		if (plug->queue_length_known && memcmp(&plug->queue_length, RTA_DATA(found), 4))
-			note_lost(plug - plugs, GUARD_QUEUE_LENGTH);
-		memcpy(&plug->queue_length, RTA_DATA(found), 4);
-		plug->queue_length_known = 1;
-	}
-}
-
-/* A qdisc has changed: a plug, what it stands in or the root was deleted; or clsact or ingress has come or gone. */
+/*
+ * Note if a plug may have lost packets by this change. The kernel empties the queues of a link that goes down or whose
+ * txqueuelen changes, and a plug when that, what it stands in, or the root is deleted, or clsact comes or goes.
+ */
 static void read_change(const struct nlmsghdr *header)
 {
-	const struct tcmsg *changed = NLMSG_DATA(header);
+	const struct ifinfomsg *link = NLMSG_DATA(header);
+	const struct tcmsg *qdisc = NLMSG_DATA(header);		/* its index stands where a link's does */
+	const char *at = (char *)header + NLMSG_SPACE(sizeof *link), *end = (char *)header + header->nlmsg_len;
+	int is_link = header->nlmsg_type == RTM_NEWLINK || header->nlmsg_type == RTM_DELLINK, why;
+	int deleted = header->nlmsg_type == RTM_DELLINK || header->nlmsg_type == RTM_DELQDISC;
 
-	if (header->nlmsg_len < NLMSG_LENGTH(sizeof *changed) ||
-	    (header->nlmsg_type != RTM_DELQDISC && changed->tcm_parent != TC_H_INGRESS))
+	if (header->nlmsg_len < NLMSG_LENGTH(sizeof *qdisc) || (is_link && link->ifi_family != AF_UNSPEC) ||
+	    (!is_link && !deleted && header->nlmsg_type != RTM_NEWQDISC))
 		return;
 	for (struct plug *plug = plugs; plug < plugs + count; plug++) {
-		if (plug->place.ifindex != changed->tcm_ifindex)
+		uint32_t before = plug->queue_length, parent = plug->place.parent;
+
+		if (plug->place.ifindex != qdisc->tcm_ifindex)
 			continue;
-		if (changed->tcm_parent == TC_H_INGRESS)
-			note_lost(plug - plugs, GUARD_CLSACT);
-		else if (changed->tcm_parent == TC_H_ROOT || changed->tcm_parent == plug->place.parent ||
-			 changed->tcm_handle == TC_H_MAJ(plug->place.parent))
-			note_lost(plug - plugs, GUARD_REPLACED);
-	}
-}
-
-static void read_counters(const struct nlmsghdr *header, struct plug *plug)
-{
-	int left = (int)header->nlmsg_len - (int)NLMSG_LENGTH(sizeof(struct tcmsg));
-	const struct rtattr *found = left < 0 ? NULL : attribute(TCA_RTA(NLMSG_DATA(header)), left, TCA_STATS2, 0);
-
-	if (found)
-		found = attribute(RTA_DATA(found), RTA_PAYLOAD(found), TCA_STATS_QUEUE, sizeof plug->counters);
-	if (!found)
-		return;
-	memcpy(&plug->counters, RTA_DATA(found), sizeof plug->counters);
-	plug->counted = 1;
-}
-
-/*
- * Take what is queued: the answers to what was sent, up to the ACK of message ``final``; or what has happened to links
- * and qdiscs, which is queued between holds too, and read before the next one. ENOBUFS where not all of it was there.
- */
-static int take(int fd, uint32_t final)
-{
-	static union datagram datagram;
-	int lacking = 0, length;
-
-	for (;;) {
-		struct nlmsghdr *header = &datagram.header;
-
-		length = recv(fd, &datagram, sizeof datagram, MSG_DONTWAIT);
-		if (length < 0 && errno == EAGAIN)
-			return fd == route ? ENOBUFS : lacking;
-		if (length < 0 && errno != EINTR)
-			lacking = ENOBUFS;	/* more than the queue takes, of which the first ones are in it */
-		for (; length > 0 && NLMSG_OK(header, (unsigned int)length); header = NLMSG_NEXT(header, length)) {
-			uint32_t number = header->nlmsg_seq & ~QUESTION;
-
-			if (header->nlmsg_type == RTM_NEWLINK || header->nlmsg_type == RTM_DELLINK)
-				read_link(header);
-			else if (fd == events && (header->nlmsg_type == RTM_NEWQDISC || header->nlmsg_type == RTM_DELQDISC))
-				read_change(header);
-			else if (header->nlmsg_type == RTM_NEWQDISC && number < count)
-				read_counters(header, plugs + number);
-			else if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_seq < count &&
-				 header->nlmsg_len >= NLMSG_LENGTH(sizeof(int))) {
-				plugs[number].error = -((struct nlmsgerr *)NLMSG_DATA(header))->error;
-				if (number == final)
-					return lacking;
-			}
+		if (is_link) {
+			attribute_copy(attribute_find(at, end, IFLA_TXQLEN), &plug->queue_length, sizeof before);
+			why = deleted || !(link->ifi_flags & IFF_UP) ? GUARD_LINK_DOWN :
+			      !(link->ifi_flags & IFF_LOWER_UP) ? GUARD_NO_CARRIER :
+			      plug->queue_length != before ? GUARD_QUEUE_LENGTH : 0;
+		} else {
+			why = qdisc->tcm_parent == TC_H_INGRESS ? GUARD_CLSACT :
+			      deleted && (qdisc->tcm_parent == TC_H_ROOT || qdisc->tcm_parent == parent ||
+					  qdisc->tcm_handle == TC_H_MAJ(parent)) ? GUARD_REPLACED : 0;
+		}
+		if (why && !lost) {
+			lost = why;
+			lost_at = plug - plugs;
 		}
 	}
 }
 
-static void read_events(void)
+/* Read an answer of the kernel about a plug: an error, 0 for done, or counters. */
+static void read_answer(const struct nlmsghdr *header, unsigned int number)
 {
-	if (!take(events, 0))
-		return;
-	note_lost(0, GUARD_UNSEEN);
-	links_known = 0;
+	const char *at = (char *)header + NLMSG_SPACE(sizeof(struct tcmsg)), *end = (char *)header + header->nlmsg_len;
+	struct plug *plug = plugs + (number & ~COUNTING);
+	const struct nlattr *found;
+
+	if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_len >= NLMSG_LENGTH(sizeof(int)) && number < count) {
+		errors[number] = -*(int *)NLMSG_DATA(header);
+	} else if (header->nlmsg_type == RTM_NEWQDISC && number & COUNTING) {	/* not of what was sent */
+		found = attribute_inside(attribute_find(at, end, TCA_STATS2), TCA_STATS_QUEUE);
+		attribute_copy(found, &plug->counters, sizeof plug->counters);
+		plug->counted = found && attribute_size(found) >= sizeof plug->counters;
+	}
 }
 
-/* Write the message for a plug; how long it is. */
-static size_t write_message(char *to, enum guard_message what, const struct guard_place *place, uint32_t number)
+/*
+ * Read what waits in the netlink socket: changes, and answers to what was sent, up to the one to message ``final``. The
+ * kernel has queued that before send() returns. Returns ENOBUFS if it is missing.
+ */
+static int take(uint32_t final)
+{
+	static union { struct nlmsghdr header; char bytes[32768]; } datagram;
+	int length;
+
+	for (;;) {
+		const struct nlmsghdr *header = &datagram.header;
+
+		length = recv(sk, &datagram, sizeof datagram, MSG_DONTWAIT);
+		if (length < 0 && errno == EAGAIN)
+			return ENOBUFS;
+		if (length < 0 && errno != EINTR) {	/* the queue was full; what is in it can still be read */
+			links_known = 0;
+			lost = lost ? lost : GUARD_UNSEEN;
+		}
+		for (; length > 0 && NLMSG_OK(header, (unsigned int)length); header = NLMSG_NEXT(header, length)) {
+			if (header->nlmsg_pid != address.nl_pid || header->nlmsg_type == RTM_NEWLINK)
+				read_change(header);
+			else if ((header->nlmsg_seq & ~COUNTING) < count)
+				read_answer(header, header->nlmsg_seq);
+			if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_seq == final)
+				return 0;
+		}
+	}
+}
+
+/* Write the message for a plug; returns its length. */
+static size_t write_message(char *to, enum guard_message what, uint32_t number)
 {
 	const struct nlmsghdr *message = (struct nlmsghdr *)config->messages[what];
+	const struct guard_place *place = &plugs[number & ~COUNTING].place;
 	struct nlmsghdr *header = memcpy(to, message, message->nlmsg_len);
 	struct tcmsg *written = NLMSG_DATA(header);
 
 	header->nlmsg_seq = number;
-	written->tcm_ifindex = place->ifindex;	/* stands where a link's message has it, too */
+	written->tcm_ifindex = place->ifindex;
 	if (what != GUARD_ASK_LINK) {
 		written->tcm_handle = place->handle;
 		written->tcm_parent = place->parent;
@@ -261,34 +224,29 @@ static size_t write_message(char *to, enum guard_message what, const struct guar
 }
 
 /*
- * Send this message for the first ``many`` plugs, as many at a time as the sockets take, with ``counting`` each after a
- * question about the plug's counters. The error of each is with it. Returns one of them, a passing one rather than
- * others, 0 where there is none. To send any of them twice does no harm.
+ * Send this message for every plug, after a question about its counters if ``counting``. Each plug's error is kept.
+ * Returns one of them, a passing one if there is one, or 0. To send a message twice does no harm.
  */
-static int act(enum guard_message what, unsigned int many, int counting)
+static int act(enum guard_message what, int counting)
 {
-	static union datagram request;
+	static char request[PORTION * 128] __attribute__((aligned(NLMSG_ALIGNTO)));
 	int result = 0, error;
 
-	for (unsigned int at = 0, end; at < many; at = end) {
+	for (unsigned int at = 0, end; at < count; at = end) {
 		size_t length = 0, final = 0;
 
-		for (end = at; end < many && end - at < portion; end++) {
-			plugs[end].error = plugs[end].counted = 0;
+		for (end = at; end < count && end < at + PORTION; end++) {
+			errors[end] = plugs[end].counted = 0;
 			if (counting)
-				length += write_message(request.bytes + length, GUARD_ASK_COUNTERS, &plugs[end].place, end | QUESTION);
+				length += write_message(request + length, GUARD_ASK_COUNTERS, end | COUNTING);
 			final = length;
-			length += write_message(request.bytes + length, what, &plugs[end].place, end);
+			length += write_message(request + length, what, end);
 		}
-		((struct nlmsghdr *)(request.bytes + final))->nlmsg_flags |= NLM_F_ACK;
-		do
-			error = send(route, &request, length, MSG_NOSIGNAL) < 0 ? errno : 0;
-		while (error == EINTR);
-		error = error ? error : take(route, end - 1);
-		for (unsigned int i = at; i < end; i++) {
-			plugs[i].error = plugs[i].error ? plugs[i].error : error;
-			if (plugs[i].error && (!result || passing(plugs[i].error)))
-				result = plugs[i].error;
+		((struct nlmsghdr *)(request + final))->nlmsg_flags |= NLM_F_ACK;
+		error = send(sk, request, length, MSG_NOSIGNAL) < 0 ? errno : take(end - 1);
+		for (; at < end; at++) {
+			errors[at] = errors[at] ? errors[at] : error;
+			result = errors[at] && (!result || passing(errors[at])) ? errors[at] : result;
 		}
 	}
 	return result;
@@ -300,57 +258,43 @@ static void remove_marks(void)
 		close(polled[MARKS + --marks].fd);
 }
 
-/* The marks say "held" to everyone in the namespace; 0, or an errno and in *taken which mark it was about. */
-static int make_marks(uint32_t *taken)
+/* The marks say "held" to everyone in the namespace. 0, or an errno and in *plug whose mark could not be made. */
+static int make_marks(uint32_t *plug)
 {
-	int error = 0, spare;
-
-	while (!error && marks < count) {
-		struct sockaddr_un address = { .sun_family = AF_UNIX };
+	while (marks < count) {
+		struct sockaddr_un name = { .sun_family = AF_UNIX };
 		const struct guard_place *place = &plugs[marks].place;
+		int size = sprintf(name.sun_path + 1, "libnlplug-hold/%d/%x", place->ifindex, place->parent), error;
 		int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-		int size = sprintf(address.sun_path + 1, "libnlplug-hold/%d/%x", place->ifindex, place->parent);
 
-		polled[MARKS + marks] = (struct pollfd){ .fd = fd, .events = POLLIN };
-		marks += fd >= 0;
-		if (fd < 0 || bind(fd, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + 1 + size) ||
+		if (fd < 0 || bind(fd, (struct sockaddr *)&name, offsetof(struct sockaddr_un, sun_path) + 1 + size) ||
 		    listen(fd, 128)) {
 			error = errno;
-			*taken = marks - (fd >= 0);
+			*plug = marks;
+			close(fd);
+			remove_marks();
+			return error;
 		}
+		polled[MARKS + marks++] = (struct pollfd){ .fd = fd, .events = POLLIN };
 	}
-	spare = error ? -1 : fcntl(COMMANDS, F_DUPFD_CLOEXEC, 0);	/* who asks for the holder takes one more */
-	if (spare >= 0)
-		close(spare);
-	else
-		error = error ? error : errno;
-	if (error)
-		remove_marks();
-	return error;
+	return 0;
 }
 
-/* Answer, with the errors of the plugs where there are any. */
-static void answer(struct guard_answer *answer)
+/* Answer, with the errors of all plugs if they are what the answer is about. */
+static void answer(const struct guard_answer *answer)
 {
-	static struct {
-		struct guard_answer answer;
-		struct guard_failure failures[1024];
-	} said;
+	const struct iovec parts[] = { { (void *)answer, sizeof *answer }, { errors, count * sizeof *errors } };
+	struct msghdr message = { .msg_iov = (struct iovec *)parts, .msg_iovlen = answer->step == GUARD_PLUG ? 2 : 1 };
 
-	answer->failures = 0;
-	for (unsigned int i = 0; answer->step == GUARD_PLUG && i < count && answer->failures < 1024; i++)
-		if (plugs[i].error)
-			said.failures[answer->failures++] = (struct guard_failure){ i, plugs[i].error };
-	said.answer = *answer;
-	send(COMMANDS, &said, sizeof *answer + answer->failures * sizeof *said.failures, MSG_NOSIGNAL | MSG_DONTWAIT);
+	sendmsg(COMMANDS, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 /* ENDING: send what ends the hold. The marks go last: until then nobody else can have begun a hold that this ends. */
 static void try_to_end(void)
 {
-	int counting = last.outcome == GUARD_RELEASED;
+	int drop = last.outcome == GUARD_EXPIRED && hold.drop, counting = last.outcome == GUARD_RELEASED;
 
-	last.error = act(ending, count, counting);
+	last.error = act(drop ? GUARD_SEND_DROP : GUARD_SEND_RELEASE, counting && !tries);
 	last.step = last.error ? GUARD_PLUG : 0;
 	if (passing(last.error) && ++tries < TRIES)
 		return;
@@ -358,93 +302,70 @@ static void try_to_end(void)
 		last.held = now_on(CLOCK_MONOTONIC) - begun;
 		last.known = counting;
 		for (struct plug *plug = plugs; plug < plugs + count; plug++) {
-			last.known &= plug->counted && plug->counted_before && plug->counters.drops >= plug->drops_before;
+			last.known &= plug->counted && plug->counters.drops >= plug->drops_before;
 			last.packets += plug->counters.qlen;
 			last.bytes += plug->counters.backlog;
 			last.dropped += plug->counters.drops - plug->drops_before;
 		}
 		if (counting && time_left() <= 0)
 			last.outcome = GUARD_EXPIRED;	/* this guard did not run in time */
-		read_events();
 		last.lost = lost;
 		last.plug = lost_at;
 		remove_marks();
 		state = IDLE;
-		polled[EVENTS].fd = -1;
-		polled[HOLDER].fd = leaving ? -1 : HOLDER;
 	}
 	if (asked)
 		answer(&last);
 	asked = 0;
 }
 
-static void end_hold(enum guard_message what, enum guard_outcome outcome)
+static void end_hold(enum guard_outcome outcome)
 {
 	state = ENDING;
-	ending = what;
 	tries = 0;
 	last = (struct guard_answer){ .id = hold.id, .outcome = outcome };
 	try_to_end();
 }
 
-/* The holder is gone or late. */
-static void expire(void)
-{
-	end_hold(hold.drop ? GUARD_SEND_DROP : GUARD_SEND_RELEASE, GUARD_EXPIRED);
-}
-
-/* This guard ends as soon as nothing is held: because its holder is gone, or said END. */
-static void leave(int gone)
+static void leave(enum guard_outcome outcome)
 {
 	leaving = 1;
-	polled[COMMANDS].fd = polled[HOLDER].fd = -1;
-	if (state == HELD && gone)
-		expire();
-	else if (state == HELD)
-		end_hold(GUARD_SEND_RELEASE, GUARD_RELEASED);
-}
-
-static void note_end(int number)
-{
-	(void)number;
-	told_to_end = 1;
+	if (state == HELD)
+		end_hold(outcome);
 }
 
 static void begin_hold(const struct guard_question *question)
 {
 	struct guard_answer said = { .id = question->id, .step = GUARD_CONFIG };
 
-	if (state != IDLE)
+	if (state != IDLE) {
 		said.error = EBUSY;
-	else if (!question->id || question->timeout < 0 || (question->detached && !question->timeout))
-		said.error = EINVAL;	/* a detached hold without a timeout would be ended by nobody */
-	else if ((said.error = make_marks(&said.plug)))
+	} else if (!question->id || question->timeout < 0 || (question->detached && !question->timeout)) {
+		said.error = EINVAL;	/* nobody would end a detached hold without a timeout */
+	} else {
+		said.error = make_marks(&said.plug);
 		said.step = GUARD_MARK;
+	}
 	if (said.error) {
 		answer(&said);
 		return;
 	}
 	hold = *question;
-	info.detached = hold.detached;
-	read_events();
+	told_to_end = 0;
+	take(NOTHING);		/* what has changed before */
 	if (!links_known)
-		act(GUARD_ASK_LINK, count, 0);
+		act(GUARD_ASK_LINK, 0);
 	links_known = 1;
 	lost = lost_at = 0;
-	polled[HOLDER].fd = hold.detached ? -1 : HOLDER;
-	polled[EVENTS].fd = events;
-	signal(SIGTERM, hold.detached ? note_end : SIG_IGN);
 	begun = now_on(CLOCK_MONOTONIC);
 	state = HELD;
-	said.error = act(GUARD_SEND_BUFFER, count, 1);
+	said.error = act(GUARD_SEND_BUFFER, 1);
 	said.step = said.error ? GUARD_PLUG : 0;
-	for (struct plug *plug = plugs; plug < plugs + count; plug++) {
-		plug->counted_before = plug->counted;
-		plug->drops_before = plug->counters.drops;
-	}
+	for (struct plug *plug = plugs; plug < plugs + count; plug++)
+		plug->drops_before = plug->counted ? plug->counters.drops : UINT32_MAX;
 	answer(&said);
 	if (said.error)
-		end_hold(GUARD_SEND_RELEASE, GUARD_NOT_ON);
+		end_hold(GUARD_NOT_ON);
 }
 
 static void obey(void)
@@ -455,26 +376,24 @@ static void obey(void)
 
 	if (length < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (length != sizeof question || question.what < GUARD_HOLD || question.what > GUARD_END) {
-		if (state != IDLE && hold.detached && length <= 0)
-			polled[COMMANDS].fd = -1;	/* it goes on without the holder */
-		else
-			leave(1);
-	} else if (question.what == GUARD_HOLD)
+	if (length <= 0 && state != IDLE && hold.detached)
+		leaving = 1;	/* once the hold is over */
+	else if (length != sizeof question || question.what < GUARD_HOLD || question.what > GUARD_END)
+		leave(GUARD_EXPIRED);
+	else if (question.what == GUARD_HOLD)
 		begin_hold(&question);
 	else if (question.what == GUARD_END)
-		leave(0);
-	else if (state != IDLE && question.id == hold.id) {
-		asked = 1;
-		if (state == HELD && time_left() <= 0)
-			expire();
-		else if (state == HELD)
-			end_hold(GUARD_SEND_RELEASE, GUARD_RELEASED);
-	} else
+		leave(GUARD_RELEASED);
+	else if (state == IDLE || question.id != hold.id)
 		answer(state == IDLE && question.id == last.id ? &last : &not_on);
+	else {
+		asked = 1;
+		if (state == HELD)
+			end_hold(time_left() <= 0 ? GUARD_EXPIRED : GUARD_RELEASED);
+	}
 }
 
-/* A visitor has asked for something, or has gone. With the right, he may end a detached hold. */
+/* The last visitor has asked for something, or has gone. With the right to it, he may end a detached hold. */
 static void obey_visitor(void)
 {
 	struct guard_question question = { 0 };
@@ -484,132 +403,84 @@ static void obey_visitor(void)
 
 	polled[VISITOR].fd = -1;
 	if (recv(fd, &question, sizeof question, MSG_DONTWAIT) == sizeof question && question.what == GUARD_END &&
-	    !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) && (peer.uid == 0 || peer.uid == geteuid()) &&
-	    hold.detached)
-		leave(0);
+	    hold.detached && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) &&
+	    (!peer.uid || peer.uid == geteuid()))
+		leave(GUARD_RELEASED);
 	close(fd);
 }
 
-/* Tell who connects to a mark who holds. */
+/* Tell who connects to a mark who holds. Only the last one is listened to; who is not heard comes again. */
 static void tell_visitor(int mark)
 {
-	const struct timespec pause = { .tv_nsec = PAUSE };
-	int visitor = accept4(mark, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct guard_info info = { config->holder, hold.detached, getpid(), 0, hold.timeout, 0, hold.limit };
+	int fd = accept4(mark, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-	if (visitor < 0) {
-		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-			nanosleep(&pause, NULL);	/* no descriptor or memory, and the visitor stays: this must not spin */
+	if (fd < 0) {
+		usleep(PAUSE / 1000);	/* no descriptor is left, say, and the visitor stays: this must not spin */
 		return;
 	}
-	info.timeout = hold.timeout;
-	info.limit = hold.limit;
 	info.since = now_on(CLOCK_REALTIME) - (now_on(CLOCK_MONOTONIC) - begun);
-	send(visitor, &info, sizeof info, MSG_NOSIGNAL | MSG_DONTWAIT);
-	if (hold.detached) {	/* one at a time; who is not heard comes again */
-		int before = polled[VISITOR].fd;
-
-		polled[VISITOR] = (struct pollfd){ .fd = visitor, .events = POLLIN };
-		visitor = before;
-	}
-	if (visitor >= 0)
-		close(visitor);
-}
-
-/* The flags and the stack of a thread, words 9 and 28 of its stat. 1; -1 where it is not there, 0 where it is hidden. */
-static int read_thread(const char *tid, unsigned long *flags, unsigned long long *stack)
-{
-	char path[32], line[1024], *at;
-	ssize_t length;
-	int fd;
-
-	*flags = *stack = 0;
-	snprintf(path, sizeof path, "%s/stat", tid);
-	fd = openat(threads, path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return errno == ENOENT ? -1 : 0;
-	length = read(fd, line, sizeof line - 1);
-	close(fd);
-	if (length <= 0)
-		return length < 0 && errno == ESRCH ? -1 : 0;
-	line[length] = 0;
-	at = strrchr(line, ')');
-	for (int word = 2; at && word < 28; word++) {
-		at = strchr(at + 1, ' ');
-		if (at && word == 8)	/* it stands before the next one */
-			*flags = strtoul(at, NULL, 10);
-	}
-	*stack = at ? strtoull(at, NULL, 10) : 0;
-	return 1;
+	send(fd, &info, sizeof info, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (polled[VISITOR].fd >= 0)
+		close(polled[VISITOR].fd);
+	polled[VISITOR].fd = fd;
 }
 
 /*
- * Whether the whole holder is dying, or has executed another program. Its pidfd tells the first only after its memory
- * is freed and its core is written, 0.1 s or more for each GB; and never the second, while a child may keep its end of
- * the conversation open. A thread that has gone counts as dying, one that is hidden as alive (/proc with hidepid).
+ * Whether the holder is dying, or runs another program. Its pidfd tells the first only after its memory is freed and
+ * its core is written, 0.1 s or more for each GB. It never tells the second, and a child may keep the socket open.
+ * EXITING means its first thread alone, unless there is no other one.
  */
 static int holder_left(void)
 {
-	char entries[2048] __attribute__((aligned(8)));
-	struct entry {
-		uint64_t ino;
-		int64_t off;
-		unsigned short length;
-		unsigned char type;
-		char name[];
-	} *entry;
-	unsigned long long stack;
-	unsigned long flags;
-	int seen = 0;
-	long length;
+	/* the 9th word of its stat are the flags, the 20th the number of threads, the 28th where the stack begins */
+	static const char words[] = ") %*c %*s %*s %*s %*s %*s %u %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d"
+				    " %*s %*s %*s %*s %*s %*s %*s %llu";
+	unsigned long long stack = 0;
+	char line[1024] = "";
+	unsigned int flags;
+	int left;
 
-	if (threads < 0 || lseek(threads, 0, SEEK_SET) < 0)
+	if (pread(holder_stat, line, sizeof line - 1, 0) <= 0 || !strrchr(line, ')') ||
+	    sscanf(strrchr(line, ')'), words, &flags, &left, &stack) < 3)
 		return 0;
-	while ((length = syscall(SYS_getdents64, threads, entries, sizeof entries)) > 0)
-		for (long at = 0; at < length; at += entry->length) {
-			entry = (struct entry *)(entries + at);
-			if (*entry->name == '.' || read_thread(entry->name, &flags, &stack) < 0)
-				continue;
-			holder_stack = holder_stack ? holder_stack : stack;
-			if (stack && stack != holder_stack)
-				return 1;
-			if (!(flags & DYING))
-				return 0;
-			seen = 1;
-		}
-	return seen && !length;
+	holder_stack = holder_stack ? holder_stack : stack;
+	return flags & SIGNALED || (flags & EXITING && left == 1) || (stack && stack != holder_stack);
 }
 
 static void watch(void)
 {
 	while (!leaving || state != IDLE) {
 		int looks = state == HELD && !hold.detached;
-		int64_t left = state == HELD ? time_left() : INT64_MAX;
+		int64_t left = state == HELD ? time_left() : INT64_MAX, most = looks || state == ENDING ? PAUSE : TICK;
 		struct timespec wait = { 0 };
-		sigset_t none;
+		int ready;
 
-		if ((looks || state == ENDING) && left > PAUSE)
-			left = PAUSE;
+		left = state != IDLE && left > most ? most : left;
 		if (left > 0)
 			wait = (struct timespec){ left / 1000000000, left % 1000000000 };
-		sigemptyset(&none);
-		if (ppoll(polled, MARKS + marks, left == INT64_MAX ? NULL : &wait, &none) < 0)
+		polled[COMMANDS].fd = leaving ? -1 : COMMANDS;
+		polled[HOLDER].fd = leaving || (state != IDLE && hold.detached) ? -1 : HOLDER;
+		polled[CHANGES].fd = state == HELD ? sk : -1;
+		ready = ppoll(polled, MARKS + marks, &wait, NULL);
+		if (ready < 0)
 			for (unsigned int i = 0; i < MARKS + marks; i++)
 				polled[i].revents = 0;
 		/* What the holder asked for counts, even if it has died since. */
 		if (polled[COMMANDS].revents)
 			obey();
-		else if (told_to_end)
-			leave(0);
+		else if (told_to_end && hold.detached)
+			leave(GUARD_RELEASED);
 		else if (polled[HOLDER].revents || (looks && holder_left()))
-			leave(1);
+			leave(GUARD_EXPIRED);
 		else if (state == ENDING)
 			try_to_end();
-		if (state == HELD && time_left() <= 0) {
-			leaving |= hold.detached;
-			expire();
-		}
-		if (polled[EVENTS].revents)
-			read_events();
+		else if (!ready && leaving && namespace_is_abandoned())
+			leave(GUARD_RELEASED);
+		if (state == HELD && time_left() <= 0)
+			end_hold(GUARD_EXPIRED);
+		if (polled[CHANGES].revents)
+			take(NOTHING);
 		if (polled[VISITOR].revents)
 			obey_visitor();
 		for (unsigned int i = 0; i < marks; i++)
@@ -618,49 +489,44 @@ static void watch(void)
 	}
 }
 
-/* Nothing that the holder has open stays open here. */
-static void close_others(void)
+static void note_end(int signum)
 {
-	struct dirent *one;
-	DIR *all;
-
-#ifdef SYS_close_range
-	if (!syscall(SYS_close_range, 2, ~0U, 0))
-		return;
-#endif
-	all = opendir("/proc/self/fd");
-	while (all && (one = readdir(all)))
-		if (atoi(one->d_name) > 1 && atoi(one->d_name) != dirfd(all))
-			close(atoi(one->d_name));
-	for (int fd = 2; !all && fd < 65536; fd++)
-		close(fd);
-	if (all)
-		closedir(all);
+	(void)signum;
+	told_to_end = 1;
 }
 
-/* What the holder was given, or has set for itself, is not for its guard. What takes a right that it may lack is tried. */
+/* What the holder was given, or has set for itself, is not for its guard. What needs a right it may lack is tried. */
 static void reset(void)
 {
 	const int first = sched_get_priority_max(SCHED_FIFO), usual = 0;	/* struct sched_param has one member */
-	sigset_t only_in_ppoll;
+	sigset_t none;
 	cpu_set_t every;
-	int score;
+	int fd;
 
-	/*
-	 * A service manager sends what ends a service to all its processes: SIGTERM, or SIGABRT where its watchdog finds
-	 * that it hangs, or what its unit says. A fault of the guard's own ends it all the same: the kernel forces that.
-	 */
-	for (int number = 1; number < NSIG; number++)
-		signal(number, SIG_IGN);
-	sigemptyset(&only_in_ppoll);
-	sigaddset(&only_in_ppoll, SIGTERM);
-	sigprocmask(SIG_SETMASK, &only_in_ppoll, NULL);
+	if (syscall(CLOSE_RANGE, 1, ~0U, 0)) {
+		DIR *all = opendir("/proc/self/fd");
+		struct dirent *one;
+
+		while (all && (one = readdir(all)))
+			if (atoi(one->d_name) > 0 && atoi(one->d_name) != dirfd(all))
+				close(atoi(one->d_name));
+		for (fd = 1; !all && fd < 4096; fd++)
+			close(fd);
+		if (all)
+			closedir(all);
+	}
+	/* A service manager sends what ends a service to all its processes: SIGTERM, or what its unit says. */
+	for (int signum = 1; signum < NSIG; signum++)
+		signal(signum, SIG_IGN);
+	signal(SIGTERM, note_end);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	umask(077);
 	for (int which = 0; which < (int)RLIM_NLIMITS; which++) {
 		struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
 
 		if (setrlimit(which, &limit) && !getrlimit(which, &limit)) {
-			limit.rlim_cur = limit.rlim_max;	/* a mark is a descriptor, and a group may have thousands */
+			limit.rlim_cur = limit.rlim_max;	/* a group may need thousands of marks */
 			setrlimit(which, &limit);
 		}
 	}
@@ -669,20 +535,18 @@ static void reset(void)
 	sched_setaffinity(0, sizeof every, &every);
 	if (!sched_getscheduler(0) || syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &first)) {
 		syscall(SYS_sched_setscheduler, 0, SCHED_OTHER, &usual);
-		for (int nice = -20; nice < 0 && setpriority(PRIO_PROCESS, 0, nice); nice++)
-			;
+		if (setpriority(PRIO_PROCESS, 0, -20))
+			setpriority(PRIO_PROCESS, 0, 0);
 	}
-	score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	if (score >= 0) {
-		if (write(score, "-1000", 5) < 0)
-			errno = 0;
-		close(score);
-	}
+	prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
+	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	dprintf(fd, "-1000");
+	close(fd);
 	mlockall(MCL_CURRENT | MCL_FUTURE);
 }
 
-/* The holder's threads in /proc, or -1. The pidfd's own number there is right whichever pid namespace /proc shows. */
-static int open_threads(void)
+/* Open the holder's state in /proc. Its pidfd tells its number there, whichever pid namespace /proc shows. */
+static void open_stat(void)
 {
 	FILE *lines = fopen("/proc/self/fdinfo/1", "re");
 	char line[64], path[32];
@@ -692,10 +556,12 @@ static int open_threads(void)
 		;
 	if (lines)
 		fclose(lines);
-	snprintf(path, sizeof path, "/proc/%d/task", pid);
-	return pid > 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	snprintf(path, sizeof path, "/proc/%d/stat", pid);
+	holder_stat = open(path, O_RDONLY | O_CLOEXEC);
+	holder_left();
 }
 
+/* Take the configuration: 0, or an errno. */
 static int read_config(size_t length)
 {
 	const struct guard_place *places = (struct guard_place *)(config + 1);
@@ -704,81 +570,57 @@ static int read_config(size_t length)
 	    length != sizeof *config + (size_t)config->count * sizeof *places)
 		return EPROTO;
 	for (int i = 0; i <= GUARD_ASK_LINK; i++) {
-		const struct nlmsghdr *message = (struct nlmsghdr *)config->messages[i];
+		uint32_t length = ((struct nlmsghdr *)config->messages[i])->nlmsg_len;
 
-		if (message->nlmsg_len < NLMSG_LENGTH(sizeof(struct ifinfomsg)) + (i < GUARD_ASK_LINK ? 4 : 0) ||
-		    message->nlmsg_len > sizeof config->messages[i])
+		if (length < NLMSG_LENGTH(sizeof(struct ifinfomsg)) || length > sizeof config->messages[i])
 			return EPROTO;
 	}
 	plugs = calloc(config->count, sizeof *plugs);
 	polled = calloc(MARKS + config->count, sizeof *polled);
-	if (!plugs || !polled)
+	errors = calloc(config->count, sizeof *errors);
+	if (!plugs || !polled || !errors)
 		return ENOMEM;
 	count = config->count;
 	for (unsigned int i = 0; i < count; i++)
 		plugs[i].place = places[i];
+	for (int i = 0; i < MARKS; i++)
+		polled[i] = (struct pollfd){ .fd = -1, .events = POLLIN };
 	return 0;
 }
 
-static int open_sockets(void)
+/* Open the netlink socket, which hears of links and qdiscs: 0, or an errno. */
+static int open_socket(void)
 {
-	struct sockaddr_nl groups = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK | 1 << (RTNLGRP_TC - 1) };
-	int *sockets[] = { &route, &events };
-	int room = ANSWER * (count < PORTION ? count : PORTION) / 2;	/* which the kernel doubles */
-	socklen_t size = sizeof room;
+	struct sockaddr *name = (struct sockaddr *)&address;
+	socklen_t size = sizeof address;
+	const int room = ROOM;
 
-	for (int i = 0; i < 2; i++) {
-		*sockets[i] = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-		if (*sockets[i] < 0)
-			return errno;
-		if (room > 65536 && setsockopt(*sockets[i], SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room))
-			setsockopt(*sockets[i], SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
-	}
-	if (bind(events, (struct sockaddr *)&groups, sizeof groups) || getsockopt(route, SOL_SOCKET, SO_RCVBUF, &room, &size))
+	sk = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	if (sk < 0 || bind(sk, name, size) || getsockname(sk, name, &size))
 		return errno;
-	portion = room < ANSWER ? 1 : room / ANSWER > PORTION ? PORTION : room / ANSWER;
+	if (setsockopt(sk, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room))
+		setsockopt(sk, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
 	return 0;
-}
-
-/* Whether this process may change qdiscs here: the kernel asks for the right before it looks for the device. */
-static int permission(void)
-{
-	int error;
-
-	plugs->place.ifindex = INT32_MAX;
-	error = act(GUARD_SEND_RELEASE, 1, 0);
-	plugs->place = *(struct guard_place *)(config + 1);
-	return error == ENODEV ? 0 : error ? error : EPROTO;
 }
 
 /* Everything that can fail comes before the answer that says it did not. */
 static int serve(void)
 {
-	struct pollfd first[] = { { .fd = COMMANDS, .events = POLLIN }, { .fd = HOLDER, .events = POLLIN } };
 	struct guard_answer said = { .step = GUARD_CONFIG };
-	ssize_t length = 0;
+	ssize_t length = recv(COMMANDS, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
 
-	/* A child of the holder may keep its end of the conversation open after it. */
-	if (poll(first, 2, -1) > 0 && first[COMMANDS].revents)
-		length = recv(COMMANDS, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
 	config = length > 0 ? calloc(1, length) : NULL;
 	if (!config || recv(COMMANDS, config, length, 0) != length)
 		return 1;
 	said.error = read_config(length);
 	if (!said.error) {
-		info.holder = config->holder;
-		info.guard = getpid();
-		polled[COMMANDS] = first[COMMANDS];
-		polled[HOLDER] = first[HOLDER];
-		polled[EVENTS] = polled[VISITOR] = (struct pollfd){ .fd = -1, .events = POLLIN };
-		said.step = GUARD_SOCKET;
-		said.error = open_sockets();
+		said.step = GUARD_PIDFD;
+		said.error = syscall(PIDFD_OPEN, config->holder, 0) == HOLDER ? 0 : errno;
 	}
 	if (!said.error) {
-		threads = open_threads();
-		holder_left();
-		said.step = GUARD_PERMISSION;
-		said.error = permission();
+		open_stat();
+		said.step = GUARD_SOCKET;
+		said.error = open_socket();
 	}
 	send(COMMANDS, &said, sizeof said, MSG_NOSIGNAL);
 	if (!said.error)
@@ -788,7 +630,6 @@ static int serve(void)
 
 int main(void)
 {
-	close_others();
 	reset();
 	return chdir("/") || serve();
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import os
@@ -109,9 +110,12 @@ def tested(name: str, **given):
 
     def do(flow: Flow, chance: random.Random) -> None:
         module, _, function = name.partition(".")
-        test = getattr(importlib.import_module(module), function)
+        tests = importlib.import_module(f"test_{module}")
+        test = getattr(tests, f"test_{function}")
         wire, patch = Wire(), pytest.MonkeyPatch()
         fixtures = {"wire": wire, "monkeypatch": patch, "netns": wire.near, "for_everyone": None, **given}
+        if "spoil" in given:
+            fixtures["spoil"] = getattr(tests, given["spoil"])
         wanted = inspect.signature(test).parameters
         try:
             with ExitStack() as stack:
@@ -129,3 +133,14 @@ def tested(name: str, **given):
             wire.close()
 
     return do
+
+
+def losing(spoil: str, words: str):
+    """Something by which the kernel throws packets away uncounted, as test_guard_alone does it."""
+    return tested("guard_alone.what_the_kernel_threw_away_uncounted_is_not_zero", spoil=spoil, words=words, times=1)
+
+
+def refusing(what: str):
+    """A seccomp filter that refuses this."""
+    name = "guard_cannot_start.a_filter_of_system_calls_is_named"
+    return tested(name, what=what, code=errno.EPERM, words="a seccomp filter")

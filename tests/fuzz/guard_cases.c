@@ -8,6 +8,7 @@
 #define main guard_main
 #define signal(number, action) ((void)(number), (void)(action))
 #include "../../libnlplug/guard/guard.c"
+#include "../../libnlplug/guard/namespace.c"
 #undef main
 
 static void forget(void)
@@ -17,15 +18,19 @@ static void forget(void)
 		close(polled[VISITOR].fd);
 	free(polled);
 	free(plugs);
+	free(errors);
 	free(config);
-	close(route);
-	close(events);
-	close(threads);
+	if (sk > HOLDER)
+		close(sk);
+	if (holder_stat > HOLDER)
+		close(holder_stat);
+	close(HOLDER);
 	polled = NULL;
 	plugs = NULL;
+	errors = NULL;
 	config = NULL;
-	route = events = threads = -1;
-	info = (struct guard_info){ 0 };
+	sk = holder_stat = 0;
+	address.nl_pid = 0;
 	hold = (struct guard_question){ 0 };
 	last = (struct guard_answer){ 0 };
 	state = IDLE;
@@ -36,10 +41,10 @@ static void forget(void)
 
 int main(void)
 {
-	FILE *cases = fdopen(dup(0), "rb");
+	FILE *cases = fdopen(fcntl(0, F_DUPFD, 10), "rb");
 	int pair[2];
 
-	dup2(syscall(SYS_pidfd_open, getpid(), 0), HOLDER);
+	close(HOLDER);
 	for (;;) {
 		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 			return 3;
@@ -48,6 +53,7 @@ int main(void)
 		if (!next_case(cases, pair[1]))
 			return 0;
 		close(pair[1]);
+		close(HOLDER);
 		serve();
 		forget();
 	}

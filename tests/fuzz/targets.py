@@ -374,10 +374,10 @@ def guard_answers(source: Source) -> None:
     made._places = [Place("lo", 1, 1 << 16, 1 << 16)]
     for _ in range(source.below(4)):
         failed = source.one_of((0, 0, 1, 16, 98, 98, 4095)) if source.below(4) else source.number(32)
-        failures = source.below(3)
         step, outcome, lost = (source.below(9) for _ in range(3))
-        numbers = (source.below(4), failed & 0xFFFF_FFFF, step, source.below(3), failures, outcome, lost, 1, 0)
-        answer = struct.pack("=QIIIIIIII", *numbers) + source.bytes(32).ljust(32, b"\0") + source.bytes(8 * failures)
+        numbers = (source.below(4), failed & 0xFFFF_FFFF, step, source.below(3), outcome, lost, source.below(2))
+        counts, errors = source.bytes(32).ljust(32, b"\0"), source.bytes(4 * source.below(3))
+        answer = struct.pack("=QIIIIII", *numbers) + counts + errors
         theirs.send(source.cut(answer) + (source.bytes(60) if source.sometimes(8) else b""))
     theirs.shutdown(socket.SHUT_WR)  # no more comes, and what it is told still arrives
     with contextlib.suppress(NetlinkError, guard.PlugsRefused):
@@ -393,16 +393,13 @@ def guard_answers(source: Source) -> None:
 def guard_program(source: Source) -> None:
     """Whatever its holder says, the guard ends with the conversation, by itself: no signal, nothing that goes on."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    holder = os.pidfd_open(os.getpid())
     with ours:
-        descriptors = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), (os.POSIX_SPAWN_DUP2, holder, 1)]
+        config, *commands = guard_words(source)
+        ours.setblocking(False)
+        ours.send(config)
+        descriptors = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
         pid = os.posix_spawn(guard.PATH, ["libnlplug-guard", "of", "fuzz"], {}, file_actions=descriptors)
         theirs.close()
-        os.close(holder)
-        ours.setblocking(False)
-        config, *commands = guard_words(source)
-        with contextlib.suppress(OSError):  # it has ended already
-            ours.send(config)
         for words in commands:
             with contextlib.suppress(OSError):
                 ours.send(words)
@@ -429,7 +426,8 @@ def guard_words(source: Source) -> list[bytes]:
             messages = [struct.pack("=I", 36 + source.below(29)) + one[4:] for one in messages]
         count = source.below(4)
         said = source.number(32) & 0xFFFF_FFFF if source.sometimes(20) else count
-        head = struct.pack("=IIII", 2 if source.below(20) else source.below(4), os.getpid(), said, 0)
+        version = lib.GUARD_VERSION if source.below(20) else source.below(9)
+        head = struct.pack("=IIII", version, os.getpid(), said, 0)
         places = b"".join(struct.pack("=iII", source.one_of((1, 1, 77)), *source.numbers(2)) for _ in range(count))
         config = source.cut(head + b"".join(messages) + places)
     questions = []

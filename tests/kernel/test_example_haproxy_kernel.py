@@ -22,7 +22,7 @@ from tests.support.netlab import Netns, eventually, unable
 
 PROJECT = Path(__file__).resolve().parents[2]
 UNIT = (PROJECT / "examples" / "haproxy" / "haproxy.service").read_text()
-CONFIG = (PROJECT / "benchmarks" / "reload" / "haproxy.cfg").read_text().replace("PORT", "8080")
+CONFIG = (PROJECT / "benchmarks" / "reload" / "haproxy.cfg").read_text().replace("ADDRESS", "127.0.0.1:8080")
 
 
 class Service:
@@ -42,7 +42,7 @@ class Service:
         done = []
         for line in re.findall(rf"^{key}=-?(.*)$", UNIT, re.MULTILINE):
             line = line.replace("/run/haproxy.pid", str(self.pidfile))
-            line = line.replace("/usr/local/bin/libnlplug", f"{sys.executable} -m libnlplug")
+            line = re.sub("^libnlplug ", f"{sys.executable} -m libnlplug ", line)
             line = re.sub(r"\$\{(\w+)\}|\$(\w+)", lambda name: values[name[1] or name[2]], line)
             with open(self.pidfile.with_name("said"), "w+") as said:  # a daemon would keep a pipe open
                 status = self.netns.run(subprocess.run, shlex.split(line), stdout=said, stderr=said, timeout=30)

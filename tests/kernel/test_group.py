@@ -160,6 +160,20 @@ def test_more_failures_than_a_queue_of_answers_takes() -> None:
         eventually(lambda: {stats.qlen for stats in group.stats().values()} == {0}, "all queues are empty")
 
 
+def test_no_send_has_more_answers_than_the_queue_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 failures over a socket whose queue takes a few answers, and which may not have more: none is lost."""
+    with fleet_of(60) as fleet:
+        with socket.socket(fileno=os.dup(fleet.plugs[0]._sk.fileno())) as shared:
+            shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        monkeypatch.setattr(RouteSocket, "make_room", lambda self, answers: (1 << 20, 4))
+        group = PlugGroup(fleet.plugs)
+        fleet.remove(*range(60))
+        with pytest.raises(GroupError) as caught:
+            group.buffer()
+        assert list(caught.value.failures) == fleet.plugs
+        assert {type(error) for error in caught.value.failures.values()} == {DeviceNotFound}
+
+
 def test_sends_are_split_at_what_a_socket_takes() -> None:
     """More messages than one send takes: all devices are toggled all the same, and failures named in every send."""
     count = 2 * BATCH_OF_ONE_SMALL_BUFFER + 10

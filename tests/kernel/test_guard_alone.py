@@ -301,7 +301,9 @@ def _down_and_up(wire: Wire) -> None:
 
 def _carrier(wire: Wire) -> None:
     wire.far.ip(f"link set {wire.peer} down")
-    eventually(lambda: "LOWER_UP" not in wire.near.command("ip", "link", "show", wire.device), "it is noticed", 5.0)
+    eventually(lambda: wire.near.link(wire.device)["operstate"] != "UP", "the kernel acts on it")
+    wire.far.ip(f"link set {wire.peer} up")
+    eventually(lambda: wire.near.link(wire.device)["operstate"] == "UP", "the kernel acts on that")
 
 
 def _queue_length(wire: Wire) -> None:
@@ -318,6 +320,7 @@ def _replaced(wire: Wire) -> None:
     [
         (_clsact, "a clsact or ingress qdisc was added or deleted"),
         (_down_and_up, "its link went down"),
+        (_carrier, "its link lost its carrier"),
         (_queue_length, "its txqueuelen was changed"),
         (_replaced, "was deleted or replaced"),
     ],

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import os
+import re
 import resource
 import shutil
 import signal
+import threading
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 
+import libnlplug
 from libnlplug import GuardUnavailable, NotPermitted, PlugBusy, PlugQdisc
+from libnlplug.command import main as cli_main
 from libnlplug.guard import client as guard
 from tests.support.command import Cli
 from tests.support.hold import (
@@ -32,9 +38,10 @@ from tests.support.hold import (
     mark_of,
     marks,
     needs_root,
+    refuse_by_seccomp,
     wait_until,
 )
-from tests.support.netlab import Wire, setns, unable, unprivileged
+from tests.support.netlab import Wire, need_guest, setns, unable, unprivileged
 
 CLONE_NEWNS = 0x20000
 MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
@@ -106,7 +113,7 @@ def test_a_hold_works_again_afterwards(wire: Wire, plug: PlugQdisc) -> None:
     expect_flow(wire, numbers)
 
 
-@pytest.mark.parametrize("free", [0, 1, 2, 3])
+@pytest.mark.parametrize("free", [0, 1, 2])
 def test_out_of_descriptors(wire: Wire, plug: PlugQdisc, free: int) -> None:
     """With so many descriptors left, a hold is refused and leaves as many; with enough it works."""
     before, limits = marks(wire.near), resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -397,3 +404,80 @@ def test_a_right_that_was_given_up_is_missed(wire: Wire, plug: PlugQdisc) -> Non
 
     wire.near.run(try_it)
     expect_flow(wire, [])
+
+
+# -- filters of system calls
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "words"),
+    [
+        ("pidfd_open", errno.EPERM, "pidfd_open: Operation not permitted; a seccomp filter"),
+        ("pidfd_open", errno.ENOSYS, "pidfd_open: Function not implemented; .* no seccomp filter that refuses it"),
+        ("unix sockets", errno.EPERM, "a unix socket: Operation not permitted; a seccomp filter"),
+        ("unix sockets", errno.EAFNOSUPPORT, "must allow AF_NETLINK and AF_UNIX"),
+    ],
+)
+def test_a_filter_of_system_calls_is_named(wire: Wire, what: str, code: int, words: str) -> None:
+    """hold says what was refused and by what, not that a right is missing; the plug that it has made is removed."""
+
+    def work(this: Child) -> None:
+        setns(wire.near.fileno())
+        refuse_by_seccomp(what, code)
+        with redirect_stderr(io.StringIO()) as said:
+            status = cli_main(["hold", wire.device, "--", "true"])
+        this.say([status, said.getvalue()])
+
+    with child(work) as holder:
+        status, said = holder.hear()
+    assert status == 125
+    assert re.search(words, said), said
+    assert "CAP_NET_ADMIN" not in said
+    assert wire.near.kinds(wire.device) == ["noqueue"]
+
+
+def test_many_descriptors_to_close_take_no_time(wire: Wire, plug: PlugQdisc) -> None:
+    """A limit of 10^9 open files, and no close_range: the guard closes what is open, not what could be."""
+    need_guest("it raises the system's limit of open files")
+    limit = Path("/proc/sys/fs/nr_open")
+    before = limit.read_text()
+
+    def work(this: Child) -> None:
+        mine = PlugQdisc.open(wire.device, netns=wire.near)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (10**9, 10**9))
+        refuse_by_seccomp("close_range", errno.ENOSYS)
+        os.dup2(1, 100_000)
+        with mine.hold():
+            this.say(mine.guard().pid)
+            signal.pause()
+
+    try:
+        limit.write_text("1000000000")
+        with child(work) as holder:
+            assert len(descriptors(holder.hear())) < 10
+            holder.kill()
+    finally:
+        limit.write_text(before)
+    expect_flow(wire, [])
+
+
+def test_a_thread_with_a_small_stack_may_hold(wire: Wire, plug: PlugQdisc) -> None:
+    """48 KiB are enough for a hold, and for a lane."""
+    done: list[str] = []
+
+    def hold() -> None:
+        setns(wire.near.fileno())
+        with PlugQdisc.open(wire.device).hold():
+            pass
+        with libnlplug.PlugLane(wire.device, libnlplug.Match(ip_proto="udp"), ingress=True) as lane, lane.hold():
+            done.append("held")
+
+    def work(this: Child) -> None:
+        threading.stack_size(48 << 10)
+        thread = threading.Thread(target=hold)
+        thread.start()
+        thread.join()
+        this.say(done)
+
+    with child(work) as holder:
+        assert holder.hear() == ["held"]

@@ -157,13 +157,14 @@ def test_the_hold_lasts_until_the_old_listener_has_closed(town: Town, address: s
 
 
 def test_the_hold_lasts_until_the_new_listener_is_there(town: Town) -> None:
-    """Where the old listener closes first, what is released meets the new one."""
+    """Where the old listener closes first, the hold lasts until a new one is there, and what is released meets that."""
     old = town.listener()
     with town.lane.hold(timeout=5, handover=True) as report:
         client = town.client(wait=False)
         old.close()
         town.later(0.4, town.listener)
     assert report.handover == "handed over"
+    assert report.seconds >= 0.4
     eventually(lambda: client.getpeername(), "connected") if not client.getsockopt(socket.SOL_SOCKET, 4) else None
     assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 

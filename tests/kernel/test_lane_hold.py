@@ -14,7 +14,7 @@ import pytest
 from libnlplug import HoldExpired, Match, PlugBusy, PlugLane, PlugQdisc, QdiscNotFound
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child, child, expect_ended, marks
-from tests.support.lane import FAR, UDP, Flow, Road, listed, veth
+from tests.support.lane import FAR, UDP, Flow, Road, listed, tc, veth
 from tests.support.lane import marks as all_marks
 from tests.support.netlab import PORT, Wire, eventually
 
@@ -142,6 +142,19 @@ def test_a_hold_is_checked_before_it_begins(wire: Wire) -> None:
             lane.hold(timeout=0)
         with pytest.raises(ValueError, match="on_death is 'maybe'"):
             lane.hold(on_death="maybe")
+
+
+@HOOKS
+def test_a_lane_that_breaks_during_a_hold_is_told(road: Road, ingress: bool) -> None:
+    """The lane's filters are deleted in the block: leaving it says so, the counts are not known, and it is released."""
+    lane = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
+    flow = road.flow(ingress)
+    with pytest.raises(QdiscNotFound, match="its filters are gone"), lane.hold() as held:
+        numbers = flow.expect_held(lane)
+        tc(road.near, f"filter del dev {road.device} {'ingress' if ingress else 'egress'}")
+    assert (held.packets, held.bytes, held.dropped) == (None, None, None)
+    flow.expect(numbers)
+    lane.close()
 
 
 @HOOKS

@@ -349,16 +349,19 @@ def test_threads_of_one_process(wire: Wire) -> None:
     assert wire.near.kinds(wire.device) == ["noqueue", "clsact"]
 
 
-def test_a_forked_child_keeps_no_lane_alive(wire: Wire) -> None:
-    """A child that outlives the process of a lane does not keep its mark; in a child the lane can only be forgotten."""
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_forked_child_keeps_no_lane_alive(wire: Wire, forgets: bool) -> None:
+    """A child that outlives the process of a lane does not keep its mark, whether it closes its copy of the object or
+    never heard of it; in a child the lane can only be forgotten."""
 
     def work(this: Child) -> None:
         lane = PlugLane(wire.device, UDP, netns=wire.near)
 
         def grandchild(other: Child) -> None:
-            with pytest.raises(libnlplug.ForkedError), lane.hold():
-                pass
-            lane.close()
+            if forgets:
+                with pytest.raises(libnlplug.ForkedError), lane.hold():
+                    pass
+                lane.close()
             this.say(os.getpid())
             signal.pause()
 
@@ -367,12 +370,14 @@ def test_a_forked_child_keeps_no_lane_alive(wire: Wire) -> None:
 
     with child(work) as parent:
         left = parent.hear()
-        assert states(wire) == [(str(UDP), "alive", parent.pid)]
-        parent.kill()
-        parent.status()
-        assert os.path.exists(f"/proc/{left}")
-        assert states(wire) == [(str(UDP), "orphan", None)]
-        os.kill(left, signal.SIGKILL)
+        try:
+            assert states(wire) == [(str(UDP), "alive", parent.pid)]
+            parent.kill()
+            parent.status()
+            assert os.path.exists(f"/proc/{left}")
+            assert states(wire) == [(str(UDP), "orphan", None)]
+        finally:
+            os.kill(left, signal.SIGKILL)
     assert delete(wire) == [str(UDP)]
 
 

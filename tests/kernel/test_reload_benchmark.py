@@ -94,6 +94,18 @@ def test_a_run_is_not_made_twice(tmp_path: Path) -> None:
     assert "| plain reload | 2 | 1 reset | 1 of 1 |" in done.stdout
 
 
+def test_a_loss_by_a_handover_is_a_failure(tmp_path: Path) -> None:
+    """One connection that a hold with --handover lost: status 1, and a sentence that says so."""
+    place = tmp_path / "nginx-handover-busy-01"
+    place.mkdir()
+    (place / "connections.csv").write_text("1.0,0.1,ok,7\n2.0,0.1,reset,\n")
+    (place / "reloads.csv").write_text("1.5,1.6,0.1,7\n")
+    program = [sys.executable, str(BENCHMARKS / "reload" / "run.py"), "--again", "--output", str(tmp_path)]
+    done = subprocess.run([*program, "--rows", "nginx:handover:busy"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "nginx:handover:busy must lose nothing, and lost 1\n")
+    assert "| 2 | 1 reset | 1 of 1 |" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("instead", "sentence"),
     [("false", "false: status 1"), ("true", r"after reload 1 process \d+ serves, as before")],

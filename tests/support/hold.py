@@ -8,10 +8,12 @@ import errno
 import faulthandler
 import json
 import os
+import platform
 import select
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -269,3 +271,31 @@ def wait_until(moment: float) -> None:
     """Let time pass until this moment of the monotonic clock: for what happens when time is up."""
     while (left := moment - time.monotonic()) > 0:
         time.sleep(left)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+SYSCALLS = {"pidfd_open": (434,), "close_range": (436,), "unix sockets": (41, 53)}  # of x86-64, the new ones of all
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_RET_ERRNO = 38, 22, 2, 0x50000
+
+
+def refuse_by_seccomp(what: str, code: int) -> None:
+    """From now on, a seccomp filter answers one of SYSCALLS with this errno, here and in what is started from here."""
+    if platform.machine() != "x86_64":
+        unable("the numbers of the system calls are not known here")
+    load, equal, give = 0x20, 0x15, 0x06
+    lines = [(load, 0, 0, 0)]
+    if what == "unix sockets":
+        socket_call, pair_call = SYSCALLS[what]
+        lines += [(equal, 1, 0, socket_call), (equal, 0, 3, pair_call), (load, 0, 0, 16)]  # the first argument
+        lines += [(equal, 0, 1, socket.AF_UNIX)]
+    else:
+        lines += [(equal, 0, 1, SYSCALLS[what][0])]
+    lines += [(give, 0, 0, SECCOMP_RET_ERRNO | code), (give, 0, 0, 0x7FFF0000)]
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    program = _Program(len(lines), b"".join(struct.pack("HBBI", *line) for line in lines))
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program)):
+        unable(f"seccomp: {os.strerror(ctypes.get_errno())}")

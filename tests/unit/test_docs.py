@@ -150,9 +150,20 @@ def test_the_recording_is_of_this_show() -> None:
     assert watch.NOTE in recorded
 
 
+def test_one_version_everywhere() -> None:
+    """The newest version of the changelog, of the Debian packages and of the README's demo is this one."""
+    version = libnlplug.__version__
+    newest = re.search(r"^## \[(.*)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version
+    assert f"\nlibnlplug {version} on Linux" in (ROOT / "README.md").read_text()
+    if (ROOT / "debian").exists():
+        assert (ROOT / "debian" / "changelog").read_text().startswith(f"libnlplug ({version}) ")
+
+
 def test_the_installation_in_the_readme(tmp_path: Path) -> None:
     """The line under Install installs a library and a command that run."""
-    (block,) = [block for block in BLOCKS if "pip install" in block.text]
+    (block,) = [block for block in BLOCKS if block.page.name == "README.md" and "pip install" in block.text]
     if importlib.util.find_spec("setuptools") is None or importlib.util.find_spec("cffi") is None:
         unable("nothing can be installed without setuptools and cffi")
     tree, target = tmp_path / "tree", tmp_path / "installed"

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -20,10 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libnlplug import ForkedError, GuardUnavailable, PlugBusy
+from libnlplug import ForkedError, GuardUnavailable, NotPermitted, PlugBusy
 from libnlplug.guard import client as guard
 from libnlplug.guard.client import Guard
 from libnlplug.guard.holders import Place, end_detached_guard, holder_of, mark_name
+from libnlplug.guard.start import start
 from libnlplug.netlink.libnl import ffi, lib
 from libnlplug.netlink.messages import qdisc_message, without_ack
 from libnlplug.netlink.route_socket import RouteSocket
@@ -50,27 +52,26 @@ MESSAGES = [
 ]
 
 
-class Talk:
-    """A guard's program and the other end of its conversation."""
+def configuration(
+    messages: list[bytes] = MESSAGES, places: list[Place] = PLACES, version: int = lib.GUARD_VERSION
+) -> bytes:
+    head = ffi.new("struct guard_config *", [version, os.getpid(), len(places)])
+    for number, raw in enumerate(messages):
+        ffi.buffer(head.messages[number])[: len(raw)] = raw
+    stands = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
+    return ffi.buffer(head)[:] + ffi.buffer(stands)[:]
 
-    def __init__(self, netns: Netns) -> None:
+
+class Talk:
+    """A guard's program, started with a configuration, and the other end of its conversation."""
+
+    def __init__(self, netns: Netns | None, config: bytes | None = None) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(5)
-        name = ffi.new("char[]", b"libnlplug-guard")
-        argv = ffi.new("char *[]", [name, ffi.NULL])
-        step = ffi.new("const char **")
         with theirs:
-            self.pid = netns.run(lib.libnlplug_spawn, os.fsencode(guard.PATH), argv, theirs.fileno(), step)
-        assert self.pid > 0
-
-    def configure(
-        self, messages: list[bytes] = MESSAGES, places: list[Place] = PLACES, version: int = lib.GUARD_VERSION
-    ) -> None:
-        head = ffi.new("struct guard_config *", [version, os.getpid(), len(places)])
-        for number, raw in enumerate(messages):
-            ffi.buffer(head.messages[number])[: len(raw)] = raw
-        stands = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
-        self.socket.send(ffi.buffer(head)[:] + ffi.buffer(stands)[:])
+            self.socket.send(configuration() if config is None else config)
+            run = netns.run if netns else lambda call, *args: call(*args)
+            self.pid = run(start, guard.PATH, theirs.fileno())
 
     def say(
         self, what: int, hold: int = 0, *, timeout: int = 0, detached: int = 0, drop: int = 0, limit: int = 0
@@ -85,8 +86,9 @@ class Talk:
         answer = ffi.new("struct guard_answer *")
         size = ffi.sizeof("struct guard_answer")
         ffi.buffer(answer)[:] = received[:size]
-        failures = list(struct.iter_unpack("=Ii", received[size:]))
-        assert len(failures) == answer.failures
+        errors = [code for (code,) in struct.iter_unpack("=i", received[size:])]
+        assert len(errors) == (len(PLACES) if answer.step == lib.GUARD_PLUG else 0)
+        failures = [(plug, code) for plug, code in enumerate(errors) if code]
         return answer, failures
 
     def hold(self, hold: int, **how: int) -> tuple[int, int]:
@@ -124,7 +126,6 @@ class Talk:
 def talk(netns: Netns):
     """A guard that is ready."""
     made = Talk(netns)
-    made.configure()
     assert made.answer()[0].error == 0
     yield made
     made.socket.close()
@@ -136,70 +137,104 @@ def marks(netns: Netns) -> list[str]:
     return sorted(line.split("@")[-1] for line in lines.splitlines() if "@libnlplug-hold/" in line)
 
 
-def test_ready_means_that_it_may_change_qdiscs(talk: Talk, netns: Netns) -> None:
-    """The answer to the configuration is 0 where the right is there; nothing is marked yet."""
+def test_ready_means_that_nothing_is_marked(talk: Talk, netns: Netns) -> None:
+    """The answer to the configuration is 0; nothing is marked yet."""
     assert marks(netns) == []
 
 
 @pytest.mark.parametrize(
-    "raw", [b"x", b"x" * 15, b"\xff" * 64, b"\0" * 5000, struct.pack("=IIII", 2, 0, 0, 0) + bytes(320)]
+    "raw", [b"x", b"x" * 15, b"\xff" * 64, b"\0" * 5000, struct.pack("=IIII", lib.GUARD_VERSION, 0, 0, 0) + bytes(320)]
 )
 def test_nonsense_is_refused(netns: Netns, raw: bytes) -> None:
     """A configuration of another length than it says, or without a plug: an error, and the end."""
-    made = Talk(netns)
-    made.socket.send(raw)
+    made = Talk(netns, raw)
     answer, _ = made.answer()
     assert (answer.error, answer.step) == (errno.EPROTO, lib.GUARD_CONFIG)
     made.expect_end()
 
 
 @settings(max_examples=30)
-@given(length=st.integers(0, 2**32 - 1).filter(lambda length: not 36 <= length <= 64), which=st.integers(0, 4))
+@given(length=st.integers(0, 2**32 - 1).filter(lambda length: not 32 <= length <= 64), which=st.integers(0, 4))
 def test_messages_of_a_senseless_length_are_refused(netns: Netns, length: int, which: int) -> None:
     """A message that is shorter than one about a qdisc, or longer than its room: EPROTO, and the end."""
-    made = Talk(netns)
     messages = list(MESSAGES)
-    messages[which] = struct.pack("=I", length if which < 4 or length < 32 else 99) + messages[which][4:]
-    made.configure(messages)
+    messages[which] = struct.pack("=I", length) + messages[which][4:]
+    made = Talk(netns, configuration(messages))
     assert made.answer()[0].error == errno.EPROTO
     made.expect_end()
     made.socket.close()
 
 
-def test_another_version_is_refused(netns: Netns) -> None:
-    """A program and a module that are not of one build do not work together."""
-    made = Talk(netns)
-    made.configure(version=1)
+@pytest.mark.parametrize("version", [0, 1, lib.GUARD_VERSION - 1, lib.GUARD_VERSION + 1])
+def test_another_version_is_refused(netns: Netns, version: int) -> None:
+    """The guard answers a holder of another version with an error, and ends."""
+    made = Talk(netns, configuration(version=version))
     answer, _ = made.answer()
     assert (answer.error, answer.step) == (errno.EPROTO, lib.GUARD_CONFIG)
     made.expect_end()
 
 
+@pytest.mark.parametrize("size", [16, 60, 500])
+def test_a_guard_of_another_version_is_refused(
+    netns: Netns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int
+) -> None:
+    """An upgrade has put another guard under a running process: the error says to restart it, however that guard's
+    answers look after their first 16 bytes."""
+    answer = struct.pack("=QiI", 0, errno.EPROTO, lib.GUARD_CONFIG).ljust(size, b"\7")
+    program = tmp_path / "guard"
+    program.write_text(f"#!{sys.executable} -S\nimport os\nos.read(0, 99999)\nos.write(0, {answer!r})\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(guard, "PATH", str(program))
+    sk = RouteSocket(netns)
+    with pytest.raises(GuardUnavailable, match="was upgraded .* restart the process") as caught:
+        Guard(sk, "nothing", PLACES[:1], MESSAGES)
+    assert caught.value.errno == errno.EPROTO
+    sk.close()
+
+
+def test_a_compiled_module_of_another_version_is_refused() -> None:
+    """An upgrade has put another client.py under a process that has loaded the old compiled module: it says so."""
+    source = Path(guard.__file__).read_text().replace("lib.GUARD_VERSION != ", "lib.GUARD_VERSION + 1 != ")
+    with pytest.raises(ImportError, match="restart the process"):
+        exec(source, {name: getattr(guard, name) for name in ("__name__", "__package__", "__file__")})
+
+
 def test_without_the_right_it_is_refused(netns: Netns) -> None:
-    """Whoever may not change qdiscs is told EPERM, and that it is about the permission, before anything is held."""
+    """Whoever may not change qdiscs is told EPERM, and nothing is held."""
+
+    refused = configuration([MESSAGES[1], *MESSAGES[1:]])
 
     def work() -> Talk:
         with unprivileged():
-            made = Talk.__new__(Talk)
-            made.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            argv = ffi.new("char *[]", [ffi.new("char[]", b"g"), ffi.NULL])
-            with theirs:
-                path = os.fsencode(guard.PATH)
-                made.pid = lib.libnlplug_spawn(path, argv, theirs.fileno(), ffi.new("const char **"))
-            return made
+            return Talk(None, refused)
 
     made = netns.run(work)
-    made.configure()
-    answer, _ = made.answer()
-    assert (answer.error, answer.step) == (errno.EPERM, lib.GUARD_PERMISSION)
-    made.expect_end()
+    assert made.answer()[0].error == 0
+    made.say(HOLD, 1)
+    answer, failures = made.answer()
+    assert (answer.error, answer.step) == (errno.EPERM, lib.GUARD_PLUG)
+    assert failures == [(0, errno.EPERM), (1, errno.EPERM)]
+    assert made.release(1)[1] == NOT_ON
+    assert marks(netns) == []
+    made.socket.close()
+
+
+def test_a_right_that_is_missing_is_named(netns: Netns) -> None:
+    """hold() without CAP_NET_ADMIN is NotPermitted, and the message names the capability."""
+
+    def work() -> None:
+        sk = RouteSocket()
+        with unprivileged(), pytest.raises(NotPermitted, match="CAP_NET_ADMIN is missing"):
+            Guard(sk, "nothing", PLACES, [MESSAGES[1], *MESSAGES[1:]]).hold(sk, 1, None)
+        sk.close()
+
+    netns.run(work)
+    eventually(lambda: marks(netns) == [], "nothing is marked")
 
 
 def test_without_a_configuration_it_ends(netns: Netns) -> None:
-    """A holder that dies before it has said anything leaves no guard."""
-    made = Talk(netns)
-    made.socket.shutdown(socket.SHUT_WR)
-    made.expect_end()
+    """A guard that finds no configuration ends without a word."""
+    Talk(netns, b"").expect_end()
 
 
 def test_a_hold_marks_every_plug(talk: Talk, netns: Netns) -> None:
@@ -212,8 +247,7 @@ def test_a_hold_marks_every_plug(talk: Talk, netns: Netns) -> None:
 
 def test_a_buffer_that_is_refused_leaves_nothing(netns: Netns) -> None:
     """The errors of all plugs are told, nothing is marked, and the next hold is not refused as one too many."""
-    made = Talk(netns)
-    made.configure([MESSAGES[1], *MESSAGES[1:]])
+    made = Talk(netns, configuration([MESSAGES[1], *MESSAGES[1:]]))
     made.answer()
     for hold in (1, 2):
         made.say(HOLD, hold)
@@ -338,7 +372,7 @@ def test_a_visitor_may_end_a_detached_hold(talk: Talk, netns: Netns, detached: i
     sk = RouteSocket(netns)
     assert end_detached_guard(sk, MARKS[1]) is bool(detached)
     sk.close()
-    assert marks(netns) == ([] if detached else sorted(MARKS))
+    eventually(lambda: marks(netns) == ([] if detached else sorted(MARKS)), "the visitor has gone, the marks stay")
 
 
 @pytest.mark.parametrize("goodbye", [True, False])

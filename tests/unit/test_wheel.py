@@ -33,6 +33,14 @@ WHEELS = ROOT / "build" / "matrix" / "wheels"  # where `make matrix` keeps those
 INFO = f"libnlplug-{libnlplug.__version__}.dist-info/"
 MODULE, GUARD = "libnlplug/_libnl.abi3.so", "libnlplug/guard/libnlplug-guard"
 
+DATA = f"libnlplug-{libnlplug.__version__}.data/data/"
+PRINTED = {
+    "share/man/man8/libnlplug.8": "--man",
+    "share/bash-completion/completions/libnlplug": "--bash-completion",
+    "share/zsh/site-functions/_libnlplug": "--zsh-completion",
+    "share/fish/vendor_completions.d/libnlplug.fish": "--fish-completion",
+}
+
 NAMES = {
     "libnlplug/__init__.py",
     "libnlplug/__init__.pyi",
@@ -64,6 +72,7 @@ NAMES = {
     "libnlplug/guard/__init__.py",
     "libnlplug/guard/client.py",
     "libnlplug/guard/holders.py",
+    "libnlplug/guard/start.py",
     "libnlplug/hold.py",
     "libnlplug/lane/__init__.py",
     "libnlplug/lane/create.py",
@@ -93,6 +102,7 @@ NAMES = {
     "libnlplug/record.py",
     MODULE,
     GUARD,
+    *(DATA + name for name in PRINTED),
     INFO + "METADATA",
     INFO + "RECORD",
     INFO + "WHEEL",
@@ -217,6 +227,55 @@ def test_what_the_papers_say(content: zipfile.ZipFile) -> None:
     }
 
 
+def test_the_manual_page_and_the_completions(unpacked: Path) -> None:
+    """pip puts them under share/, where man and the shells look for them, as the command prints them."""
+    for name, option in PRINTED.items():
+        argv = [sys.executable, "-m", "libnlplug", option]
+        assert (unpacked / name).read_text() == subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_description_links_to_nothing_that_an_index_lacks(content: zipfile.ZipFile) -> None:
+    """A package index shows the README without its files: each relative link has become the name of a file of the
+    project."""
+    papers = HeaderParser().parsestr(content.read(INFO + "METADATA").decode())
+    assert papers["Description-Content-Type"] == "text/markdown"
+    text = str(papers.get_payload())
+    assert re.findall(r"\]\((?!https?:)", text) == []
+    named = re.findall(r"\(`([\w./-]+)`\)", text)
+    assert "docs/tutorial.md" in named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_classifiers_name_the_pythons_that_are_tested(content: zipfile.ZipFile) -> None:
+    """One for each version in the table of tests/matrix, from 3.9 on, and no URL that nobody has."""
+    papers = HeaderParser().parsestr(content.read(INFO + "METADATA").decode())
+    named = re.findall(r"Python :: (3\.\d+)", "\n".join(papers.get_all("Classifier")))
+    table = (ROOT / "tests" / "matrix" / "README.md").read_text()
+    tried = {line.split("|")[4].strip().rpartition(".")[0] for line in table.splitlines() if re.match(r"\| .*\d", line)}
+    assert tried == set(named)
+    assert papers["Home-page"] is None
+    assert papers["Project-URL"] is None
+
+
+def test_an_editable_install_is_a_path(made: Path, tmp_path: Path) -> None:
+    """pip install --editable adds the clone to sys.path: type checkers see the package, and a folder named libnlplug
+    beside the program, the clone itself, does not hide it."""
+    tree = tmp_path / "libnlplug"
+    (sdist,) = made.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path)
+    next(tmp_path.glob("libnlplug-*")).rename(tree)
+    program = "from setuptools import build_meta; print(build_meta.build_editable('..'))"
+    subprocess.run([sys.executable, "-c", program], cwd=tree, check=True, capture_output=True, timeout=300)
+    (path,) = tmp_path.glob("*.whl")
+    editable = zipfile.ZipFile(path)
+    lines = [editable.read(name).decode().strip() for name in editable.namelist() if name.endswith(".pth")]
+    assert lines == [str(tree)]
+    program = f"import sys; sys.path += {lines!r}; import libnlplug; print(libnlplug.__file__)"
+    done = subprocess.run([sys.executable, "-S", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tree / "libnlplug" / "__init__.py"), done.stderr
+
+
 def test_the_host_s_libnl_is_used(unpacked: Path) -> None:
     """The module asks for libnl by its soname, wherever the host keeps it: no copy, no path of another machine."""
     shown = readelf("-d", unpacked / MODULE)
@@ -243,6 +302,7 @@ def test_the_sdist_is_complete(made: Path) -> None:
         "build_ffi.py",
         "setup.py",
         "libnlplug/guard/guard.c",
+        "libnlplug/guard/namespace.c",
         "vendor_headers/libnl_functions.h",
         "Makefile",
     } <= names

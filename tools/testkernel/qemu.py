@@ -160,7 +160,7 @@ def machine(kernel: Kernel, accel: str, memory: int) -> list[str]:
 
 def command(kernel: Kernel, job: Path, output: int, options: argparse.Namespace) -> Command:
     """The command that is the guest."""
-    parameters = "console=ttyS0 quiet printk.time=0 panic=-1 nokaslr mitigations=off tsc=reliable"
+    parameters = "console=ttyS0 quiet printk.time=0 panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check"
     model = "passthrough" if os.geteuid() == 0 else "none"
     shared = {"root": options.root, "job": job, "modules": kernel.modules, "directory": own_directory(options)}
     words = machine(kernel, accelerator(kernel), options.mem)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Start a guard's process so that its holder's children, namespaces and cgroup are what they were.
+
+What kills a whole cgroup kills the guard with its holder. With LIBNLPLUG_GUARD_CGROUP=root in the environment, the
+guard is moved to the root of every mounted cgroup hierarchy before it holds anything. That takes root's rights.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from ..netlink.libnl import ffi, lib
+
+__all__ = ["CGROUP", "is_child", "move_to_cgroup", "start", "wait"]
+
+CGROUP = "LIBNLPLUG_GUARD_CGROUP"
+OWN = "/proc/thread-self/ns/pid"
+CHILDREN = "/proc/thread-self/ns/pid_for_children"
+
+
+def start(path: str, commands: int) -> int:
+    """Start the program with this socket as its descriptor 0, and return its pid. OSError says why it cannot start."""
+    words = [ffi.new("char[]", word) for word in (b"libnlplug-guard", b"of", b"%d" % os.getpid())]
+    argv = ffi.new("char *[]", [*words, ffi.NULL])
+    unshared = _pid_namespace_is_unshared()
+    other = -1
+    try:
+        if unshared:
+            other = _use_own_pid_namespace()
+        pid = int(lib.libnlplug_spawn(os.fsencode(path), argv, commands))
+    finally:
+        if unshared:
+            _use_pid_namespace(other)
+    if pid <= 0:
+        raise OSError(-pid, os.strerror(-pid))
+    return pid
+
+
+def _pid_namespace_is_unshared() -> bool:
+    """Whether this thread's next child would be in another pid namespace, perhaps as its first process. What starts the
+    guard must not be that process: it ends at once, and then nothing else can start there."""
+    try:
+        own = os.readlink(OWN)
+    except OSError:
+        return False
+    try:
+        return os.readlink(CHILDREN) != own
+    except FileNotFoundError:  # the namespace has no process yet
+        return True
+
+
+def _use_own_pid_namespace() -> int:
+    """Have this thread's children in its own pid namespace. Return a descriptor of the other one, -1 if it is empty."""
+    try:
+        other = os.open(CHILDREN, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        other = -1
+    try:
+        own = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if lib.setns(own, lib.CLONE_NEWPID) < 0:
+                raise OSError(ffi.errno, os.strerror(ffi.errno), OWN)
+        finally:
+            os.close(own)
+    except BaseException:
+        if other >= 0:
+            os.close(other)
+        raise
+    return other
+
+
+def _use_pid_namespace(other: int) -> None:
+    """Undo that. A namespace that was empty is replaced by a new one: nobody can have entered it."""
+    if other < 0:
+        lib.unshare(lib.CLONE_NEWPID)
+        return
+    lib.setns(other, lib.CLONE_NEWPID)
+    os.close(other)
+
+
+def move_to_cgroup(pid: int) -> None:
+    """Move the guard to the root cgroup, if the environment says so. OSError says what refuses it."""
+    wanted = os.environ.get(CGROUP, "")
+    if not wanted:
+        return
+    if wanted != "root":
+        raise OSError(errno.EINVAL, f"{CGROUP} must be 'root'", CGROUP)
+    with open("/proc/self/mounts") as mounts:
+        fields = [line.split(" ") for line in mounts]
+    roots = [path for _, path, kind, *_ in fields if kind in ("cgroup", "cgroup2")]
+    if not roots:
+        raise OSError(errno.ENOENT, "no cgroup hierarchy is mounted", "/proc/self/mounts")
+    for root in roots:
+        with open(f"{root}/cgroup.procs", "w") as processes:
+            processes.write(str(pid))
+
+
+def is_child(pid: int) -> bool:
+    """Whether this process is the one that waits for it."""
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False
+
+
+def wait(pid: int) -> None:
+    """Take note of a child's end, unless it takes long."""
+    deadline = time.monotonic() + 1.0
+    while is_child(pid) and time.monotonic() < deadline:
+        time.sleep(0.001)
