@@ -14,11 +14,11 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import report
 import starting
-from sections import Bench
 
 HERE = Path(__file__).resolve().parent
 PRIVATE = ["unshare", "--map-root-user", "--net"]
@@ -32,7 +32,12 @@ def main() -> int:
     parser.add_argument("--again", type=Path, metavar="FILE", help="make table and picture of kept figures")
     parser.add_argument("sections", nargs="*", metavar="SECTION")
     options = parser.parse_args()
-    found = json.loads(options.again.read_text()) if options.again else measure(options)
+    if options.again:
+        found = json.loads(options.again.read_text())
+    else:
+        found = measure(options)
+        if options.sections and options.keep and options.keep.exists():
+            found = put_in(json.loads(options.keep.read_text()), found)
     if options.keep:
         options.keep.write_text(json.dumps(found, indent=1))
     if options.short:
@@ -48,35 +53,42 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """The rows, figures and notes of the parts: on the test kernel, on the host's, and of the import."""
-    with tempfile.TemporaryDirectory() as directory:
-        guest = [HERE.parent / "tools/testkernel/run", "--pin", options.pin, "--mem", "3G", "--timeout", "3000", "--"]
-        found = inside(guest, Path(directory), options, options.sections)
-        if not options.sections:
-            try:
-                more = inside(PRIVATE, Path(directory), options, [starting.on_the_host.__name__])
-                found["notes"] += more["notes"]
-                add(found, more)
-            except subprocess.CalledProcessError:
-                found["notes"].append("Not measured: a toggle on the host's kernel, which allows no namespaces here.")
-            bench = Bench(Path(directory), short=options.short)
-            add(found, {"rows": [*starting.importing(bench)], "figures": bench.figures})
-    found["where"] = f"{found['where']} The host: Linux {platform.release()}."
+    """The rows, figures and notes of the wanted sections: on the test kernel, and on the host."""
+    for_host = {section.__name__ for section in starting.SECTIONS}
+    here = [name for name in options.sections if name in for_host] or for_host
+    there = [name for name in options.sections if name not in for_host]
+    guest = [HERE.parent / "tools/testkernel/run", "--pin", options.pin, "--mem", "3G", "--timeout", "3000", "--"]
+    found: dict = {"rows": [], "figures": {}, "notes": [], "rounds": 0, "where": ""}
+    if there or not options.sections:
+        found = inside(guest, options, there)
+    if len(there) < len(options.sections) or not options.sections:
+        try:
+            more = inside(PRIVATE, options, here)
+            found = put_in(found, more | {"where": f"{found['where']} The host: Linux {platform.release()}."})
+        except subprocess.CalledProcessError:
+            found["notes"].append("Not measured: what is measured on the host, which allows no namespaces here.")
     return found
 
 
-def inside(start: list, directory: Path, options: argparse.Namespace, sections: list[str]) -> dict:
+def inside(start: list, options: argparse.Namespace, sections: Iterable[str]) -> dict:
     """What inside.py finds, started in this way."""
-    output = directory / "inside.json"
-    words = [sys.executable, HERE / "inside.py", "--output", output, *sections]
-    subprocess.run([*start, *words, *(["--short"] if options.short else [])], check=True)
-    return json.loads(output.read_text())
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "inside.json"
+        words = [sys.executable, HERE / "inside.py", "--output", output, *sections]
+        subprocess.run([*start, *words, *(["--short"] if options.short else [])], check=True)
+        return json.loads(output.read_text())
 
 
-def add(found: dict, more: dict) -> None:
-    """Add rows and figures."""
-    found["rows"] += more["rows"]
-    found["figures"] |= more["figures"]
+def put_in(found: dict, more: dict) -> dict:
+    """What was found, with the sections of ``more`` in the place of those that it has."""
+    again = {row["section"] for row in more["rows"]}
+    return {
+        "rows": [row for row in found["rows"] if row["section"] not in again] + more["rows"],
+        "figures": found["figures"] | more["figures"],
+        "notes": [*dict.fromkeys(found["notes"] + more["notes"])],
+        "rounds": max(found["rounds"], more["rounds"]),
+        "where": max(found["where"], more["where"], key=len),
+    }
 
 
 if __name__ == "__main__":

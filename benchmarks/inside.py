@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The part of the benchmark that runs on the test kernel: inside.py --output FILE [--short] [SECTION...]
 
-The section on_the_host is measured only where it is named: it is for the host's kernel.
+The sections on_the_host and importing are measured only where they are named: they are for the host.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sections import SECTIONS, Bench
 def main() -> int:
     sections = {section.__name__: section for section in (*SECTIONS, valgrind.checked)}
     every = [*sections]
-    sections[starting.on_the_host.__name__] = starting.on_the_host
+    sections |= {section.__name__: section for section in starting.SECTIONS}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--short", action="store_true")
@@ -36,7 +36,7 @@ def main() -> int:
         for name in options.sections or every:
             begun = time.monotonic()
             try:
-                rows += sections[name](bench)
+                rows += [row | {"section": name} for row in sections[name](bench)]
             except Missing as why:
                 bench.without(why)
             print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)

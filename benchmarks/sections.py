@@ -415,7 +415,7 @@ def processor_times(bench: Bench, python: Path, launcher: Path) -> Iterator[Row]
 
 
 def clean_environment(directory: Path) -> tuple[Path, Path]:
-    """A virtual environment with libnlplug and what it needs, no more, and pip's launcher in it."""
+    """A virtual environment with libnlplug and what it needs, no more, and the command as pip installs it."""
     import _cffi_backend
 
     import libnlplug
@@ -431,14 +431,8 @@ def clean_environment(directory: Path) -> tuple[Path, Path]:
         compiled = [sys.executable, "-m", "compileall", "-q", str(packages)]  # as pip does
         subprocess.run(compiled, check=True)
         launcher = home / "bin" / "libnlplug"
-        launcher.write_text(
-            f"#!{home}/bin/python3\n"
-            "# -*- coding: utf-8 -*-\n"
-            "import re\nimport sys\nfrom libnlplug.command import main\n"
-            "if __name__ == '__main__':\n"
-            "    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])\n"
-            "    sys.exit(main())\n"
-        )
+        script = Path(libnlplug.command.__file__).parent / "script" / "libnlplug"
+        launcher.write_text(script.read_text().replace("#!/usr/bin/env python3", f"#!{home}/bin/python3", 1))
         launcher.chmod(0o755)
     return home / "bin" / "python3", home / "bin" / "libnlplug"
 

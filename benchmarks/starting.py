@@ -104,3 +104,6 @@ def _toggling(bench: Bench, stands_in: bool, stack: ExitStack) -> dict[str, Prog
     programs[OURS].hear()
     programs[OURS].timed(f"fifo lo {HANDLE}" if stands_in else "attach lo")
     return programs
+
+
+SECTIONS = (on_the_host, importing)

@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 HEADINGS = {
     "haproxy": "haproxy 2.6, reloaded by `haproxy -D -sf`",
-    "haproxy-frozen": "the same, and the old process is stopped for 2 s when the reload begins",
+    "haproxy-frozen": "haproxy 2.6, whose old process is stopped for 2 s when the reload begins",
     "haproxy3": "haproxy 3.0, reloaded by `haproxy -D -sf`",
     "nginx": "nginx, stopped and started",
     "slow-at-once": "a Python server with a slow accept loop, which closes a full queue",
@@ -135,11 +135,11 @@ class Result(NamedTuple):
 
 
 def read(rows: list[Row], output: Path) -> list[Result]:
-    """The runs of each row, of which each row has as many: a round that is not whole does not count."""
-    rounds = min(len(places(row, output)) for row in rows)
+    """The rows that have runs, with them."""
     return [
-        Result(row, [Run(connections_of(place), reloads_of(place)) for place in places(row, output)[:rounds]])
+        Result(row, [Run(connections_of(place), reloads_of(place)) for place in places(row, output)])
         for row in rows
+        if places(row, output)
     ]
 
 

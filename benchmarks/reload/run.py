@@ -13,7 +13,7 @@ so does a connection that is lost through libnlplug hold --handover, and a worst
 kept, above 1.1 of Yelp's (not with --short).
 
 What is measured so far goes as a table into README.md, beside this file, and as docs/img/reload.png where matplotlib is
-installed: as soon as there is a run of each row, and only as many runs of each row as all of them have.
+installed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
             unfinished = str(why)
     results = report.read(rows, options.output)
     failures = [unfinished] if unfinished else []
-    if results[0].runs:
+    if results:
         table = report.table(results)
         print(f"\n{table}\n")
         if not options.short and not options.rows:
@@ -100,7 +100,8 @@ def chosen(options: argparse.Namespace) -> list[report.Row]:
 
 def measure(rows: list[report.Row], options: argparse.Namespace) -> None:
     """Measure what is not there yet."""
-    runs, reloads = (1, 2) if options.short else (-(-options.reloads // RELOADS), RELOADS)
+    wanted = 2 if options.short else options.reloads
+    runs, reloads = -(-wanted // RELOADS), min(wanted, RELOADS)
     part, parts = map(int, options.part.split("/"))
     if options.anew or options.short:
         shutil.rmtree(options.output, ignore_errors=True)

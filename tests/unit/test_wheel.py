@@ -103,6 +103,7 @@ NAMES = {
     MODULE,
     GUARD,
     *(DATA + name for name in PRINTED),
+    f"libnlplug-{libnlplug.__version__}.data/scripts/libnlplug",
     INFO + "METADATA",
     INFO + "RECORD",
     INFO + "WHEEL",
@@ -222,9 +223,21 @@ def test_what_the_papers_say(content: zipfile.ZipFile) -> None:
     points = ConfigParser()
     points.read_string(content.read(INFO + "entry_points.txt").decode())
     assert {kind: dict(points[kind]) for kind in points.sections()} == {
-        "console_scripts": {"libnlplug": "libnlplug.command:main"},
         "pytest11": {"libnlplug": "libnlplug.pytest_plugin"},
     }
+
+
+def test_the_command_does_not_load_re(unpacked: Path) -> None:
+    """pip installs the command as it is: no launcher that imports re, which would cost more than most verbs do."""
+    script = str(unpacked / "bin" / "libnlplug")
+    program = (
+        "import sys; sys.argv[1:] = ['--version']\n"
+        f"try: exec(open({script!r}).read())\n"
+        "except SystemExit as end: print(end.code, 're' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run([sys.executable, "-S", "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout == f"libnlplug {libnlplug.__version__}\n0 False\n", done.stderr
 
 
 def test_the_manual_page_and_the_completions(unpacked: Path) -> None:
