@@ -25,7 +25,7 @@ SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tools/testk
 # ARGS, and the tests $(1) unless ARGS names some
 tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
 
-.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-short skips durations wheel deb matrix matrix-deb fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb
+.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
 
 help: ## this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -58,7 +58,10 @@ $(HALVES): kernel-test-%: .venv/test | for-test
 smp-test: .venv/test | for-smp ## those on Debian's own kernel with two processors, in QEMU; ARGS too
 	$(TESTED) $(TWO_PROCESSORS) 9000 -- $(PYTEST) $(call tests,tests/kernel tests/unit/test_redirect.py)
 
-smp-short: .venv/test | for-smp ## some of those, in five minutes
+smp-statuses: .venv/test | for-smp ## how that kernel ends, seen from here
+	$(TESTED) $(PYTEST) tests/smp
+
+smp-short: smp-statuses | for-smp ## some of those, in five minutes
 	$(TESTED) $(TWO_PROCESSORS) 900 -- $(PYTEST) $(SHORT:%=tests/kernel/test_%.py) tests/unit/test_redirect.py
 
 skips: .venv/test ## what the runs so far have shown, and which tests ran nowhere
@@ -97,7 +100,8 @@ reload-bench: .venv/test | for-test ## connections lost in reloads of the real e
 	$(PY) benchmarks/reload/engines.py
 	tools/testkernel/run --pin 1 --timeout 30000 -- $(PY) benchmarks/reload/run.py $(ARGS)
 
-lab: .venv/test | for-test ## what stands in front of servers, on the real engines
+lab: .venv/bench | for-lab ## what stands in front of servers, on the real engines
+	$(PY) benchmarks/reload/engines.py
 	$(PY) benchmarks/lab/run $(ARGS)
 
 docs: .venv/test ## the pages, in build/docs
@@ -122,9 +126,9 @@ clean: ## remove what was built
 
 for-test for-bench: | for-demo
 
-for-smp: | for-test
+for-smp for-lab: | for-test
 
-for-demo for-test for-bench for-smp for-deb:
+for-demo for-test for-bench for-smp for-deb for-lab:
 	@tools/setup $(@:for-%=%)
 
 .venv/built: $(SOURCES) | for-demo

@@ -38,7 +38,8 @@ _MODULES = {
     "group": ("GroupError", "PlugGroup"),
     "guard.holders": ("Holder",),
     "hold": ("HoldReport", "PacketsDropped", "PacketsUncounted"),
-    "lane.lane": ("BacklogTooSmall", "LaneReport", "LaneShadowed", "PlugLane"),
+    "lane.hold": ("BacklogTooSmall", "LaneReport"),
+    "lane.lane": ("LaneShadowed", "PlugLane"),
     "lane.match": ("Match",),
     "plug": ("PlugQdisc", "PlugStats", "attach"),
 }

@@ -26,8 +26,8 @@ from .guard.holders import Holder as Holder
 from .hold import HoldReport as HoldReport
 from .hold import PacketsDropped as PacketsDropped
 from .hold import PacketsUncounted as PacketsUncounted
-from .lane.lane import BacklogTooSmall as BacklogTooSmall
-from .lane.lane import LaneReport as LaneReport
+from .lane.hold import BacklogTooSmall as BacklogTooSmall
+from .lane.hold import LaneReport as LaneReport
 from .lane.lane import LaneShadowed as LaneShadowed
 from .lane.lane import PlugLane as PlugLane
 from .lane.match import Match as Match

@@ -438,7 +438,7 @@ breaks(
 
 LANE = "libnlplug/lane/lane.py"
 REMOVE = "libnlplug/lane/remove.py"
-HANDOVER = "libnlplug/lane/handover.py"
+LANE_HOLD = "libnlplug/lane/hold.py"
 NEIGHBOURS = "libnlplug/lane/neighbours.py"
 breaks(
     "lane: closed without letting out what is held",
@@ -498,7 +498,7 @@ breaks(
 )
 breaks(
     "lane: what broke it during a hold is not raised",
-    LANE,
+    LANE_HOLD,
     "            raise broken\n",
     "            return\n",
     "kernel/test_lane_hold::test_a_lane_that_breaks_during_a_hold_is_told",
@@ -512,35 +512,35 @@ breaks(
 )
 breaks(
     "lane: more connections than the backlog has room for are not said",
-    LANE,
+    LANE_HOLD,
     "        if held > min(rooms):",
     "        if False:",
     "kernel/test_lane_handover::test_more_connections_than_the_backlog_has_room_for",
 )
 breaks(
     "handover: the block begins with connections in the accept queue",
-    HANDOVER,
+    LANE_HOLD,
     "if found.quiet and (not found.half_done or now >= silent):",
     "if not found.half_done or now >= silent:",
     "kernel/test_lane_handover::test_the_block_waits_for_the_accept_queue",
 )
 breaks(
     "handover: the block begins with a handshake half done",
-    HANDOVER,
+    LANE_HOLD,
     "if found.quiet and (not found.half_done or now >= silent):",
     "if found.quiet:",
     "kernel/test_lane_handover::test_the_block_waits_for_a_handshake",
 )
 breaks(
     "handover: it ends while the old listener is there",
-    HANDOVER,
+    LANE_HOLD,
     "if listeners and not replaced and (not old or now - changed >= UNCHANGED):",
     "if listeners:",
     "kernel/test_lane_handover::test_the_hold_lasts_until_the_old_listener_has_closed",
 )
 breaks(
     "handover: it ends with nobody listening",
-    HANDOVER,
+    LANE_HOLD,
     "if listeners and not replaced and (not old or now - changed >= UNCHANGED):",
     "if not replaced and (not old or now - changed >= UNCHANGED):",
     "kernel/test_lane_handover::test_a_server_that_does_not_come_back",
@@ -726,4 +726,115 @@ breaks(
     "    for sign in (",
     "    return 0\n    for sign in (",
     "unit/test_tools::test_a_guest_that_ends_badly",
+)
+
+# -- the guard itself
+
+GUARD = "libnlplug/guard/guard.c"
+breaks(
+    "guard: good-bye drops where death would",
+    GUARD,
+    "		leave(GUARD_RELEASED);\n	else if (state == IDLE ||",
+    "		leave(GUARD_EXPIRED);\n	else if (state == IDLE ||",
+    "kernel/test_hold_ends::test_drop_is_only_for_death",
+)
+breaks(
+    "guard: it gives the marks back before it releases",
+    GUARD,
+    "	last.error = act(drop ?",
+    "	remove_marks();\n	last.error = act(drop ?",
+    "kernel/test_guard_order::test_the_mark_goes_after_the_release",
+)
+breaks(
+    "guard: a release that fails is not tried again",
+    GUARD,
+    "if (passing(last.error) && ++tries < TRIES)",
+    "if (0)",
+    "kernel/test_guard_order::test_a_release_that_fails_for_a_passing_reason_is_sent_again",
+)
+breaks(
+    "guard: a holder that dies while it leaves is not helped",
+    GUARD,
+    "		else if (state == ENDING)\n			try_to_end();\n",
+    "",
+    "kernel/test_guard_order::test_a_release_that_fails_for_a_passing_reason_is_sent_again",
+)
+breaks(
+    "guard: a detached hold without a timeout",
+    GUARD,
+    " || (question->detached && !question->timeout)",
+    "",
+    "unit/test_guard_protocol::test_a_senseless_hold_is_refused",
+)
+breaks(
+    "guard: a late release ends a later hold",
+    GUARD,
+    "else if (state == IDLE || question.id != hold.id)",
+    "else if (state == IDLE)",
+    "unit/test_guard_protocol::test_a_release_ends_only_its_own_hold",
+)
+breaks(
+    "guard: a second hold while one is on",
+    GUARD,
+    "	if (state != IDLE) {\n		said.error = EBUSY;",
+    "	if (0) {\n		said.error = EBUSY;",
+    "unit/test_guard_protocol::test_a_second_hold_is_refused",
+)
+breaks(
+    "guard: the time is never up",
+    GUARD,
+    "		if (state == HELD && time_left() <= 0)\n			end_hold(GUARD_EXPIRED);\n",
+    "",
+    "unit/test_guard_protocol::test_an_expiry_is_told_with_what_came_of_it",
+)
+breaks(
+    "guard: one that did not run in time has kept the time",
+    GUARD,
+    "		if (counting && time_left() <= 0)\n",
+    "		if (0)\n",
+    "unit/test_guard_protocol::test_a_release_after_the_time_is_an_expiry"
+    " kernel/test_guard_alone::test_a_guard_that_did_not_run_in_time_says_so",
+    "obey() looks at the clock first: only a release that begins in time and ends late comes here",
+)
+breaks(
+    "guard: a holder that executes another program goes on holding",
+    GUARD,
+    " || (looks && holder_left()))",
+    ")",
+    "kernel/test_guard_alone::test_a_holder_that_executes_another_program_ends_its_hold",
+)
+breaks(
+    "guard: what the kernel threw away is not noticed",
+    GUARD,
+    "			last.lost = why;\n",
+    "			last.lost = 0;\n",
+    "kernel/test_guard_alone::test_what_the_kernel_threw_away_uncounted_is_not_zero",
+)
+breaks(
+    "guard: drops before the hold are the hold's",
+    GUARD,
+    "plug->counted ? plug->counters.drops : UINT32_MAX",
+    "0",
+    "kernel/test_hold_report::test_drops_before_the_hold_are_not_the_holds",
+)
+breaks(
+    "guard: a visitor ends any hold",
+    GUARD,
+    "	    hold.detached && !getsockopt(",
+    "	    !getsockopt(",
+    "unit/test_guard_protocol kernel/test_hold_exclusive",
+)
+breaks(
+    "guard: SIGTERM ends any hold",
+    GUARD,
+    "else if (told_to_end && hold.detached && state == HELD)",
+    "else if (told_to_end && state == HELD)",
+    "kernel/test_guard::test_it_ignores_the_signals_of_daily_life",
+)
+breaks(
+    "guard: it stays on the processor of its holder",
+    GUARD,
+    "	sched_setaffinity(0, sizeof every, &every);\n",
+    "",
+    "kernel/test_guard_alone::test_it_takes_over_nothing_that_binds_its_holder",
 )

@@ -58,7 +58,8 @@ def connect(source_port: int = 0, port: int = PORT) -> socket.socket:
     sock.settimeout(PATIENCE)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind(("", source_port))
+        if source_port:  # else the kernel gives a port that was not used lately: directors remember connections
+            sock.bind(("", source_port))
         sock.connect((VIP, port))
     except BaseException:
         sock.close()

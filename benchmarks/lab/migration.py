@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Socket migration: net.ipv4.tcp_migrate_req moves a closing listener's connections to another one of its group.
 
-The engine is the kernel's own migration within a SO_REUSEPORT group. A server on the first director is replaced again
-and again, under clients that make short connections; the second director is not used.
+The engine is the kernel's own migration within a SO_REUSEPORT group, beside what servers did before: a BPF program that
+gives no more SYNs to the old listener. A server on the first director is replaced again and again, under clients that
+make short connections; the second director is not used.
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from clients import Population, in_words
-from net import PORT, VIP, counters, network, route_to, settings, wait_until_accepted
-from programs import Haproxy
-from table import Found, Row, Table, milliseconds, scenario
+from clients import Population
+from net import PORT, VIP, counters, delay, network, route_to, settings, wait_until_accepted
+from programs import Haproxy, haproxies
+from repeat import Case, Seen, program, some
 
 from libnlplug import Match, PlugLane
 
@@ -29,8 +29,10 @@ PLACE = "d1"
 EVERYWHERE = "0.0.0.0"
 REST = 0.1  # seconds from a server's first answer to its end
 PAUSE = 0.1  # a client's mean pause, in seconds
-MANY = 32  # clients: so many that haproxy's accept queue is not always empty
-COUNTERS = ("TCPMigrateReqSuccess", "TCPMigrateReqFailure")
+REPLACEMENTS = 3  # in each measurement
+GAP = 0.1  # seconds in which nobody listens
+SLOW = 40  # milliseconds that each packet of a client takes: so long are handshakes in progress
+COUNTERS = {"TCPMigrateReqSuccess": "migrated", "TCPMigrateReqFailure": "failed to migrate"}
 
 CONFIG = """\
 global
@@ -52,9 +54,11 @@ frontend web
 class Reloaded:
     """haproxy: how it is replaced is in ``replace``."""
 
-    def __init__(self, directory: Path, replace: Callable[[Haproxy], None]) -> None:
+    def __init__(
+        self, replace: Callable[[Haproxy], None], directory: Path, program: tuple[str, ...] = ("haproxy",)
+    ) -> None:
         config = CONFIG.format(socket=directory / "haproxy.sock", vip=VIP, port=PORT)
-        self._haproxy = Haproxy(directory, config, PLACE)
+        self._haproxy = Haproxy(directory, config, PLACE, program=program)
         self._haproxy.start()
         self._replace = replace
 
@@ -66,9 +70,11 @@ class Reloaded:
 
 
 class Queueing:
-    """queueing.py, whose processes are started as ``kinds`` say in turn: address, and save-syn or nothing."""
+    """queueing.py, whose processes are started as ``kinds`` say in turn: address, and an option or nothing."""
 
-    def __init__(self, how: str, kinds: tuple[str, str] = (VIP, VIP), gap: float | None = None) -> None:
+    def __init__(
+        self, how: str, _directory: Path, kinds: tuple[str, str] = (VIP, VIP), gap: float | None = None
+    ) -> None:
         self._how, self._kinds, self._gap = how, list(kinds), gap
         words = ["ip", "netns", "exec", PLACE, sys.executable, str(Path(__file__).with_name("queueing.py"))]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -113,96 +119,119 @@ def stop_and_start(haproxy: Haproxy) -> None:
 
 ALONE, HELD = "alone", "held"
 AWAITED = "held, the queue awaited"  # until all who were in it are accepted; then the server is replaced
-ALL = (ALONE, HELD, AWAITED)
+COUNTED = "BPF, as many as counted"
+MIGRATES = "`tcp_migrate_req=1`"
 
 
-class Case(NamedTuple):
-    """A row: how a server is replaced, at which value of tcp_migrate_req, and with which servers."""
+class Way(NamedTuple):
+    """How a server is replaced, at which value of tcp_migrate_req, under which hold."""
 
-    what: str
-    migrate: int
     server: Callable[[Path], Reloaded | Queueing]
-    ways: tuple[str, ...] = (ALONE, HELD)
-    short: bool = False
+    migrate: int = 0
+    hold: str = ALONE
     clients: int = 24
+    delay: int = 0
 
 
-AT_ONCE = "a full accept queue, closed at once"
-DRAINED = "a full accept queue, answered before it is closed"
-GAP = 0.1  # seconds in which nobody listens
-CASES = [
-    Case("`haproxy -sf`", 0, lambda place: Reloaded(place, reload), clients=MANY),
-    Case("`haproxy -sf`", 1, lambda place: Reloaded(place, reload), clients=MANY),
-    Case("`haproxy -x SOCKET -sf`: hands its sockets over", 0, lambda place: Reloaded(place, hand_over), (ALONE,)),
-    Case(AT_ONCE, 0, lambda _: Queueing("now"), ALL, short=True),
-    Case(AT_ONCE, 1, lambda _: Queueing("now"), short=True),
-    Case(DRAINED, 0, lambda _: Queueing("drain")),
-    Case(DRAINED, 1, lambda _: Queueing("drain"), (ALONE,)),
-    Case("haproxy stops, then starts", 1, lambda place: Reloaded(place, stop_and_start), ALL, short=True),
-    Case("the only listener closes, another one comes later", 1, lambda _: Queueing("drain", gap=GAP)),
-    Case("old and new listen on different addresses", 1, lambda _: Queueing("drain", (EVERYWHERE, VIP))),
-    Case("old without, new with TCP_SAVE_SYN", 1, lambda _: Queueing("now", (VIP, f"{VIP} save-syn")), ALL),
-    Case("the same, the queue answered before it is closed", 1, lambda _: Queueing("drain", (VIP, f"{VIP} save-syn"))),
-]
-
-
-class Seen(NamedTuple):
-    """What one run of a case came to."""
-
-    connections: int
-    lost: Counter[str]
-    moved: list[int]  # by COUNTERS
-    worst: float
-    times: list[float]
-
-
-def run_case(case: Case, way: str, replacements: int) -> Seen:
-    settings(PLACE, tcp_migrate_req=case.migrate)
+def replace(way: Way, replacements: int) -> Seen:
+    """Replace the server under its clients."""
+    settings(PLACE, tcp_migrate_req=way.migrate)
     match = Match(ip_proto="tcp", dst_port=PORT, tcp_syn=True)
-    with TemporaryDirectory() as directory, PlugLane("eth0", match, ingress=True, netns=PLACE) as lane:
-        server = case.server(Path(directory))
-        before, times = counters(PLACE), []
+    lane = PlugLane("eth0", match, ingress=True, netns=PLACE)
+    with TemporaryDirectory() as directory, lane, delay("client", way.delay):
+        server = way.server(Path(directory))
+        before = counters(PLACE)
         try:
-            with Population(case.clients, pause=PAUSE) as population:
+            with Population(way.clients, pause=PAUSE) as population:
                 for number in range(replacements):
                     population.wait_for_servers(number + 1)
                     time.sleep(REST)
-                    begun = time.monotonic()
-                    with nullcontext() if way == ALONE else lane.hold(timeout=30):
-                        if way == AWAITED:
+                    with nullcontext() if way.hold == ALONE else lane.hold(timeout=30):
+                        if way.hold == AWAITED:
                             wait_until_accepted(PLACE)
                         server.replace()
-                    times.append(time.monotonic() - begun)
                 population.wait_for_servers(replacements + 1)
         finally:
             server.end()
         after = counters(PLACE)
-    moved = [after[name] - before[name] for name in COUNTERS]
-    return Seen(population.count("short"), population.lost("short"), moved, population.worst("short"), times)
+    figures = {word: after[name] - before[name] for name, word in COUNTERS.items() if way.migrate}
+    figures["longest wait, ms"] = round(1000 * population.worst("short"))
+    return Seen(population.count("short"), population.lost("short"), figures)
 
 
-def migration(short: bool) -> Found:
-    rows, lines = [], []
-    replacements = 1 if short else 10
+def ways(server: Callable[[Path], Reloaded | Queueing], *names: str, migrate: int = 0, **more: int) -> dict[str, Way]:
+    """These ways of replacing one server."""
+    found = {}
+    for name in names:
+        hold = name if name in (HELD, AWAITED) else ALONE
+        found[name] = Way(server, 1 if name == MIGRATES else migrate, hold, **more)
+    return found
+
+
+def draining(slow: int) -> dict[str, Way]:
+    """A server that accepts until EAGAIN before it closes, and what was tried against what it still loses."""
+    plain, steered = (VIP, VIP), (f"{VIP} steered",) * 2
+    more = {"clients": 40, "delay": slow}
+    return {
+        ALONE: Way(partial(Queueing, "eagain", kinds=plain), **more),
+        "BPF, until EAGAIN": Way(partial(Queueing, "eagain", kinds=steered), **more),
+        COUNTED: Way(partial(Queueing, "counted", kinds=steered), **more),
+        MIGRATES: Way(partial(Queueing, "eagain", kinds=plain), 1, **more),
+        HELD: Way(partial(Queueing, "eagain", kinds=plain), 0, HELD, **more),
+        AWAITED: Way(partial(Queueing, "eagain", kinds=plain), 0, AWAITED, **more),
+    }
+
+
+def rows() -> dict[tuple[str, str], dict[str, Way]]:
+    """The ways of each row, by its name and what happens."""
+    now, drain = (partial(Queueing, how) for how in ("now", "drain"))
+    reloaded, stopped = partial(Reloaded, reload), partial(Reloaded, stop_and_start)
+    many = {"clients": 32}  # so many that haproxy's accept queue is not always empty
+    save_syn = {"kinds": (VIP, f"{VIP} save-syn")}
+    elsewhere = partial(Queueing, "drain", kinds=(EVERYWHERE, VIP))
+    found = {
+        ("M1", "`haproxy -sf`"): ways(reloaded, ALONE, MIGRATES, HELD, **many),
+        ("M2", "`haproxy -x SOCKET -sf`: hands its sockets over"): ways(partial(Reloaded, hand_over), ALONE),
+        ("M3", "a full accept queue, closed at once"): ways(now, ALONE, MIGRATES, HELD, AWAITED),
+        ("M4", "a full accept queue, answered before it is closed"): ways(drain, ALONE, MIGRATES, HELD),
+        ("M5", "haproxy stops, then starts"): ways(stopped, MIGRATES, HELD, AWAITED),
+        ("M6", "the only listener closes, another one comes later"): ways(
+            partial(Queueing, "drain", gap=GAP), MIGRATES, HELD
+        ),
+        ("M7", "old and new listen on different addresses"): ways(elsewhere, MIGRATES, HELD),
+        ("M8", "old without, new with TCP_SAVE_SYN, closed at once"): ways(
+            partial(now, **save_syn), MIGRATES, HELD, AWAITED, migrate=1
+        ),
+        ("M9", "the same, the queue answered before it is closed"): ways(
+            partial(drain, **save_syn), MIGRATES, HELD, migrate=1
+        ),
+        ("M10", "the server accepts until EAGAIN, then closes"): draining(0),
+        ("M11", f"the same, while handshakes take {SLOW} ms"): draining(SLOW),
+    }
+    for version, words in list(haproxies().items())[1:]:
+        newer = partial(Reloaded, reload, program=words)
+        found["M12", f"`haproxy -sf`, {version}"] = ways(newer, ALONE, MIGRATES, HELD, **many)
+    return found
+
+
+SHORT = {
+    "M3": [ALONE, MIGRATES, AWAITED],
+    "M5": [MIGRATES, AWAITED],
+    "M11": [COUNTED, AWAITED],
+}
+
+
+@contextmanager
+def migration(short: bool) -> Iterator[list[Case]]:
+    replacements = 1 if short else REPLACEMENTS
     with network(backends=0):
         route_to(PLACE)
-        for case in CASES:
-            if short and not case.short:
-                continue
-            seen = {way: run_case(case, way, replacements) for way in case.ways}
-            for way, one in seen.items():
-                lost = in_words(one.lost), f"{sum(one.lost.values()) / replacements:.1f}"
-                times = milliseconds(one.worst), milliseconds(median(one.times))
-                lines.append([f"{case.what}; {way}", case.migrate, one.connections, *lost, *one.moved, *times])
-                print(*lines[-1], sep=" | ", flush=True)
-            what = f"{case.what}; `tcp_migrate_req={case.migrate}`"
-            counted = " + ".join(str(one.connections) for one in seen.values())
-            lost = [in_words(one.lost) for one in seen.values()] + ["-"]
-            held = lost[1] if AWAITED not in seen else f"{lost[1]}; the queue awaited: {lost[2]}"
-            rows.append(Row(what, counted, lost[0], held, "success {}, failure {}".format(*seen[ALONE].moved)))
-    head = ["replaced how", "`tcp_migrate_req`", "connections", "lost", "each time", *COUNTERS, "longest wait", "takes"]
-    return Found(rows, [Table(f"Each server replaced {replacements} times", head, lines)], [])
+        cases = [
+            Case(row, what, "connections", {name: partial(replace, way, replacements) for name, way in named.items()})
+            for (row, what), named in rows().items()
+        ]
+        yield some(cases, SHORT) if short else cases
 
 
 if __name__ == "__main__":
-    scenario(migration)
+    program(migration)

@@ -25,7 +25,8 @@ from pathlib import Path
 VIP, PORT = "198.51.100.1", 80
 DIRECTORS = {"d1": "10.0.1.2", "d2": "10.0.2.2"}
 BACKENDS = {f"b{number}": f"10.1.{number}.2" for number in range(1, 6)}
-ADDRESSES = {"client": "10.0.0.2", **DIRECTORS, **BACKENDS}
+FAR = "far"  # a backend in another network, behind the namespace 'wan'
+ADDRESSES = {"client": "10.0.0.2", "wan": "10.8.0.2", **DIRECTORS, **BACKENDS, FAR: "10.9.0.2"}
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,6 +56,14 @@ def ip(place: str, *lines: str) -> None:
     done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise CommandFailed(f"ip -n {place}: {done.stderr.strip()}")
+
+
+def tc(place: str, lines: list[str]) -> None:
+    """Run lines of tc(8) in a namespace, all in one process."""
+    words = ["tc", "-n", place, "-batch", "-"]
+    done = subprocess.run(words, input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise CommandFailed(f"tc -n {place}: {done.stderr.strip()}")
 
 
 def enter(place: str) -> None:
@@ -107,16 +116,28 @@ def wait_until_accepted(place: str) -> None:
             raise CommandFailed(f"{place}: the accept queue does not become empty")
 
 
+@contextmanager
+def delay(place: str, milliseconds: int) -> Iterator[None]:
+    """Let each packet that leaves the namespace wait so long, for as long as the block lasts."""
+    if milliseconds:
+        sh(place, f"tc qdisc add dev eth0 root netem delay {milliseconds}ms limit 10000")
+    try:
+        yield
+    finally:
+        if milliseconds:
+            sh(place, "tc qdisc del dev eth0 root")
+
+
 def gateway(address: str) -> str:
     """The router's end of the link to this address."""
     return address.rpartition(".")[0] + ".1"
 
 
-def join(name: str) -> None:
-    """Make a namespace and its link to the router. On the router, the link has the namespace's name."""
+def join(name: str, router: str = "router") -> None:
+    """Make a namespace and its link to a router. On the router, the link has the namespace's name."""
     address = ADDRESSES[name]
     run(["ip", "netns", "add", name])
-    ip("router", f"link add {name} type veth peer name eth0 netns {name}", f"addr add {gateway(address)}/24 dev {name}",
+    ip(router, f"link add {name} type veth peer name eth0 netns {name}", f"addr add {gateway(address)}/24 dev {name}",
        f"link set {name} up")  # fmt: skip
     ip(name, f"addr add {address}/24 dev eth0", "link set lo up", "link set eth0 up",
        f"route add default via {gateway(address)}")  # fmt: skip
@@ -128,17 +149,47 @@ def make_director(name: str) -> None:
     ip(name, f"addr add {VIP}/32 dev lo")
 
 
-def make_backend(name: str) -> None:
+def make_backend(name: str, router: str = "router") -> None:
     """A backend takes its connections out of the director's tunnel, and answers past the director."""
-    join(name)
+    join(name, router)
     ip(name, f"link add vip type ipip local {ADDRESSES[name]}", f"addr add {VIP}/32 dev vip", "link set vip up")
     settings(name, conf__vip__rp_filter=0)
 
 
-def route_to(*directors: str) -> None:
-    """Which directors the router gives the connections for VIP to."""
-    hops = " ".join(f"nexthop via {DIRECTORS[name]} dev {name}" for name in directors)
-    ip("router", f"route replace {VIP}/32 {hops}")
+def make_far() -> None:
+    """A backend in another network: a router of its own is between it and the lab's."""
+    join("wan")
+    settings("wan", ip_forward=1)
+    make_backend(FAR, "wan")
+    ip("router", f"route add {ADDRESSES[FAR]}/32 via {ADDRESSES['wan']}")
+
+
+def join_by_gre() -> None:
+    """Make a GRE tunnel from the router to each director, for route_to(..., gre=True)."""
+    for name, address in DIRECTORS.items():
+        join_two_by_gre("router", f"gre-{name}", gateway(address), name, "gre-router", address)
+
+
+def part_by_gre() -> None:
+    """Remove the router's ends of these tunnels."""
+    ip("router", *(f"link del gre-{name}" for name in DIRECTORS))
+
+
+def join_two_by_gre(one: str, device: str, address: str, other: str, its_device: str, its_address: str) -> None:
+    """Make a GRE tunnel between two namespaces."""
+    ip(one, f"link add {device} type gre local {address} remote {its_address}", f"link set {device} up")
+    ip(other, f"link add {its_device} type gre local {its_address} remote {address}", f"link set {its_device} up")
+
+
+def take_gre(backend: str) -> None:
+    """Let a backend take connections out of GRE tunnels too."""
+    ip(backend, f"link add gre type gre local {ADDRESSES[backend]}", "link set gre up")
+
+
+def route_to(*directors: str, gre: bool = False) -> None:
+    """Which directors the router gives the connections for VIP to, as they are or wrapped in GRE."""
+    hops = [f"nexthop dev gre-{name}" if gre else f"nexthop via {DIRECTORS[name]} dev {name}" for name in directors]
+    ip("router", f"route replace {VIP}/32 {' '.join(hops)}")
 
 
 def kill(name: str) -> None:
@@ -162,10 +213,10 @@ def renew() -> None:
 
 
 @contextmanager
-def network(backends: int = len(BACKENDS)) -> Iterator[list[str]]:
-    """The network, for as long as the block lasts; its backends' names."""
+def network(backends: int = len(BACKENDS), far: bool = False) -> Iterator[list[str]]:
+    """The network, for as long as the block lasts; its backends' names, without the far one's."""
     names = list(BACKENDS)[:backends]
-    made = ["router", "client", *DIRECTORS, *names]
+    made = ["router", "client", *DIRECTORS, *names, *(["wan", FAR] if far else [])]
     if others := [name for name in made if os.path.exists(f"/run/netns/{name}")]:
         raise CommandFailed(f"there are namespaces of these names already: {' '.join(others)}")
     try:
@@ -173,10 +224,14 @@ def network(backends: int = len(BACKENDS)) -> Iterator[list[str]]:
         settings("router", ip_forward=1, fib_multipath_hash_policy=1, conf__all__rp_filter=0,
                  conf__default__rp_filter=0)  # fmt: skip
         join("client")
+        # A packet carries its socket's hash to the router, which uses that one: let it not change at a retransmission.
+        sh("client", "sysctl -qw net.core.txrehash=0")
         for name in DIRECTORS:
             make_director(name)
         for name in names:
             make_backend(name)
+        if far:
+            make_far()
         route_to(*DIRECTORS)
         yield names
     finally:

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The real programs of the lab, started and spoken to: Debian's haproxy, as proxy and as the backends' server."""
+"""The real programs of the lab, started and spoken to: haproxy, as proxy and as the backends' server."""
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
 from net import PORT, VIP, run
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from reload import engines
 
 NAMED = """\
 # The backends' server: one haproxy that listens in each backend's namespace, and says which backend answered.
@@ -33,12 +38,19 @@ frontend {name}
 class Haproxy:
     """A haproxy of its own configuration, pid file and socket in ``directory``; started in the namespace ``place``."""
 
-    def __init__(self, directory: Path, config: str, place: str | None = None, options: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: str,
+        place: str | None = None,
+        options: str = "",
+        program: tuple[str, ...] = ("haproxy",),
+    ) -> None:
         self.pidfile, self.socket = directory / "haproxy.pid", directory / "haproxy.sock"
         self.config = directory / "haproxy.cfg"
         self.config.write_text(config)
         self._into = ["ip", "netns", "exec", place] if place else []
-        self._words = ["haproxy", "-D", "-f", str(self.config), "-p", str(self.pidfile), *options.split()]
+        self._words = [*program, "-D", "-f", str(self.config), "-p", str(self.pidfile), *options.split()]
 
     def start(self) -> None:
         run([*self._into, *self._words])
@@ -86,6 +98,18 @@ def backend_servers(directory: Path, names: list[str]) -> Haproxy:
     """The backends' server, ready to start."""
     frontends = [FRONTEND.format(name=name, vip=VIP, port=PORT) for name in names]
     return Haproxy(directory, NAMED.format(socket=directory / "haproxy.sock") + "".join(frontends))
+
+
+def haproxies() -> dict[str, tuple[str, ...]]:
+    """The words that start each haproxy, by its name and version: the host's, and Debian 13's where it is unpacked."""
+    programs = [("haproxy",)]
+    if engines.is_there():
+        programs.append(tuple(engines.program("haproxy")))
+    found = {}
+    for words in programs:
+        version = re.search(r"version ([0-9]+[.][0-9]+)", run([*words, "-v"]))
+        found[f"haproxy {version[1]}"] = words
+    return found
 
 
 def gone(pid: int) -> bool:

@@ -7,90 +7,46 @@ front of busybox's httpd on three backends. haproxy.cfg, beside this file, is wh
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
 import re
-import subprocess
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from http.client import HTTPConnection, HTTPException
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from clients import PATIENCE, Cut, Population, in_words, word_for
-from net import ADDRESSES, PORT, VIP, enter, network, route_to
-from programs import Haproxy
-from table import Found, Row, Table, milliseconds, scenario
+from clients import Cut, Population, word_for
+from net import PORT, VIP, enter, network, route_to
+from objects import KB, MB, Files, Wrong, fetch, make_files, servers, upload
+from programs import Haproxy, haproxies
+from repeat import Case, Seen, program, some
 
 from libnlplug import Match, PlugLane
 
 PLACE = "d1"
 CONFIG = Path(__file__).with_name("haproxy.cfg")
-COUNTERS = ("TotalBytesOut", "TotalSplicd?edBytesOut")  # of 'show info'; haproxy spelt it with a d until 2.6
+SENT, SPLICED = "TotalBytesOut", "TotalSplicd?edBytesOut"  # of 'show info'; older versions spell it with a d
 GB = 1e9
-KB, MB = 1000, 1000000
 COPIED, AUTO, RESPONSE, REQUEST = "no splicing", "splice-auto", "splice-response", "splice-request"
 
 
 class Sizes(NamedTuple):
-    """How much is fetched: objects of so many bytes, how often in each round."""
+    """How much one measurement fetches: objects of so many bytes, and how many of them."""
 
-    objects: tuple[tuple[int, int], ...] = ((KB, 100), (100 * KB, 60), (MB, 30), (10 * MB, 5), (100 * MB, 1))
-    modes: tuple[str, ...] = (AUTO, RESPONSE)
-    rounds: int = 5
-    uploads: tuple[int, int] = (10 * MB, 4)
+    objects: tuple[tuple[int, int], ...] = ((KB, 60), (100 * KB, 60), (MB, 20), (10 * MB, 4), (100 * MB, 1))
+    uploads: tuple[int, int] = (10 * MB, 2)
     transfers: int = 6
-    reloads: int = 5
+    reloads: int = 2
     reloaded: int = 100 * MB  # far more than all the sockets' buffers hold: haproxy has most of it still to send
 
 
-SHORT = Sizes(((KB, 5), (10 * MB, 1)), (RESPONSE,), 1, (MB, 1), 2, 1)
-DIGEST = """\
-#!/bin/sh
-printf 'Content-Type: text/plain\\r\\n\\r\\n'
-exec sha256sum
-"""
-
-
-class Files(NamedTuple):
-    """The objects, in a directory; ``digests`` by their size."""
-
-    directory: Path
-    digests: dict[int, str]
-
-
-def make_files(directory: Path, sizes: list[int]) -> Files:
-    chance, digests = random.Random(1), {}
-    (directory / "index.html").write_text("static\n")
-    (directory / "cgi-bin").mkdir()
-    (directory / "cgi-bin/digest").write_text(DIGEST)
-    (directory / "cgi-bin/digest").chmod(0o755)
-    for size in sizes:
-        block = chance.randbytes(min(size, MB))
-        data = block * (size // len(block) - 1) + block[::-1]
-        (directory / str(size)).write_bytes(data)
-        digests[size] = hashlib.sha256(data).hexdigest()
-    return Files(directory, digests)
-
-
-@contextmanager
-def servers(files: Files, names: list[str]):
-    """busybox's httpd on each of these backends."""
-    started = []
-    try:
-        for name in names:
-            words = ["busybox", "httpd", "-f", "-p", f"{ADDRESSES[name]}:{PORT}", "-h", str(files.directory)]
-            started.append(subprocess.Popen(["ip", "netns", "exec", name, *words]))
-        yield
-    finally:
-        for process in started:
-            process.terminate()
-            process.wait()
+ROWS = {KB: "S1", 100 * KB: "S2", MB: "S3", 10 * MB: "S4", 100 * MB: "S5"}
+FULL, SHORT = Sizes(), Sizes(((10 * MB, 1),), (MB, 1), 2, 1)
 
 
 def config(mode: str) -> str:
@@ -102,10 +58,11 @@ def config(mode: str) -> str:
 
 
 @contextmanager
-def proxy(mode: str):
+def proxy(mode: str, version: str):
     with TemporaryDirectory() as directory:
         os.environ["RUN"] = directory
-        haproxy = Haproxy(Path(directory), config(mode), PLACE, "-dS" if mode == COPIED else "")
+        options = "-dS" if mode == COPIED else ""
+        haproxy = Haproxy(Path(directory), config(mode), PLACE, options, haproxies()[version])
         haproxy.start()
         try:
             yield haproxy
@@ -113,145 +70,84 @@ def proxy(mode: str):
             haproxy.end()
 
 
-class Wrong(Exception):
-    """Content that is not what the server has."""
-
-
-def fetch(size: int, files: Files, pace=None) -> None:
-    """Get one object and compare it; ``pace`` is called after each part."""
-    connection = HTTPConnection(VIP, PORT, timeout=PATIENCE)
-    try:
-        connection.request("GET", f"/{size}")
-        response = connection.getresponse()
-        digest, buffer, length = hashlib.sha256(), bytearray(1 << 18), 0
-        while count := response.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-            length += count
-            if pace:
-                pace()
-        if response.status != 200 or length < size:
-            raise Cut
-        if digest.hexdigest() != files.digests[size]:
-            raise Wrong(f"an object of {size} bytes")
-    finally:
-        connection.close()
-
-
-def upload(size: int, files: Files) -> None:
-    """Send one object; the server answers with the digest of what it has got."""
-    connection = HTTPConnection(VIP, PORT, timeout=60)
-    try:
-        connection.request("POST", "/cgi-bin/digest", (files.directory / str(size)).read_bytes())
-        if connection.getresponse().read().decode().split()[0] != files.digests[size]:
-            raise Wrong(f"an upload of {size} bytes")
-    finally:
-        connection.close()
-
-
 class Cost(NamedTuple):
-    """What objects took of the proxy: it sent so many bytes, some of them spliced, in so many seconds of CPU."""
+    """What objects took of the proxy: the share of the bytes that were spliced, seconds of CPU for each GB."""
 
-    content: int
-    sent: int
-    spliced: int
-    cpu: float
-
-    @property
-    def per_gb(self) -> float:
-        return self.cpu * GB / self.content
+    counter: str  # haproxy's name for the spliced bytes
+    spliced: float
+    per_gb: float
 
 
 def cost(haproxy: Haproxy, transfer, size: int, count: int, files: Files) -> Cost:
     def counts() -> tuple[int, int, float]:
         info = haproxy.say("show info")
-        sent, spliced = (int(re.search(rf"^{name}: (\d+)$", info, re.M)[1]) for name in COUNTERS)
-        used = Path(f"/proc/{haproxy.pid()}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return sent, spliced, sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+        sent, spliced = (int(re.search(rf"^{name}: (\d+)$", info, re.M)[1]) for name in (SENT, SPLICED))
+        return sent, spliced, time.clock_gettime(~haproxy.pid() << 3 | 2)  # the CPU clock of another process
 
     before = counts()
     for _ in range(count):
         transfer(size, files)
-    return Cost(size * count, *(new - old for new, old in zip(counts(), before)))
+    sent, spliced, cpu = (new - old for new, old in zip(counts(), before))
+    counter = re.search(rf"^({SPLICED}): ", haproxy.say("show info"), re.M)[1]
+    return Cost(counter, spliced / sent, cpu * GB / (size * count))
 
 
 def in_size(size: int) -> str:
     return f"{size // MB} MB" if size >= MB else f"{size // KB} KB"
 
 
-def costs(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
-    """Each kind of splicing in turn, in each round; medians of the rounds."""
-    found: dict[tuple[str, int], list[Cost]] = defaultdict(list)
-    sent: dict[str, list[Cost]] = {COPIED: [], REQUEST: []}
-    for _ in range(sizes.rounds):
-        for mode in (COPIED, *sizes.modes):
-            with proxy(mode) as haproxy:
-                for size, count in sizes.objects:
-                    found[mode, size].append(cost(haproxy, fetch, size, count, files))
-        for mode in sent:
-            with proxy(mode) as haproxy:
-                sent[mode].append(cost(haproxy, upload, *sizes.uploads, files))
-    pairs = [
-        (in_size(size), count, mode, found[COPIED, size], found[mode, size])
-        for size, count in sizes.objects
-        for mode in sizes.modes
-    ]
-    size, count = sizes.uploads
-    pairs.append((f"{in_size(size)}, sent to the server", count, REQUEST, *sent.values()))
-    rows, lines, largest = [], [], max(size for size, _ in sizes.objects)
-    for what, count, mode, *both in pairs:
-        copied, spliced = (median(one.per_gb for one in costs_) for costs_ in both)
-        share = f"{100 * sum(one.spliced for one in both[1]) / sum(one.sent for one in both[1]):.1f} %"
-        ratio = f"{spliced / copied:.2f}" if copied else "-"
-        lines.append([what, sizes.rounds * count, f"`{mode}`", share, f"{copied:.2f}", f"{spliced:.2f}", ratio])
-        figure = f"{share} of the bytes spliced, {ratio} of the CPU time of copying"
-        if mode != AUTO or what == in_size(largest):
-            rows.append(Row(f"objects of {what}, `{mode}`", f"{sizes.rounds * count} objects", "0", "-", figure))
-    head = ["objects", "how many", "option", "bytes spliced", "CPU s/GB without", "CPU s/GB with", "with/without"]
-    tick = 1000 // os.sysconf("SC_CLK_TCK")
-    title = f"haproxy's own CPU time, medians of {sizes.rounds} rounds, counted in ticks of {tick} ms"
-    return rows, Table(title, head, lines)
+def costs(transfer, size: int, count: int, files: Files, mode: str, version: str) -> Seen:
+    """The same objects by a proxy that copies, then by one that splices."""
+    found = {}
+    for one in (COPIED, mode):
+        with proxy(one, version) as haproxy:
+            transfer(size, files)  # the first one pays for what later ones find
+            found[one] = cost(haproxy, transfer, size, count, files)
+    copied, spliced = found.values()
+    figures = {
+        f"`{spliced.counter}`, % of the bytes": 100 * spliced.spliced,
+        "CPU s/GB copied": copied.per_gb,
+        "CPU s/GB with the option": spliced.per_gb,
+    }
+    if copied.per_gb:
+        figures["CPU with/without"] = spliced.per_gb / copied.per_gb
+    return Seen(2 * count, {}, figures)
 
 
-def reloads(sizes: Sizes, files: Files) -> tuple[list[Row], Table]:
+def reloads(sizes: Sizes, files: Files, hold: bool, version: str) -> Seen:
     """haproxy is reloaded while large objects are on their way and new connections come."""
-    size = sizes.reloaded
     match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=True)
-    lines, lost, new, on = [], {}, [], []
-    for way in ("alone", "held"):
-        ended: list[str] = []
-        over, begun = threading.Event(), threading.Semaphore(0)
-        lane = PlugLane("eth0", match, ingress=True, netns=PLACE)
-        with lane, proxy(RESPONSE) as haproxy, Population() as population:
-            threads = [
-                threading.Thread(target=transfer, args=(size, files, over, begun, ended))
-                for _ in range(sizes.transfers)
-            ]
-            for thread in threads:
-                thread.start()
+    ended: list[str] = []
+    over, begun = threading.Event(), threading.Semaphore(0)
+    lane = PlugLane("eth0", match, ingress=True, netns=PLACE)
+    with lane, proxy(RESPONSE, version) as haproxy, Population() as population:
+        arguments = sizes.reloaded, files, over, begun, ended
+        threads = [threading.Thread(target=transfer, args=arguments) for _ in range(sizes.transfers)]
+        for thread in threads:
+            thread.start()
+        try:
             for _ in threads:
                 if not begun.acquire(timeout=20):
                     raise RuntimeError(f"a transfer does not begin: {ended}")
             for _ in range(sizes.reloads):
-                with lane.hold(timeout=30) if way == "held" else nullcontext():
+                with lane.hold(timeout=30) if hold else nullcontext():
                     haproxy.reload()
                 time.sleep(0.2)
-            on.append(sizes.transfers - len(ended))
+            on = sizes.transfers - len(ended)
+        finally:
             over.set()
             for thread in threads:
                 thread.join()
-        if len(ended) < sizes.transfers:
-            raise RuntimeError("a transfer ended with an error that has no word")
-        new.append(population.count("short"))
-        cut, refused = Counter(word for word in ended if word != "ok"), population.lost("short")
-        lost[way] = in_words(cut + refused)
-        worst = milliseconds(population.worst("short"))
-        lines.append([way, sizes.transfers, on[-1], in_words(cut), new[-1], in_words(refused), worst])
-    head = ["", "transfers", "on their way after the last reload", "cut", "new connections", "lost", "worst wait"]
-    title = f"`haproxy -sf`, {sizes.reloads} times while objects of {in_size(size)} are on their way"
-    what = f"haproxy is reloaded {sizes.reloads} times in mid-transfer"
-    counted = f"{2 * sizes.transfers} transfers of {in_size(size)}; {new[0]} + {new[1]} new connections"
-    figure = f"{sum(on)} of {2 * sizes.transfers} were still on their way after the last reload"
-    return [Row(what, counted, lost["alone"], lost["held"], figure)], Table(title, head, lines)
+    if len(ended) < sizes.transfers:
+        raise RuntimeError("a transfer ended with an error that has no word")
+    cut = Counter(word for word in ended if word != "ok")
+    figures = {
+        "transfers": sizes.transfers,
+        "still on their way after the last reload": on,
+        "transfers lost": sum(cut.values()),
+        "longest wait, ms": round(1000 * population.worst("short")),
+    }
+    return Seen(population.count("short") + sizes.transfers, cut + population.lost("short"), figures)
 
 
 def transfer(size: int, files: Files, over: threading.Event, begun: threading.Semaphore, ended: list[str]) -> None:
@@ -275,18 +171,42 @@ def transfer(size: int, files: Files, over: threading.Event, begun: threading.Se
         ended.append(word_for(error))
 
 
-def splicing(short: bool) -> Found:
-    sizes = SHORT if short else Sizes()
+def cases(sizes: Sizes, files: Files) -> list[Case]:
+    found = []
+    for size, count in sizes.objects:
+        modes = (RESPONSE, AUTO) if size >= 10 * MB else (RESPONSE,)
+        ways = {
+            f"{version}, `{mode}`": partial(costs, fetch, size, count, files, mode, version)
+            for mode in modes
+            for version in haproxies()
+        }
+        found.append(Case(ROWS[size], f"objects of {in_size(size)}, copied and spliced", "objects", ways))
+    size, count = sizes.uploads
+    ways = {f"{one}, `{REQUEST}`": partial(costs, upload, size, count, files, REQUEST, one) for one in haproxies()}
+    found.append(Case("S6", f"objects of {in_size(size)}, sent to the server", "objects", ways))
+    ways = {
+        f"{version}, {way}": partial(reloads, sizes, files, way == "held", version)
+        for version in haproxies()
+        for way in ("alone", "held")
+    }
+    what = f"haproxy is reloaded {sizes.reloads} times while {sizes.transfers} objects of 100 MB are on their way"
+    return [*found, Case("S7", what, "transfers and new connections", ways)]
+
+
+@contextmanager
+def splicing(short: bool) -> Iterator[list[Case]]:
+    sizes = SHORT if short else FULL
     with TemporaryDirectory() as directory, network(backends=3) as backends:
-        files = make_files(Path(directory), [size for size, _ in (*sizes.objects, sizes.uploads, (sizes.reloaded, 1))])
+        needed = {size for size, _ in (*sizes.objects, sizes.uploads)} | {sizes.reloaded}
+        files = make_files(Path(directory), sorted(needed))
         route_to(PLACE)
         enter("client")
         with servers(files, backends):
-            cost_rows, cost_table = costs(sizes, files)
-            reload_rows, reload_table = reloads(sizes, files)
-    note = "Every object was compared with the server's by its SHA-256: all were the same, spliced or not."
-    return Found([*cost_rows, *reload_rows], [cost_table, reload_table], [note])
+            every = cases(sizes, files)
+            host = next(iter(haproxies()))
+            ways = {"S4": [f"{host}, `{RESPONSE}`"], "S7": [f"{host}, held"]}
+            yield some(every, ways) if short else every
 
 
 if __name__ == "__main__":
-    scenario(splicing)
+    program(splicing)

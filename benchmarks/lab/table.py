@@ -1,124 +1,81 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a scenario found: rows for the one table, tables of its own, notes; and README.md's text made of them.
-
-A scenario is a program: ``python benchmarks/lab/maglev.py FILE [--short]`` writes what it found into FILE.
-"""
+"""README.md's tables, made of what was measured: a table for each scenario, a line for each way."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import re
-import shutil
-import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
+
+from repeat import Line, read
 
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-TABLE_ENDS = "<!-- end of the table -->"
-SCENARIOS = ("splicing", "migration", "maglev")
+SCENARIOS = ("splicing", "migration", "maglev", "changes", "tunnels", "fragments")
+KERNELS = {"uml": "one processor", "debian": "two processors"}
+RESULTS = Path(__file__).resolve().parents[2] / "build/lab"
+HEAD = ["row", "what happens", "way", *(f"lost, {name}" for name in KERNELS.values()),
+        *(f"other figures, {name}" for name in KERNELS.values())]  # fmt: skip
 
 
-class Row(NamedTuple):
-    """A row of the one table. ``alone`` and ``held``: what was lost without a hold and with one."""
-
-    what: str
-    counted: str
-    alone: str
-    held: str
-    figure: str
+def file_of(scenario: str, kernel: str) -> Path:
+    """Where the measurements of a scenario are."""
+    return RESULTS / kernel / f"{scenario}.jsonl"
 
 
-class Table(NamedTuple):
-    """A table of a scenario's own."""
-
-    title: str
-    head: list[str]
-    rows: list[list]
+def number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-class Found(NamedTuple):
-    """All that a scenario found."""
-
-    rows: list[Row]
-    tables: list[Table]
-    notes: list[str]
+def spread(values: list[float]) -> str:
+    """Median and range: ``14 (11 to 16)``, or ``14`` where all are the same."""
+    least, most = number(min(values)), number(max(values))
+    return least if least == most else f"{number(median(values))} ({least} to {most})"
 
 
-def share(part: int, whole: int) -> str:
-    """``12 of 200 (6.0 %)``"""
-    return f"{part} of {whole} ({percent(part, whole)})"
+def loss(runs: list[Line]) -> str:
+    """How many were lost in a run, by how: ``14 (11 to 16) reset of 264; 5 runs``."""
+    if not runs:
+        return "-"
+    kinds = sorted({how for run in runs for how in run.lost})
+    lost = ", ".join(f"{spread([run.lost.get(how, 0) for run in runs])} {how}" for how in kinds) or "0"
+    counted = number(median([run.counted for run in runs]))
+    return f"{lost} of {counted}; {len(runs)} run{'s' if len(runs) > 1 else ''}"
 
 
-def percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "none"
+def figures(runs: list[Line]) -> str:
+    """The other figures of some runs."""
+    names = dict.fromkeys(name for run in runs for name in run.figures)
+    return "; ".join(f"{name}: {spread([run.figures[name] for run in runs if name in run.figures])}" for name in names)
 
 
-def milliseconds(time_: float) -> str:
-    return f"{1000 * time_:.0f} ms"
+def ways(scenario: str) -> Iterator[tuple[str, str, str, list[list[Line]]]]:
+    """Row, what happens, way and runs on each kernel, for every way of a scenario."""
+    lines = {kernel: read(file_of(scenario, kernel)) for kernel in KERNELS}
+    every = [line for one in lines.values() for line in one]
+    last = {line.row: line.what for line in every}  # a row whose text has changed was another one
+    keys = dict.fromkeys((line.row, line.what, line.way) for line in every if last[line.row] == line.what)
+    for key in sorted(keys, key=lambda key: (key[0][0], int(key[0][1:]))):
+        yield (*key, [[line for line in one if (line.row, line.what, line.way) == key] for one in lines.values()])
 
 
-def lines_of(head: list[str], rows: list) -> list[str]:
-    marks = ["---", *["---:" if isinstance(cell, (int, float)) else "---" for cell in rows[0][1:]]]
-    return [f"| {' | '.join(map(str, line))} |" for line in (head, marks, *rows)]
+def table(scenario: str) -> list[str]:
+    """A scenario's table, in Markdown."""
+    text = [HEAD, ["---"] * len(HEAD)]
+    before = ""
+    for row, what, way, runs in ways(scenario):
+        first = [row, what] if row != before else [row, ""]
+        text.append([*first, way, *map(loss, runs), *map(figures, runs)])
+        before = row
+    return [f"| {' | '.join(line)} |" for line in text]
 
 
-def in_words(found: Found) -> str:
-    """A scenario's own tables and notes."""
-    parts = []
-    for table in found.tables:
-        parts += [f"**{table.title}**", "", *lines_of(table.head, table.rows), ""]
-    return "\n".join([*parts, *(f"- {note}" for note in found.notes)])
-
-
-def scenario(call: Callable[[bool], Found]) -> None:
-    """Run a scenario as a program."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--short", action="store_true", help="a small one, to see that it works")
-    options = parser.parse_args()
-    begun = time.monotonic()
-    found = call(options.short)
-    took = time.monotonic() - begun
-    rows = [row._asdict() for row in found.rows]
-    tables = [table._asdict() for table in found.tables]
-    facts = {"rows": rows, "tables": tables, "notes": found.notes, "seconds": round(took), "where": where()}
-    options.file.write_text(json.dumps(facts, indent=1) + "\n")
-    print("\n".join(lines_of(list(Row._fields), found.rows)))
-    print(f"\n{in_words(found)}\n{took:.0f} s")
-
-
-def where() -> str:
-    """The machine and its programs, without their names and places."""
-    commands = {"haproxy": "haproxy -v", "ipvsadm": "ipvsadm -v", "busybox": "busybox", "iproute2": "ip -V"}
-    versions = []
-    for name, command in commands.items():
-        if shutil.which(command.split()[0]):
-            said = subprocess.run(command.split(), capture_output=True, text=True).stdout
-            versions.append(f"{name} {re.search(r'[0-9]+[.][0-9.]*[0-9]', said)[0]}")
-    return f"Linux {platform.release()}, {os.cpu_count()} processor; {', '.join(versions)}"
-
-
-def read(file: Path) -> tuple[Found, str]:
-    """What was found, and where."""
-    facts = json.loads(file.read_text())
-    found = Found([Row(**row) for row in facts["rows"]], [Table(**one) for one in facts["tables"]], facts["notes"])
-    return found, facts["where"]
-
-
-def write(readme: Path, files: dict[str, Path]) -> None:
-    """Put what the scenarios found between README.md's marks."""
-    read_ = {name: read(file) for name, file in files.items()}
-    rows = [[name, *row] for name, (found, _) in read_.items() for row in found.rows]
-    head = ["", "what happens", "counted", "lost, alone", "lost, with a hold", "the engine's own figures"]
-    parts = [*lines_of(head, rows), TABLE_ENDS]
-    for name, (found, _) in read_.items():
-        parts += ["", f"### {name.capitalize()}", "", in_words(found)]
-    parts += ["", " ".join(sorted({f"{where_}." for _, where_ in read_.values()}))]
+def write(readme: Path) -> None:
+    """Put the tables between README.md's marks."""
+    parts, where = [], set()
+    for scenario in SCENARIOS:
+        parts += [f"### {scenario.capitalize()}", "", *table(scenario), ""]
+        where |= {line.where for kernel in KERNELS for line in read(file_of(scenario, kernel))}
+    parts += [f"{one}." for one in sorted(where)]
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     readme.write_text(f"{before}{BEGIN}\n" + "\n".join(parts) + f"\n{END}{after}")

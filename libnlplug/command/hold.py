@@ -139,11 +139,11 @@ def _hold(held: Held, command: Command, outcome: Outcome) -> QdiscNotFound | Non
         with _begun(held, args) as outcome.report:
             outcome.ended = command.run()
     except HoldExpired as error:
-        outcome.expired(_named(explained(error, args), held))
+        outcome.expired(explained(error, args))
     except OSError as error:
         if isinstance(error, QdiscNotFound) and outcome.temporary and outcome.ended is None:
             return error
-        outcome.not_held(_named(explained(error, args), held))
+        outcome.not_held(explained(error, args))
     return None
 
 
@@ -152,18 +152,10 @@ def _begun(held: Held, args: Args) -> Hold:
     timeout = args.timeout or None
     if isinstance(held, PlugQdisc):
         return held.hold(timeout)
-    from ..lane.lane import BacklogTooSmall
+    from ..lane.hold import BacklogTooSmall
 
     warnings.simplefilter("ignore", BacklogTooSmall)  # it is said at the end
     return held.hold(timeout, handover=args.handover)
-
-
-def _named(sentence: str, held: Held) -> str:
-    """The sentence about a lane: its device and packets are what was asked for, and nobody has heard of its ifb."""
-    if isinstance(held, PlugQdisc):
-        return sentence
-    arriving = " arriving" if held.ingress else ""
-    return sentence.replace(held.ifb, f"{held.device} ({held.match}{arriving})", 1)
 
 
 def _what_to_hold(args: Args) -> Held:
@@ -248,7 +240,7 @@ def _tell(outcome: Outcome) -> None:
             say(about)
         held, backlog = shown.get("backlog_needed"), shown.get("backlog")
         if isinstance(held, int) and isinstance(backlog, int):
-            from ..lane.lane import backlog_sentence
+            from ..lane.hold import backlog_sentence
 
             say(f"warning: {backlog_sentence(held, backlog)}")
 

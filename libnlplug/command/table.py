@@ -228,7 +228,7 @@ VERBS: tuple[Verb, ...] = (
         " run),"
         " status (this command's own), error (a sentence, or null); of a lane also handover (null, 'handed"
         " over', 'same socket' or 'nothing listened'), backlog and backlog_needed (connections that the listener has"
-        " room for, and that it would have needed). What is not known, as the counts after an expiry, is null.",
+        " room for, and how many would have been enough). What is not known, as the counts after an expiry, is null.",
     ),
     Verb(
         "lane",

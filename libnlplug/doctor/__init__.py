@@ -99,11 +99,14 @@ def _cgroup() -> Check:
     if path == "/" and not container:
         return result("cgroup", "ok", "the root cgroup, which cannot be killed as a whole")
     name = "a container" if container else path.rsplit("/", 1)[1]
+    if not container and os.environ.get("LIBNLPLUG_GUARD_CGROUP") == "root":
+        return result("cgroup", "ok", f"in {name}: the guard moves to the root cgroup (LIBNLPLUG_GUARD_CGROUP)")
     detail = f"in {name}: whoever kills it as a whole (cgroup.kill, a forced stop) kills the guard with its holder"
     if container:
         return result("cgroup", "warning", detail, "then release from outside: libnlplug release DEV --netns PID")
     if name.endswith(".service"):
-        return result("cgroup", "warning", detail, f"give {name} the line 'ExecStopPost=-libnlplug release DEV'")
+        advice = f"give {name} the line 'ExecStopPost=-libnlplug release DEV' or, as root, LIBNLPLUG_GUARD_CGROUP=root"
+        return result("cgroup", "warning", detail, advice)
     return result("cgroup", "ok", detail)
 
 

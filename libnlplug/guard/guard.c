@@ -41,7 +41,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +51,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -100,8 +98,7 @@ static enum { IDLE, HELD, ENDING } state;
 static struct guard_question hold;		/* the one that is on */
 static int64_t begun;				/* CLOCK_MONOTONIC, nanoseconds */
 static int tries, asked, leaving;		/* ENDING: how often it failed; whether the holder waits. See above */
-static struct guard_answer last;		/* how the last hold ended, or ends */
-static uint32_t lost, lost_at;			/* during the hold that is on: why, and for which plug */
+static struct guard_answer last;		/* how the hold that is on, or was on last, ends */
 static int links_known;				/* whether each txqueuelen is */
 static volatile sig_atomic_t told_to_end;
 
@@ -153,9 +150,9 @@ static void read_change(const struct nlmsghdr *header)
 			      deleted && (qdisc->tcm_parent == TC_H_ROOT || qdisc->tcm_parent == parent ||
 					  qdisc->tcm_handle == TC_H_MAJ(parent)) ? GUARD_REPLACED : 0;
 		}
-		if (why && !lost) {
-			lost = why;
-			lost_at = plug - plugs;
+		if (why && !last.lost) {
+			last.lost = why;
+			last.plug = plug - plugs;
 		}
 	}
 }
@@ -193,7 +190,7 @@ static int take(uint32_t final)
 			return ENOBUFS;
 		if (length < 0 && errno != EINTR) {	/* the queue was full; what is in it can still be read */
 			links_known = 0;
-			lost = lost ? lost : GUARD_UNSEEN;
+			last.lost = last.lost ? last.lost : GUARD_UNSEEN;
 		}
 		for (; length > 0 && NLMSG_OK(header, (unsigned int)length); header = NLMSG_NEXT(header, length)) {
 			if (header->nlmsg_pid != address.nl_pid || header->nlmsg_type == RTM_NEWLINK)
@@ -267,7 +264,7 @@ static int make_marks(uint32_t *plug)
 		int size = sprintf(name.sun_path + 1, "libnlplug-hold/%d/%x", place->ifindex, place->parent), error;
 		int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-		if (fd < 0 || bind(fd, (struct sockaddr *)&name, offsetof(struct sockaddr_un, sun_path) + 1 + size) ||
+		if (fd < 0 || bind(fd, (struct sockaddr *)&name, sizeof name.sun_family + 1 + size) ||
 		    listen(fd, 128)) {
 			error = errno;
 			*plug = marks;
@@ -309,8 +306,6 @@ static void try_to_end(void)
 		}
 		if (counting && time_left() <= 0)
 			last.outcome = GUARD_EXPIRED;	/* this guard did not run in time */
-		last.lost = lost;
-		last.plug = lost_at;
 		remove_marks();
 		state = IDLE;
 	}
@@ -323,7 +318,7 @@ static void end_hold(enum guard_outcome outcome)
 {
 	state = ENDING;
 	tries = 0;
-	last = (struct guard_answer){ .id = hold.id, .outcome = outcome };
+	last.outcome = outcome;
 	try_to_end();
 }
 
@@ -356,7 +351,7 @@ static void begin_hold(const struct guard_question *question)
 	if (!links_known)
 		act(GUARD_ASK_LINK, 0);
 	links_known = 1;
-	lost = lost_at = 0;
+	last = (struct guard_answer){ .id = hold.id };
 	begun = now_on(CLOCK_MONOTONIC);
 	state = HELD;
 	said.error = act(GUARD_SEND_BUFFER, 1);
@@ -453,12 +448,11 @@ static void watch(void)
 	while (!leaving || state != IDLE) {
 		int looks = state == HELD && !hold.detached;
 		int64_t left = state == HELD ? time_left() : INT64_MAX, most = looks || state == ENDING ? PAUSE : TICK;
-		struct timespec wait = { 0 };
+		struct timespec wait;
 		int ready;
 
-		left = state != IDLE && left > most ? most : left;
-		if (left > 0)
-			wait = (struct timespec){ left / 1000000000, left % 1000000000 };
+		left = left < 0 ? 0 : state != IDLE && left > most ? most : left;
+		wait = (struct timespec){ left / 1000000000, left % 1000000000 };
 		polled[COMMANDS].fd = leaving ? -1 : COMMANDS;
 		polled[HOLDER].fd = leaving || (state != IDLE && hold.detached) ? -1 : HOLDER;
 		polled[CHANGES].fd = state == HELD ? sk : -1;
@@ -469,7 +463,7 @@ static void watch(void)
 		/* What the holder asked for counts, even if it has died since. */
 		if (polled[COMMANDS].revents)
 			obey();
-		else if (told_to_end && hold.detached)
+		else if (told_to_end && hold.detached && state == HELD)
 			leave(GUARD_RELEASED);
 		else if (polled[HOLDER].revents || (looks && holder_left()))
 			leave(GUARD_EXPIRED);
@@ -503,7 +497,7 @@ static void reset(void)
 	cpu_set_t every;
 	int fd;
 
-	if (syscall(CLOSE_RANGE, 1, ~0U, 0)) {
+	if (syscall(CLOSE_RANGE, 1, ~0U, 0)) {	/* it came with Linux 5.9 */
 		DIR *all = opendir("/proc/self/fd");
 		struct dirent *one;
 
@@ -533,11 +527,9 @@ static void reset(void)
 	/* A holder that spins on its processor, and with whatever priority, must not keep its guard from running. */
 	memset(&every, 0xff, sizeof every);
 	sched_setaffinity(0, sizeof every, &every);
-	if (!sched_getscheduler(0) || syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &first)) {
+	if (sched_getscheduler(0) && syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &first))
 		syscall(SYS_sched_setscheduler, 0, SCHED_OTHER, &usual);
-		if (setpriority(PRIO_PROCESS, 0, -20))
-			setpriority(PRIO_PROCESS, 0, 0);
-	}
+	setpriority(PRIO_PROCESS, 0, -20);
 	prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
 	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 	dprintf(fd, "-1000");

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How a lane is set up, or one that is there is adopted.
+"""Set up a lane, or adopt one that exists.
 
     ifb, described, up --> plug, created and released in one send --> clsact --> filters --> the alias says: complete
 
-No packet comes before the plug is open, and whoever finds the ifb of a process that has died on the way can tell how
-far it came.
+In this order, no packet reaches the plug before it is released. If the process dies on the way, the ifb's alias tells
+the next process how far it came.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..plug import PlugQdisc, attach_by
 from ..record import Record
 from .filters import SLOTS, add_filters, slot_of
 from .hook import clsact_kind, filters, make_clsact
-from .ifb import Ifb, alias_of, create_ifb
+from .ifb import Ifb, alias_of, create_ifb, unnamed
 from .inventory import Hooks, Lane, all_lanes, hooks, ifb_name, is_whole, lane_mark, plug_of
 from .match import Match
 from .neighbours import refuse_device, refuse_overlap, refuse_to_bypass, refuse_to_drop
@@ -29,11 +29,11 @@ from .remove import sweep, tear_down
 
 __all__ = ["LIMIT", "Made", "Wanted", "lane_up", "undo"]
 
-LIMIT = 4 << 20  # an ifb's own default, about 48 KB, is full after some 650 SYNs
+LIMIT = 4 << 20  # the default of an ifb's plug, about 48 KB, is full after some 650 SYNs
 
 
 class Wanted(Record):
-    """The lane that is asked for: of which device, for which packets of it, and whether it stays without a process."""
+    """The lane that is asked for. ``kept`` says that it stays when its process ends."""
 
     __slots__ = ("device", "ifindex", "match", "ingress", "limit", "kept")
     device: str
@@ -45,8 +45,8 @@ class Wanted(Record):
 
 
 class Made(Record):
-    """The lane and its plug; whether it was ``created`` or adopted; and the ``mark`` that this process keeps for it,
-    None where the lane is kept for good or another process's."""
+    """The lane and its plug. ``created`` is false if it was adopted. ``mark`` is the mark that this process keeps for
+    it, or None if the lane is kept or belongs to another process."""
 
     __slots__ = ("lane", "plug", "mark", "created")
     lane: Lane
@@ -56,7 +56,7 @@ class Made(Record):
 
 
 def lane_up(sk: RouteSocket, wanted: Wanted) -> Made:
-    """Adopt the lane for the same hook and match, or make one; where that fails nothing is left of it. Under the
+    """Adopt the lane for the same hook and match, or make one. If that fails, nothing of it stays. The caller has the
     device's lock."""
     device, ifindex = wanted.device, wanted.ifindex
     sweep(sk, device, ifindex)
@@ -84,8 +84,8 @@ def lane_up(sk: RouteSocket, wanted: Wanted) -> Made:
 
 
 def undo(sk: RouteSocket, device: str, ifindex: int, slot: int, mark: Mark) -> None:
-    """Undo as much as there is of a lane whose mark this process has: an interrupt may have come between what was done
-    and what is known of it."""
+    """Undo as much of a lane as exists, if this process has its mark. (After an interrupt, more may exist than the
+    caller knows.)"""
     try:
         if mark.taken:
             tear_down(sk, device, [lane for lane in all_lanes(sk) if (lane.ifindex, lane.slot) == (ifindex, slot)])
@@ -106,14 +106,18 @@ def _adopt(sk: RouteSocket, wanted: Wanted, lane: Lane, there: Hooks) -> Made:
 
 
 def _make(sk: RouteSocket, wanted: Wanted, slot: int, mark: Mark) -> Made | None:
-    """The lane in this slot; None where somebody has the slot's mark, or a device with the name of its ifb."""
+    """Make the lane in this slot. Return None if another process has the slot's mark, or if a device has the ifb's
+    name."""
     device, ifindex, ingress = wanted.device, wanted.ifindex, wanted.ingress
     if not mark.take(sk):
         return None
     lane = _make_ifb(sk, wanted, slot)
     if lane is None:
         return None
-    plug = attach_by(sk, lane.ifb.name, lib.TC_H_ROOT, None, LIMIT if wanted.limit is None else wanted.limit)
+    try:
+        plug = attach_by(sk, lane.ifb.name, lib.TC_H_ROOT, None, LIMIT if wanted.limit is None else wanted.limit)
+    except NetlinkError as error:
+        raise unnamed(error, lane.ifb.name, f"{device} (for a lane)") from None
     _make_clsact(sk, wanted)
     refuse_to_bypass(sk, device, ifindex, ingress, filters(sk, ifindex, device, ingress), "make a lane on")
     count = add_filters(sk, ifindex, device, ingress, slot, wanted.match, lane.ifb.ifindex)
@@ -141,7 +145,7 @@ def _make_ifb(sk: RouteSocket, wanted: Wanted, slot: int) -> Lane | None:
 
 
 def _make_clsact(sk: RouteSocket, wanted: Wanted) -> None:
-    """Make sure that the hook is there."""
+    """Add a clsact qdisc if the device has none, or raise NetlinkError if its ingress qdisc excludes one."""
     device = wanted.device
     if make_clsact(sk, wanted.ifindex, device):
         return

@@ -3,9 +3,9 @@
 
     packet --> hook --> other people's filters --> 65280: IPv4, 65281: IPv6, 65282: VLAN 0 --> redirect to the ifb
 
-All lanes of a hook share these three preferences, behind everybody else's filters, so that none of those is bypassed.
-The number (handle) of a filter tells the lane's slot. The kernel compares a packet with all filters that look at the
-same fields by one look-up (net/sched/cls_flower.c): a hundred lanes for a hundred ports cost what one does.
+All lanes of a hook share these three preferences. They come after everybody else's filters, so that a lane bypasses
+none of them. The handle of a filter contains the lane's slot. The kernel compares a packet with all filters on the same
+fields by one look-up (net/sched/cls_flower.c), so a hundred lanes for a hundred ports cost as much as one.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ _TCP, _UDP = 6, 17
 
 
 def slot_of(one: Filter) -> int | None:
-    """The slot of the lane that the filter is of, None where it is no lane's."""
+    """Return the slot of the filter's lane, or None if it is no lane's filter."""
     slot = (one.handle >> 16) - 1
     return slot if is_lanes(one) and 0 <= slot < SLOTS else None
 
 
 def is_lanes(one: Filter) -> bool:
-    """Whether the filter is a lane's, by its place and by what it does. A dump shows the preference itself too."""
+    """Return whether the filter is a lane's, by its place and action. (A dump also shows each preference itself.)"""
     return one.prio in _PROTOCOLS and one.chain == 0 and one.kind == "flower" and (one.redirects or not one.is_filter)
 
 
 def by_slot(there: list[Filter]) -> dict[int, list[Filter]]:
-    """The filters of lanes at a hook, by the lanes' slots."""
+    """Return the filters of lanes at a hook, by the lanes' slots."""
     found: dict[int, list[Filter]] = {}
     for one in there:
         slot = slot_of(one) if one.is_filter else None
@@ -70,18 +70,18 @@ def by_slot(there: list[Filter]) -> dict[int, list[Filter]]:
 
 
 def in_place(mine: list[Filter], target: int, count: int) -> bool:
-    """Whether a lane's filters are all there, ``count`` of them, and lead to the device ``target``."""
+    """Return whether a lane has all its ``count`` filters, and all redirect to the device ``target``."""
     return len(mine) == count > 0 and all(one.target == target for one in mine)
 
 
 def ender(one: Filter, match: Match) -> bool:
-    """Whether the filter, standing before a lane's, may end the classification for packets of the match."""
+    """Return whether the filter may end the classification of packets of the match before a lane's filters."""
     about = {_FAMILIES[family] for family in match.families} | {lib.ETH_P_ALL, lib.ETH_P_8021Q}
     return one.is_filter and one.chain == 0 and socket.ntohs(one.protocol) in about and not one.goes_on
 
 
 def add_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, slot: int, match: Match, target: int) -> int:
-    """Redirect what ``match`` means to the device ``target``; how many filters that takes."""
+    """Redirect the packets of ``match`` to the device ``target``. Return the number of filters."""
     wanted = [keys for family in match.families for keys in _keys(match, family)]
     flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
     messages = [
@@ -95,7 +95,7 @@ def add_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, slot:
 
 
 def _refuse_half(there: list[Filter], wanted: list[set[int]], slot: int, device: str) -> None:
-    """Refuse where an old kernel has passed over a field that it does not know: it would take too many packets."""
+    """Raise PlugUnavailable if an old kernel ignored a field that it does not know: the lane would take too much."""
     for one in there:
         number = one.handle & 0xFFFF
         if slot_of(one) == slot and 0 < number <= len(wanted) and not wanted[number - 1] <= one.keys:
@@ -113,8 +113,8 @@ def _explained(error: NetlinkError, device: str) -> NetlinkError:
 
 
 def delete_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, is_one: Callable[[Filter], bool]) -> None:
-    """Delete the filters of lanes at the hook of which ``is_one`` is true, one by one, by what the kernel shows of
-    them; those that are gone already are passed over."""
+    """Delete the lanes' filters at the hook for which ``is_one`` is true, one by one, by what the kernel shows of them.
+    It is no error if one is already gone."""
     messages = [
         _request(lib.RTM_DELTFILTER, 0, ifindex, ingress, one.prio, one.handle)
         for one in filters(sk, ifindex, device, ingress)
@@ -127,7 +127,7 @@ def delete_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, is
 
 
 def _failures(sk: RouteSocket, messages: list[bytes], device: str, operation: str) -> list[NetlinkError]:
-    """Send the messages, no more at once than a socket has room for answers; what failed."""
+    """Send the messages, as many at once as a socket has room for answers. Return the errors."""
     found: list[NetlinkError] = []
     for start in range(0, len(messages), AT_ONCE):
         some = messages[start : start + AT_ONCE]
@@ -145,7 +145,7 @@ def _request(kind: int, flags: int, ifindex: int, ingress: bool, prio: int, hand
 
 
 def _keys(match: Match, family: int) -> list[tuple[int, dict[int, bytes]]]:
-    """The preference and the fields of each filter: for each combination one without a tag, and one for VLAN 0."""
+    """Return preference and fields of each filter: for each combination one without a tag and one for VLAN 0."""
     protocol = _FAMILIES[family]
     found = []
     for source, destination, source_port, destination_port in match.choices(family):
@@ -170,7 +170,7 @@ def _keys(match: Match, family: int) -> list[tuple[int, dict[int, bytes]]]:
 
 
 def _put_address(keys: dict[int, bytes], side: str, network: Network | None) -> None:
-    if network is not None and network.prefixlen:  # without bits to compare, the IP version says all
+    if network is not None and network.prefixlen:  # with a prefix of 0 bits, there is nothing to compare
         name = f"TCA_FLOWER_KEY_IPV{network.version}_{side}"
         keys[getattr(lib, name)] = network.network_address.packed
         keys[getattr(lib, f"{name}_MASK")] = network.netmask.packed
@@ -189,7 +189,7 @@ def _put_port(keys: dict[int, bytes], protocol: int | None, side: str, ports: Ra
 
 
 def _flower(keys: dict[int, bytes], target: int) -> bytes:
-    """The options of a filter that redirects to the device ``target``. A network card is never asked to do it."""
+    """Return the options of a filter that redirects to the device ``target``, never in the network card itself."""
     mirred = ffi.new(
         "struct tc_mirred *", {"action": lib.TC_ACT_STOLEN, "eaction": lib.TCA_EGRESS_REDIR, "ifindex": target}
     )

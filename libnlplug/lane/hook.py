@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What stands at a device's clsact hook, or beside it: qdisc, filters, tcx programs, nftables chains.
+"""Read what is at a device's clsact hooks and beside them: qdisc, filters, tcx programs, nftables chains.
 
-    packet --> tcx programs --> filters in the order of their preferences --> on      leaving: nftables, then these
-                                                                                      arriving: these, then nftables
+    leaving:   nftables egress chains --> tcx programs --> filters in the order of their preferences --> device
+    arriving:  device --> tcx programs --> filters in the order of their preferences --> nftables ingress chains
 
-A filter decides where the classification ends: its action's verdict is final unless it is 'continue' (TC_ACT_UNSPEC).
+The verdict of a filter's action ends the classification unless it is 'continue' (TC_ACT_UNSPEC).
 
-Adding filters and deleting them harms no packet. To add a clsact or ingress qdisc to a device that is up, and to delete
-one, the kernel takes all qdiscs of the device away for a moment (dev_deactivate() in net/sched/sch_api.c, Linux 6.18
-included; Linux 7.2 was seen to keep what waits): what waits in the root qdisc is thrown away, uncounted, and so is what
-is sent in that moment. So a lane adds a clsact qdisc where there is none, and nothing here deletes one.
+Adding and deleting filters loses no packet. When a clsact or ingress qdisc is added to a device that is up, or is
+deleted, the kernel takes all qdiscs off the device for a moment (dev_deactivate() in net/sched/sch_api.c, up to Linux
+6.18; Linux 7.2 was seen to keep waiting packets). The packets in the root qdisc, and those that are sent in that
+moment, are dropped and not counted. So a lane adds a clsact qdisc only if there is none, and nothing here deletes one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 QUIET_PATIENCE = 0.2  # seconds
 _MAJOR = lib.TC_H_CLSACT & 0xFFFF0000
 
-# In which attribute of its options each kind of filter keeps its actions.
+# The attribute that has the actions, for each kind of filter.
 _ACTIONS = {
     "u32": lib.TCA_U32_ACT,
     "flower": lib.TCA_FLOWER_ACT,
@@ -52,9 +52,9 @@ _ACTIONS = {
 
 
 class Filter(Record):
-    """A filter as the kernel shows it. ``protocol`` is in network byte order; ``target`` the device it redirects to, 0
-    for none or one that is gone; ``goes_on`` whether the classification continues with the next filter after it;
-    ``redirects`` whether it redirects, wherever to; ``keys`` the types of the attributes in its options."""
+    """A filter as the kernel shows it. ``protocol`` is in network byte order. ``redirects`` is true for a redirect, and
+    ``target`` is the device it leads to, or 0 if that is gone. ``goes_on`` is true if the next filter is asked, too.
+    ``keys`` are the types of the attributes in its options."""
 
     __slots__ = ("prio", "protocol", "kind", "chain", "handle", "target", "goes_on", "redirects", "keys")
     prio: int
@@ -69,23 +69,23 @@ class Filter(Record):
 
     @property
     def is_filter(self) -> bool:
-        """A dump shows tables and preferences as well."""
+        """False for the tables and preferences that a dump also shows."""
         return bool(self.handle & 0xFFF if self.kind == "u32" else self.handle)
 
 
 def hook_number(ingress: bool) -> int:
-    """The parent of the filters: clsact's ingress or egress hook."""
+    """Return the parent of the filters: clsact's ingress or egress hook."""
     return int(_MAJOR | (lib.TC_H_MIN_INGRESS if ingress else lib.TC_H_MIN_EGRESS))
 
 
 def waiting(sk: RouteSocket, ifindex: int, device: str) -> int:
-    """How many packets wait in the device's root qdisc and below it."""
+    """Return how many packets wait in the device's root qdisc and below it."""
     root = sk.qdisc(ifindex, lib.TC_H_ROOT, device)
     return root.qlen if root else 0
 
 
 def is_quiet(sk: RouteSocket, ifindex: int, device: str) -> bool:
-    """Whether nothing waits in the device's root qdisc, now or within a moment."""
+    """Return whether the device's root qdisc is empty, now or within 0.2 s."""
     deadline = time.monotonic() + QUIET_PATIENCE
     while waiting(sk, ifindex, device):
         if time.monotonic() > deadline:
@@ -95,7 +95,7 @@ def is_quiet(sk: RouteSocket, ifindex: int, device: str) -> bool:
 
 
 def clsact_kind(sk: RouteSocket, ifindex: int, device: str) -> str | None:
-    """What stands where clsact would: 'clsact', 'ingress' (which has one hook and excludes clsact), or None."""
+    """Return 'clsact', 'ingress' (which has only one hook and excludes clsact), or None if the device has neither."""
     try:
         there = sk.qdisc(ifindex, lib.TC_H_CLSACT, device)
     except QdiscNotFound:
@@ -104,8 +104,7 @@ def clsact_kind(sk: RouteSocket, ifindex: int, device: str) -> str | None:
 
 
 def make_clsact(sk: RouteSocket, ifindex: int, device: str) -> bool:
-    """Add a clsact qdisc; whether that was done, or there is one or an ingress qdisc. First see that the device
-    is_quiet()."""
+    """Add a clsact qdisc. Return False if the device already has one, or an ingress qdisc. Call is_quiet() first."""
     flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
     message = qdisc_message(lib.RTM_NEWQDISC, flags, ifindex, lib.TC_H_CLSACT, _MAJOR, b"clsact")
     try:
@@ -122,7 +121,7 @@ def make_clsact(sk: RouteSocket, ifindex: int, device: str) -> bool:
 
 
 def filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool) -> list[Filter]:
-    """Every filter at the hook, in the order in which they are asked; none where there is no such hook."""
+    """Return all filters at the hook, in the order in which they are asked. Without a hook there are none."""
     message = qdisc_message(lib.RTM_GETTFILTER, lib.NLM_F_DUMP, ifindex, hook_number(ingress), 0, None)
     replies = sk.ask(message, "list the filters of", device)
     found = [one for one in (_read(reply.payload) for reply in replies) if one is not None]
@@ -130,12 +129,12 @@ def filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool) -> list[F
 
 
 def tcx_programs(sk: RouteSocket, ifindex: int, ingress: bool) -> int:
-    """How many BPF programs are attached by tcx, which runs before clsact (Linux 6.6); 0 where that cannot be asked."""
+    """Return how many BPF programs are attached by tcx, which runs before clsact. Before Linux 6.6 there are none."""
     return max(0, sk.in_netns(lambda: lib.libnlplug_tcx_programs(ifindex, ingress)))
 
 
 def ingress_chain(sk: RouteSocket, device: str) -> str | None:
-    """An nftables chain at the device's ingress, as 'netdev filter input'; None also where that cannot be asked."""
+    """Return an nftables chain at the device's ingress, as 'netdev filter input'. None: no chain, or no answer."""
     name = ffi.new("char[]", 600)
     found = sk.in_netns(lambda: lib.libnlplug_ingress_chain(os.fsencode(device), name, 600))
     return ffi.string(name).decode("utf-8", "replace") if found > 0 else None
@@ -153,7 +152,7 @@ def _read(payload: bytes) -> Filter | None:
     outcome = _outcome(options.get(_ACTIONS.get(kind, -1), b""))
     goes_on = outcome.goes_on
     if kind == "u32" and lib.TCA_U32_LINK in options and lib.TCA_U32_ACT not in options:
-        goes_on = True  # it only leads to a table, whose filters are listed too
+        goes_on = True  # it leads to a table, whose filters are in the dump, too
     chain = number(parts.get(lib.TCA_CHAIN, b""))
     prio, protocol = info.tcm_info >> 16, info.tcm_info & 0xFFFF
     target, redirects, keys = outcome.target, outcome.redirects, frozenset(options)
@@ -161,8 +160,7 @@ def _read(payload: bytes) -> Filter | None:
 
 
 class _Outcome(Record):
-    """What the actions of a filter do: the device that they redirect to, or 0; whether the classification goes on after
-    them; and whether they redirect."""
+    """What the actions of a filter do, with the names of Filter."""
 
     __slots__ = ("target", "goes_on", "redirects")
     target: int
@@ -171,8 +169,8 @@ class _Outcome(Record):
 
 
 def _outcome(actions: bytes) -> _Outcome:
-    """One action follows another as long as the verdict is 'pipe'; of kinds other than gact and mirred that is
-    assumed."""
+    """Return what the actions do. After the verdict 'pipe' the next action follows. Actions other than gact and mirred
+    are assumed to have that verdict."""
     target, redirects = 0, False
     for _, action in attributes(actions):
         parts = dict(attributes(action))

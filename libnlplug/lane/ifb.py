@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The ifb that carries a lane's plug: made, described in its alias, found again, deleted.
+"""Make, find, describe and delete the ifb that has a lane's plug.
 
-An ifb (drivers/net/ifb.c) is a device that takes packets from a redirect, passes them through its root qdisc, and
-gives them back to where they were. A lane's is known by its hardware address, which the message that makes it sets;
-its alias says what it is for, so that any process can tell what it finds.
+An ifb (drivers/net/ifb.c) is a device that takes packets from a redirect, passes them through its root qdisc, and gives
+them back to the hook they came from. A lane's ifb has a hardware address that no other has, set by the message that
+makes it. Its alias describes the lane, so that any process can read what it is for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..netlink.messages import built, link_message
 from ..netlink.route_socket import RouteSocket
 from ..record import Record
 
-__all__ = ["ADDRESS", "Ifb", "alias_of", "create_ifb", "delete_ifb", "ifb_of", "ifbs", "set_alias"]
+__all__ = ["ADDRESS", "Ifb", "alias_of", "create_ifb", "delete_ifb", "ifb_of", "ifbs", "set_alias", "unnamed"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ _KIND = attribute(lib.IFLA_LINKINFO, attribute(lib.IFLA_INFO_KIND, b"ifb\0"))
 
 
 class Ifb(Record):
-    """An ifb as the kernel shows it. ``inside`` counts the packets that it has taken in and not yet given back, but for
-    those in its qdisc, and ``lost`` those whose device was gone when they were to be given back."""
+    """An ifb as the kernel shows it. ``inside`` counts the packets that it has taken and not given back, without those
+    in its qdisc. ``lost`` counts packets that could not be given back because their device was gone."""
 
     __slots__ = ("ifindex", "name", "alias", "address", "up", "inside", "lost")
     ifindex: int
@@ -45,21 +45,22 @@ class Ifb(Record):
 
     @property
     def words(self) -> dict[str, str]:
-        """What the alias says; nothing where it is not a lane's."""
+        """The words of the alias; none if it is no lane's ifb."""
         head, *parts = self.alias.split(" ")
         return dict(part.split("=", 1) for part in parts if "=" in part) if head == ALIAS else {}
 
 
 def alias_of(words: dict[str, str]) -> str:
-    """The alias that says these words."""
+    """Return the alias with these words."""
     return " ".join([ALIAS, *(f"{name}={value}" for name, value in words.items())])
 
 
 def create_ifb(sk: RouteSocket, name: str, alias: str, packet: int) -> int:
-    """A new ifb, up, with a lane's address and its alias, and without traffic of its own; its interface index.
+    """Make an ifb with this alias and a lane's address, set it up, and return its interface index.
 
-    Its largest packet is the lane's, so that a limit of its plug is checked by that.
-    Raises FileExistsError where the name is taken, PlugUnavailable where the kernel has no ifb.
+    It sends no packet of its own. ``packet`` is the largest packet of the lane's device, so that the plug's limit is
+    checked as it would be on that device. Raise FileExistsError if the name is taken, PlugUnavailable if the kernel has
+    no ifb.
     """
     load_ifb()
     parts = attribute(lib.IFLA_IFNAME, name.encode() + b"\0") + attribute(lib.IFLA_ADDRESS, ADDRESS) + _KIND
@@ -83,14 +84,14 @@ def create_ifb(sk: RouteSocket, name: str, alias: str, packet: int) -> int:
 
 
 def set_alias(sk: RouteSocket, ifindex: int, name: str, alias: str) -> None:
-    """Write the alias, 255 bytes at most. (The kernel takes none with the message that makes a device.)"""
+    """Write the alias, at most 255 bytes. (The kernel ignores one in the message that makes a device.)"""
     changes = _link(ifindex)
     lib.rtnl_link_set_ifalias(changes, alias.encode())
     _change(sk, ifindex, changes, "describe the ifb", name)
 
 
 def delete_ifb(sk: RouteSocket, ifindex: int, name: str) -> None:
-    """Delete the ifb with whatever is in it; one that is gone already is passed over."""
+    """Delete the ifb and the packets in it. It is no error if it is already gone."""
     try:
         sk.execute(built(lib.rtnl_link_build_delete_request, _link(ifindex)), "delete the ifb", name)
     except DeviceNotFound:
@@ -98,7 +99,7 @@ def delete_ifb(sk: RouteSocket, ifindex: int, name: str) -> None:
 
 
 def ifb_of(sk: RouteSocket, ifindex: int) -> Ifb | None:
-    """The ifb with this interface index, None where it is gone."""
+    """Return the ifb with this interface index, or None if it is gone."""
     try:
         shown = sk.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find the ifb", None)
     except DeviceNotFound:
@@ -107,9 +108,16 @@ def ifb_of(sk: RouteSocket, ifindex: int) -> Ifb | None:
 
 
 def ifbs(sk: RouteSocket) -> list[Ifb]:
-    """Every ifb of the namespace, by one dump that the kernel filters by kind."""
+    """Return all ifbs of the namespace, by one dump that the kernel filters by kind."""
     replies = sk.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, _KIND), "list the ifbs", None)
     return [ifb for ifb in (_read(reply.payload) for reply in replies) if ifb is not None]
+
+
+def unnamed(error: NetlinkError, name: str, shown: str) -> NetlinkError:
+    """Let an error of the plug on the ifb ``name`` say ``shown`` instead: users know their device, but not the ifb."""
+    error.strerror = str(error).replace(name, shown, 1)
+    error.device = shown.partition(" ")[0]
+    return error
 
 
 def _read(payload: bytes) -> Ifb | None:
@@ -130,14 +138,14 @@ def _read(payload: bytes) -> Ifb | None:
         text(parts.get(lib.IFLA_IFALIAS, b"")),
         parts.get(lib.IFLA_ADDRESS, b""),
         bool(info.ifi_flags & lib.IFF_UP),
-        # What did not come from a redirect is counted as taken in, too, and thrown away.
+        # rx_packets also counts packets that did not come from a redirect; the ifb drops those.
         int(stats.rx_packets) - int(stats.rx_dropped) - int(stats.tx_packets),
         int(stats.tx_dropped),
     )
 
 
 def _quieten(sk: RouteSocket, ifindex: int, name: str) -> None:
-    """No IPv6 address, so no packets of its own; a kernel without IPv6 has nothing to be told."""
+    """Give the ifb no IPv6 address, so that it sends no packets of its own. A kernel without IPv6 refuses: fine."""
     mode = attribute(lib.IFLA_INET6_ADDR_GEN_MODE, bytes([lib.IN6_ADDR_GEN_MODE_NONE]))
     families = attribute(lib.AF_INET6, mode)
     msg = link_message(lib.RTM_NEWLINK, 0, ifindex, attribute(lib.IFLA_AF_SPEC, families))

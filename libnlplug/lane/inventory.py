@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The lanes of a device as the kernel shows them: which there are, whose they are, whether they can hold.
+"""Find the lanes of a device in the kernel: which exist, whose they are, and whether they can hold.
 
-Each lane has a slot of its device: a number that fixes the ifb's name, the preferences of the filters and the name of
-its mark, which its process keeps while it lives. So lanes alive elsewhere, lanes kept for good and orphans are told
-apart: an orphan is nobody's, or can no longer hold, and the next lane of the device cleans it up.
+Each lane has a slot of its device. This number is in the name of the ifb, in the handles of the filters, and in the
+name of the mark, which the lane's process keeps while it lives. A lane is 'alive' if a process has its mark, and 'kept'
+if it is meant to stay without one. Any other lane, or a kept one that can no longer hold, is an 'orphan': the next lane
+of the device removes it.
 
-Whatever changes a device's lanes is done under the device's lock.
+Every change of a device's lanes happens under the device's lock.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ else:
 
 
 class LaneInfo(Record):
-    """A lane as it is found in the kernel. ``state`` is 'kept', 'alive' (``pid`` is its process), 'orphan', or 'drops':
-    every packet that it matches is lost, and ``trouble`` says why and what to do."""
+    """A lane as the kernel shows it. ``state`` is 'kept', 'alive' (``pid`` is its process), 'orphan' or 'drops': every
+    packet that it matches is lost, and ``trouble`` says why and what to do."""
 
     __slots__ = ("device", "hook", "match", "state", "pid", "ifb", "slot", "ifindex", "trouble")
     device: str
@@ -63,9 +64,8 @@ class LaneInfo(Record):
 
 
 class Lane(Record):
-    """A lane's ifb, the device (its ``ifindex``) and slot that its name tells, and what its alias says.
-
-    In the alias: 'hook'; 'kept'; 'pid'; 'filters', how many there are, 0 until the lane is complete; 'match'.
+    """A lane's ifb, the device (``ifindex``) and slot from its name, and the ``words`` of its alias: 'hook', 'kept',
+    'pid', 'match', and 'filters', the number of filters, which is 0 until the lane is complete.
     """
 
     __slots__ = ("ifb", "ifindex", "slot", "words")
@@ -76,7 +76,7 @@ class Lane(Record):
 
     @property
     def ingress(self) -> bool:
-        """Whether it is about arriving packets."""
+        """Whether it holds arriving packets."""
         return self.words.get("hook") == "ingress"
 
     @property
@@ -92,28 +92,28 @@ class Lane(Record):
 
     @property
     def filters(self) -> int:
-        """How many filters it has when it is complete."""
+        """How many filters it has, or 0 if it is not complete."""
         count = self.words.get("filters", "")
         return int(count) if count.isdecimal() else 0
 
     def is_for(self, ingress: bool, match: str) -> bool:
-        """Whether it is this hook's and match's."""
+        """Return whether it is for this hook and match."""
         return (self.ingress, self.words.get("match")) == (ingress, match)
 
     def rewrite(self, sk: RouteSocket, **words: object) -> Lane:
-        """Change what the alias says; the lane as it is then."""
+        """Change words of the alias. Return the changed lane."""
         now = {**self.words, **{name: str(value) for name, value in words.items()}}
         set_alias(sk, self.ifb.ifindex, self.ifb.name, alias_of(now))
         return Lane(self.ifb, self.ifindex, self.slot, now)
 
 
 def ifb_name(ifindex: int, slot: int) -> str:
-    """The name of a lane's ifb: at most 15 characters, as the kernel allows."""
+    """Return the name of a lane's ifb, at most 15 characters."""
     return f"plug{ifindex:x}-{slot}"
 
 
 def lane_mark(name: str) -> Mark:
-    """What the process of the lane on this ifb keeps while it lives."""
+    """Return the mark that the process of the lane on this ifb keeps while it lives."""
     return Mark(_lane_mark_name(name), silent=True)
 
 
@@ -122,18 +122,18 @@ def _lane_mark_name(name: str) -> str:
 
 
 def lock(sk: RouteSocket, ifindex: int, device: str, operation: str) -> Lock:
-    """What is held by who makes or undoes a lane of the device."""
+    """Return the lock of the device's lanes, for whoever makes or undoes one."""
     return Lock(sk, f"libnlplug-lanes/{ifindex:x}", operation, device)
 
 
 def all_lanes(sk: RouteSocket) -> list[Lane]:
-    """Every lane of the namespace, by the slots of its devices."""
+    """Return all lanes of the namespace, ordered by device and slot."""
     found = [lane for lane in map(_lane, ifbs(sk)) if lane is not None]
     return sorted(found, key=lambda lane: (lane.ifindex, lane.slot))
 
 
 def _lane(ifb: Ifb) -> Lane | None:
-    """The lane of an ifb: of one with the name and the address of a lane's, whoever made others with either."""
+    """Return the lane of this ifb, or None: a lane's ifb has both the name and the address of one."""
     head, _, slot = ifb.name.removeprefix("plug").partition("-")
     try:
         place = int(head, 16), int(slot)
@@ -145,18 +145,18 @@ def _lane(ifb: Ifb) -> Lane | None:
 
 
 def now(sk: RouteSocket, lane: Lane) -> Lane | None:
-    """The lane as it is now, None where its ifb is gone. (A renamed ifb is still the lane's.)"""
+    """Read the lane again. Return None if its ifb is gone. (A renamed ifb is still the lane's.)"""
     ifb = ifb_of(sk, lane.ifb.ifindex)
     return None if ifb is None else Lane(ifb, lane.ifindex, lane.slot, ifb.words)
 
 
 def hooks(sk: RouteSocket, ifindex: int, device: str) -> Hooks:
-    """What is at the device's hooks."""
+    """Return the filters at the device's two hooks."""
     return {ingress: filters(sk, ifindex, device, ingress) for ingress in (False, True)}
 
 
 def plug_of(sk: RouteSocket, lane: Lane) -> PlugQdisc | None:
-    """The plug on a lane's ifb; None where there is none yet, or none any more."""
+    """Return the plug on a lane's ifb, or None if there is none (yet, or any more)."""
     try:
         return open_by(sk, lane.ifb.name, lib.TC_H_ROOT)
     except (QdiscNotFound, DeviceNotFound):
@@ -164,7 +164,7 @@ def plug_of(sk: RouteSocket, lane: Lane) -> PlugQdisc | None:
 
 
 def is_whole(sk: RouteSocket, lane: Lane, there: Hooks) -> bool:
-    """Whether the lane can hold: plug, ifb and filters are as they were made."""
+    """Return whether the lane can hold: plug, ifb and filters are as they were made."""
     return _is_whole(sk, lane, by_slot(there[lane.ingress]).get(lane.slot, []))
 
 
@@ -173,7 +173,7 @@ def _is_whole(sk: RouteSocket, lane: Lane, mine: list[Filter]) -> bool:
 
 
 def states(sk: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
-    """Of each lane of a device, by its ifb's name: 'alive', 'kept' or 'orphan'."""
+    """Return 'alive', 'kept' or 'orphan' for each lane of a device, by its ifb's name."""
     names = {_lane_mark_name(lane.ifb.name): lane.ifb.name for lane in found}
     alive = {names[mark] for mark in taken_names(sk, list(names))}
     filters_at = {ingress: by_slot(at) for ingress, at in there.items()}
@@ -186,7 +186,7 @@ def states(sk: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
 
 
 def dead_slots(there: Hooks) -> dict[bool, set[int]]:
-    """The slots whose filters lead to an ifb that is gone. They throw away what they match."""
+    """Return the slots whose filters lead to an ifb that is gone. These filters drop every packet that they match."""
     return {
         ingress: {slot for one in at if is_dead(one) and (slot := slot_of(one)) is not None}
         for ingress, at in there.items()
@@ -194,12 +194,12 @@ def dead_slots(there: Hooks) -> dict[bool, set[int]]:
 
 
 def is_dead(one: Filter) -> bool:
-    """Whether the filter redirects to a device that is gone."""
+    """Return whether the filter redirects to a device that is gone."""
     return one.redirects and not one.target
 
 
 def lanes(sk: RouteSocket, device: str) -> list[LaneInfo]:
-    """The lanes of a device, whoever made them, and what is left of any whose ifb was deleted."""
+    """Return all lanes of a device, also those of which only the filters are left because the ifb was deleted."""
     ifindex = sk.link(device)
     there = hooks(sk, ifindex, device)
     here = [lane for lane in all_lanes(sk) if lane.ifindex == ifindex]

@@ -5,13 +5,13 @@
                                   |yes
                                   '--> ifb whose root is the plug --> back to where it was
 
-The device's own root qdisc is not touched. Setting up makes the ifb, then its plug, released, then the filters: no
-packet comes before the plug is open. Closing goes backwards: release, filters, wait until plug and ifb are empty, ifb.
-A clsact qdisc that a lane had to add stays, empty. create.py sets up, remove.py undoes, inventory.py tells whose lane
-is whose, neighbours.py what else is at the hook.
+The device's root qdisc is not touched. A lane is made in the order ifb, plug (released), filters, so that no packet
+reaches a plug that holds. It is closed in the order release, filters, wait until plug and ifb are empty, ifb. A clsact
+qdisc that a lane added stays, empty. create.py makes lanes, remove.py removes them, inventory.py finds them, and
+neighbours.py finds what else is at the hook.
 
-What a lane gives back to the ingress of a device comes in behind the device's nftables ingress chains, which would
-never see it (net/core/dev.c): where there is one, an ingress lane is refused.
+Packets that an ingress lane gives back bypass the device's nftables ingress chains (net/core/dev.c). If the device has
+such a chain, an ingress lane is refused.
 
 Threads: as PlugQdisc. Fork: the lane is the parent's; in a child it can only be forgotten.
 """
@@ -22,21 +22,20 @@ import errno
 import os
 
 from ..async_with import AsyncWith
-from ..errors import DeviceNotFound, HoldExpired, NetlinkError, NotDrained, PlugBusy, QdiscNotFound
-from ..hold import Hold, HoldReport
+from ..errors import DeviceNotFound, NetlinkError, NotDrained, PlugBusy, QdiscNotFound
 from ..netlink.devices import refuse_small_limit
 from ..netlink.route_socket import RouteSocket
 from ..plug import DRAIN_TIMEOUT, PlugQdisc, checked_limit
 from .create import LIMIT, Wanted, lane_up, undo
 from .filters import by_slot, in_place
-from .handover import Handover
+from .hold import LaneHold
+from .ifb import unnamed
 from .inventory import hooks, lane_mark, lock, now, plug_of, states
-from .listeners import sockets_of
 from .match import Match
 from .neighbours import refuse_to_bypass, shadows
 from .remove import tear_down
 
-__all__ = ["LIMIT", "BacklogTooSmall", "LaneHold", "LaneReport", "LaneShadowed", "PlugLane", "backlog_sentence"]
+__all__ = ["LIMIT", "LaneShadowed", "PlugLane"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,11 +50,7 @@ if TYPE_CHECKING:
 
 
 class LaneShadowed(UserWarning):
-    """Something at the hook comes before the lane, and may take packets that the lane then does not see."""
-
-
-class BacklogTooSmall(RuntimeWarning):
-    """More connections were held than the listener's backlog has room for when they are released."""
+    """A filter or program comes before the lane at its hook. Packets that it takes do not reach the lane."""
 
 
 class PlugLane(AsyncWith):
@@ -65,19 +60,19 @@ class PlugLane(AsyncWith):
         with lane, lane.hold(timeout=5.0):
             reload_proxy()
 
-    The constructor sets it up; leaving ``with``, or close(), undoes exactly what it made. A lane that is there for the
-    same device, hook and match is adopted: it is sent nothing but a given ``limit``, and stays when this object is
-    closed, unless the process that made it has died since: then the next hold() makes it this object's own. ``limit``
-    is in bytes, 4 MiB where it is not given; ``netns`` as in attach(). What may keep packets from the lane, an earlier
-    filter or a tcx program, is in ``shadowed``, and a LaneShadowed warning.
+    The constructor makes the lane. close(), or leaving the ``with`` block, removes what it made. If a lane for the same
+    device, hook and match exists, it is adopted: only a given ``limit`` is sent to it, and it stays when this object is
+    closed. If the process that made it has died, the next hold() makes it this object's own. ``limit`` is in bytes; the
+    default is 4 MiB. ``netns`` is the same as in attach(). ``shadowed`` lists what may keep packets from the lane, an
+    earlier filter or a tcx program; a LaneShadowed warning says the same.
 
-    Where the device has no clsact qdisc, the lane adds one, which stays there, empty. Meanwhile the kernel drops
-    what leaves the device, for a millisecond or two: once for a device.
+    If the device has no clsact qdisc, the lane adds one, which stays there, empty. While it is added, the kernel drops
+    the packets that leave the device, for one or two milliseconds.
 
-    Raises what attach() raises, ValueError for an invalid match or limit, PlugUnavailable naming the module where the
-    kernel lacks ifb, clsact, flower or mirred, PlugBusy where another process does not finish with the lanes of the
-    device, and NetlinkError where the lane would bypass somebody's filter, where another lane takes some of the same
-    packets, and for a device whose packets do not come by its hooks (a VRF, an ipvlan in l3s mode).
+    Raises what attach() raises. Also ValueError for an invalid match or limit, PlugUnavailable with the module's name
+    if the kernel lacks ifb, clsact, flower or mirred, PlugBusy if another process keeps the lock of the device's lanes,
+    and NetlinkError if the lane would bypass a filter, if another lane takes some of the same packets, or if the
+    device's packets do not pass its hooks (a VRF, an ipvlan in l3s mode).
     """
 
     def __init__(
@@ -89,7 +84,7 @@ class PlugLane(AsyncWith):
     def keep(
         cls, device: str, match: Match, *, ingress: bool = False, limit: int | None = None, netns: Netns = None
     ) -> PlugLane:
-        """The same, but the lane stays when this object is closed and when the process ends: 'libnlplug lane add'."""
+        """Make a lane that stays when this object is closed and when the process ends, as 'libnlplug lane add' does."""
         lane = cls.__new__(cls)
         lane._set_up(device, match, ingress, limit, netns, kept=True)
         return lane
@@ -136,17 +131,17 @@ class PlugLane(AsyncWith):
 
     @property
     def device(self) -> str:
-        """The device whose packets are chosen from; its name when the lane was made."""
+        """The device's name when the lane was made."""
         return self._device
 
     @property
     def match(self) -> Match:
-        """Which packets."""
+        """The packets that the lane holds."""
         return self._match
 
     @property
     def ingress(self) -> bool:
-        """Whether it is about arriving packets."""
+        """Whether it holds arriving packets."""
         return self._ingress
 
     @property
@@ -162,45 +157,46 @@ class PlugLane(AsyncWith):
 
     @property
     def created(self) -> bool:
-        """Whether this object made the lane, or adopted it."""
+        """True if this object made the lane, False if it adopted one."""
         return self._created
 
     @property
     def forked(self) -> bool:
-        """Whether this is a forked child of the process that the object belongs to."""
+        """True in a forked child of the process that the object belongs to."""
         return self._sk.forked
 
     def socket(self) -> RouteSocket:
-        """The lane's socket; ClosedError where it is closed."""
+        """The lane's socket. Raises ClosedError if it is closed."""
         self._sk.fileno()
         return self._sk
 
     @property
     def closed(self) -> bool:
-        """Whether close() was called."""
+        """True after close()."""
         return self._closed
 
     def hold(self, timeout: float | None = None, on_death: OnDeath = "release", *, handover: bool = False) -> LaneHold:
         """Hold the lane's packets for a block, guarded: as PlugQdisc.hold().
 
-        The lane is checked when the hold begins and when it ends. NetlinkError (QdiscNotFound where something is gone)
-        says what is wrong with it, or would be bypassed by it, or has come before it meanwhile; the report's counts are
-        None then.
+        The lane is checked when the hold begins and when it ends. NetlinkError says what is wrong with it: a part is
+        gone (QdiscNotFound), it would bypass a filter, or a filter has come before it. The report's counts are then
+        None.
 
-        With ``handover``, of a lane for a TCP dst_port, the block begins when the accept queues of the listeners on
-        that port in the lane's namespace are empty and no handshake with them is half done; and the hold ends when
-        those listeners have closed and another one is there. All within ``timeout``: else HoldExpired says what did not
-        happen. The report's ``handover`` is 'handed over', 'same socket' where the listener stayed (a server that keeps
-        its socket needs no hold), or 'nothing listened'.
+        With ``handover``, for a lane with a TCP dst_port, the block begins when the accept queues of the listeners on
+        that port in the lane's namespace are empty and no handshake with them is half done. The hold ends when those
+        listeners have closed and another one listens. If that takes longer than ``timeout``, HoldExpired says what did
+        not happen. The report's ``handover`` is 'handed over', 'nothing listened', or 'same socket' if the listener
+        stayed: a server that keeps its socket needs no hold.
 
-        The report's ``backlog_needed`` is how many connections the listener must have room for, where more were held
-        than its backlog; a BacklogTooSmall warning says so.
+        If more SYNs were held than the listener's backlog has room for, a BacklogTooSmall warning says so, and the
+        report's ``backlog_needed`` is a backlog that is enough. A client that waits longer than a second sends its SYN
+        again, so the number of connections may be smaller.
         """
         return LaneHold(self, timeout, on_death, handover)
 
     def ready(self) -> list[str]:
-        """For a hold that begins: raise where the lane cannot hold what it should; else what shadows it. A lane whose
-        process has died is this object's then."""
+        """Prepare a hold: raise NetlinkError if the lane cannot hold its packets, else return what shadows it. If the
+        process that made the lane has died, the lane becomes this object's."""
         there = hooks(self._sk, self._ifindex, self._device)
         lane = now(self._sk, self._lane)
         self._refuse_broken(lane, there)
@@ -212,7 +208,7 @@ class PlugLane(AsyncWith):
         return self._shadows(there)
 
     def _refuse_broken(self, lane: Lane | None, there: Hooks) -> None:
-        """Raise where the lane does not take what it matches, or does not hold it."""
+        """Raise QdiscNotFound if the lane does not take the packets of its match, or cannot hold them."""
         ifb = self.ifb
         if lane is None:
             raise self.gone()
@@ -227,7 +223,7 @@ class PlugLane(AsyncWith):
         raise self.gone(f"it is gone or broken: {why}; close it and make it again")
 
     def broken_since(self, shadowed: list[str]) -> NetlinkError | None:
-        """What has kept the lane from holding since ready() returned ``shadowed``."""
+        """Return the error that has kept the lane from holding since ready() returned ``shadowed``, or None."""
         try:
             there = hooks(self._sk, self._ifindex, self._device)
             self._refuse_broken(now(self._sk, self._lane), there)
@@ -250,21 +246,25 @@ class PlugLane(AsyncWith):
                 lane.rewrite(self._sk, pid=os.getpid())
 
     def gone(self, why: str | None = None) -> QdiscNotFound:
-        """The error for a lane that holds nothing."""
+        """Return the error for a lane that holds nothing."""
         deleted = (
             f"it is gone: whoever made it has closed it, or somebody has deleted its ifb {self.ifb}; make it again"
         )
         message = f"cannot hold the lane of {self._device}: {why or deleted}"
         return QdiscNotFound(errno.ENOENT, message, "hold the lane of", self._device)
 
-    def close(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
-        """Undo the lane: release, filters, wait ``timeout`` seconds at most until it is empty, ifb. The clsact qdisc
-        stays.
+    def explained(self, error: NetlinkError) -> NetlinkError:
+        """Let an error of the plug name this lane's device and match."""
+        return unnamed(error, self.ifb, f"{self._device} ({self._match}{' arriving' * self._ingress})")
 
-        Calling it again does nothing. PlugBusy (with the ``pid``) while a hold() is on, and NotDrained with the number
-        of packets that could not leave; the lane stays then, and close() can be called again. DeviceNotFound, after the
-        rest is undone, where held packets are lost because the device has gone, or the ifb was deleted. An adopted or
-        kept lane stays, released if this object's last word left it holding.
+    def close(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
+        """Remove the lane: release, delete the filters, wait at most ``timeout`` seconds until it is empty, delete the
+        ifb. The clsact qdisc stays. An adopted or kept lane stays, too; it is released if this object's last action
+        left it holding.
+
+        A second call does nothing. Raises PlugBusy (with the ``pid``) while a hold() is on, and NotDrained with the
+        number of packets that could not leave. The lane then stays, and close() can be called again. Raises
+        DeviceNotFound, after the rest is removed, if held packets are lost because the device or the ifb is gone.
         """
         if self._closed:
             return
@@ -300,12 +300,16 @@ class PlugLane(AsyncWith):
             raise DeviceNotFound(errno.ENODEV, f"the lane of {self._device}: {why}", "close the lane of", self._device)
 
     def _leave(self) -> None:
-        """Leave a lane that stays, releasing what this object holds."""
-        if self.plug.last_action in ("buffer", "release_one"):
+        """Leave a lane that stays. Release it if this object holds it."""
+        if self.plug.last_action not in ("buffer", "release_one"):
+            return
+        try:
             self.plug.release_indefinite()
+        except NetlinkError as error:
+            raise self.explained(error) from None
 
     def _let_go(self) -> None:
-        """Close what this object has open; the kernel's state stays."""
+        """Close this object's sockets. The kernel's state stays."""
         self._closed = True
         self._let_go_of_mark()
         if self._plug is not None:
@@ -329,132 +333,3 @@ class PlugLane(AsyncWith):
     def __repr__(self) -> str:
         where = "closed" if self._closed else f"on {self.ifb}"
         return f"<PlugLane {self._device} {'ingress' if self._ingress else 'egress'} {self._match} {where}>"
-
-
-class LaneReport(HoldReport):
-    """A HoldReport that says, in ``handover``, how the listeners were handed over, and in ``backlog_needed`` which
-    backlog would have had room for all held connections; None where that was not asked for, or is not known."""
-
-    __slots__ = ("handover", "backlog", "backlog_needed")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.handover: str | None = None
-        self.backlog: int | None = None
-        self.backlog_needed: int | None = None
-
-    def as_dict(self) -> dict[str, object]:
-        """The values by their names."""
-        return {name: getattr(self, name) for name in (*HoldReport.__slots__, *self.__slots__)}
-
-
-class LaneHold(Hold):
-    """A hold of a lane, which is checked when it begins and when it ends; made by PlugLane.hold()."""
-
-    def __init__(self, lane: PlugLane, timeout: float | None, on_death: OnDeath, handover: bool) -> None:
-        super().__init__(lane.plug, timeout, on_death)
-        self._lane = lane
-        self._report: LaneReport = LaneReport()
-        self._handover = Handover(lane.socket(), lane.match, timeout) if handover else None
-        self._shadowed: list[str] = []
-
-    def __enter__(self) -> LaneReport:
-        self._shadowed = self._lane.ready()
-        try:
-            super().__enter__()
-        except (DeviceNotFound, QdiscNotFound):  # closed at this moment
-            raise self._lane.gone() from None
-        late = None
-        try:
-            if self._handover is not None:
-                late = self._handover.wait_until_quiet()
-        except BaseException as error:
-            super().__exit__(type(error), error, error.__traceback__)
-            raise
-        if late is not None:
-            self._end_late(f"{late}, so the block was not begun")
-        return self._report
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._lane.closed or self._lane.forked:
-            super().__exit__(kind, error, traceback)
-            return
-        try:
-            late = self._wait_until_closed() if error is None else None
-            broken = self._lane.broken_since(self._shadowed)
-        except BaseException as interrupt:
-            super().__exit__(type(interrupt), interrupt, interrupt.__traceback__)
-            raise
-        if late is not None:
-            self._end_late(late)
-        self._leave_checked(broken)
-
-    def give_up_waiting(self) -> None:
-        """End the waits of a handover at once."""
-        if self._handover is not None:
-            self._handover.give_up()
-
-    def _wait_until_closed(self) -> str | None:
-        if self._handover is None:
-            return None
-        late = self._handover.wait_until_closed()
-        self._report.handover = self._handover.outcome
-        return late
-
-    def _leave_checked(self, broken: NetlinkError | None) -> None:
-        """Release, and raise what was wrong: an expiry, or with the lane."""
-        try:
-            super().__exit__(None, None, None)
-        except HoldExpired:
-            raise
-        except NetlinkError:
-            if broken is None:
-                raise
-        report = self._report
-        if broken is not None:
-            report.packets = report.bytes = report.dropped = report.limit_needed = None
-            raise broken
-        if report.packets:
-            self._compare_backlog(report.packets)
-
-    def _end_late(self, what: str) -> None:
-        """Release at the end of the time, and raise HoldExpired with what did not happen."""
-        try:
-            super().__exit__(None, None, None)
-        except HoldExpired:
-            pass
-        self._report.expired = True
-        self._report.packets = self._report.bytes = self._report.dropped = None
-        device, seconds = self._lane.device, self._report.seconds or 0.0
-        message = f"the handover of {device} was not done within {seconds:.3f} s: {what}; it is released now"
-        raise HoldExpired(None, message, "hold", device)
-
-    def _compare_backlog(self, held: int) -> None:
-        """Say so where more connections come at once than the listeners have room for."""
-        match = self._lane.match
-        if not match.tcp_syn or match.dst_port is None:
-            return
-        try:
-            listeners = sockets_of(self._lane.socket(), match, half_done=False).listeners
-        except NetlinkError:
-            return
-        rooms = [sum(one.backlog for one in listeners if one.port == port) for port in {one.port for one in listeners}]
-        if not rooms:
-            return
-        self._report.backlog = min(rooms)
-        if held > min(rooms):
-            import warnings
-
-            self._report.backlog_needed = held
-            warnings.warn(backlog_sentence(held, min(rooms)), BacklogTooSmall, stacklevel=4)
-
-
-def backlog_sentence(held: int, backlog: int) -> str:
-    """What it means that more connections were held than the listener has room for, and what to do."""
-    return (
-        f"{held} new connections were held, and the listener has room for {backlog} at once: the others come a second"
-        f" later, or are reset where net.ipv4.tcp_abort_on_overflow is 1; give it a backlog of {held}, and"
-        f" net.core.somaxconn too"
-    )

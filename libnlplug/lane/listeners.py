@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The sockets that listen on the ports of a match, what waits in their queues, and which processes have them.
+"""Find the sockets that listen on the ports of a match, what waits in their queues, and whose they are.
 
     SYN --> half done (SYN-RECV) --> accept queue --> accept()      what waits here is lost when the listener closes
 
-The kernel tells by NETLINK_SOCK_DIAG, without any right (net/ipv4/inet_diag.c). Which process has a socket is told by
-/proc, of the processes that the caller may look into.
+The kernel shows sockets by NETLINK_SOCK_DIAG to every user (net/ipv4/inet_diag.c). /proc shows which process has a
+socket, for the processes that the caller may look into.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Listener", "Sockets", "owners", "sockets_of"]
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
 TCP, SYN_RECV, LISTEN = 6, 3, 10
-NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 1, 0x300, 0x10
+NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2
@@ -34,8 +34,8 @@ _MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")  # struct inet_diag_msg
 
 
 class Listener(Record):
-    """A listening socket: its address and port, ``waiting`` connections in its accept queue, which has room for
-    ``backlog``, and its inode. ``cookie`` is the kernel's number for it, never used again."""
+    """A listening socket. ``waiting`` connections are in its accept queue, which has room for ``backlog``. ``cookie``
+    is the kernel's number for the socket, which is never used again."""
 
     __slots__ = ("cookie", "address", "port", "waiting", "backlog", "inode")
     cookie: bytes
@@ -63,8 +63,8 @@ class Sockets(Record):
 
 
 def sockets_of(sk: RouteSocket, match: Match, *, half_done: bool = True) -> Sockets:
-    """What listens for connections of the match in the namespace, now. To count handshakes that are half done, the
-    kernel looks through all connections."""
+    """Return the sockets that listen for connections of the match in the namespace. Counting handshakes that are half
+    done makes the kernel look through all connections."""
     states = 1 << LISTEN | half_done << SYN_RECV
     found = sk.in_netns(lambda: [one for family in (AF_INET, AF_INET6) for one in _dump(family, states)])
     mine = [(state, listener) for state, listener in found if _is_for(listener, match)]
@@ -73,7 +73,7 @@ def sockets_of(sk: RouteSocket, match: Match, *, half_done: bool = True) -> Sock
 
 
 def owners(inodes: set[int]) -> dict[int, str]:
-    """The names of the processes that have one of the sockets, by pid, where they may be looked into."""
+    """Return the names of the processes that have one of the sockets, by pid, if the caller may look into them."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
     found = {}
     for entry in os.listdir("/proc"):
@@ -101,7 +101,7 @@ def _has(pid: str, wanted: set[str]) -> bool:
 
 
 def _is_for(one: Listener, match: Match) -> bool:
-    """Whether connections of the match come to this socket: by its port, and by its address where it has one."""
+    """Return whether connections of the match come to this socket, by its port and address."""
     if not any(first <= one.port <= last for first, last in match.ports("dst_port")):
         return False
     networks = match.networks("dst_ip")
@@ -113,7 +113,7 @@ def _is_for(one: Listener, match: Match) -> bool:
 
 
 def _dump(family: int, states: int) -> list[tuple[int, Listener]]:
-    """Every TCP socket of the family that is in one of the states, with its state."""
+    """Return every TCP socket of the family that is in one of the states, with its state."""
     payload = _REQUEST.pack(family, TCP, 0, states)
     header = _HEADER.pack(_HEADER.size + len(payload), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
     asker = Socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
@@ -141,7 +141,7 @@ def _cannot(number: int | None, advice: str) -> NetlinkError:
 
 
 def _take(answers: bytes, found: list[tuple[int, Listener]]) -> bool:
-    """Read one datagram of the dump into ``found``; whether it was the last."""
+    """Read one datagram of the dump into ``found``. Return whether it was the last."""
     at = 0
     while at + _HEADER.size <= len(answers):
         length, kind, _, _, _ = _HEADER.unpack_from(answers, at)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The marks of lanes: whose a lane is, and the lock of a device's lanes. A Mark is an abstract unix socket.
+"""Ask for the marks of lanes, and lock a device's lanes. A Mark is an abstract unix socket.
 
-A name can be bound once in a network namespace by each type of socket, and is free again as soon as the socket is
-closed, however the process ends; no file is left behind. Any local user can take any name, so a mark keeps others away
-and proves nothing more.
+In a network namespace, one socket of a type can have a name. The name is free again as soon as the socket is closed,
+also if its process is killed, and no file stays. Any local user can take any name: a mark only keeps others away, it
+proves nothing about its owner.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from ..netlink.route_socket import RouteSocket
 
-PATIENCE = 10.0  # seconds; the longest work under a lock waits twice for a lane to drain
+PATIENCE = 10.0  # seconds; the longest work under a lock is to wait twice until a lane is empty
 
 
 def taken_names(sk: RouteSocket, names: list[str]) -> set[str]:
-    """Which of these names of Marks somebody has, this process included."""
+    """Return those of these names of Marks that a process has, this one included."""
     return sk.in_netns(lambda: {name for name in names if _is_taken(name)}) if names else set()
 
 
@@ -43,7 +43,7 @@ def _is_taken(name: str) -> bool:
 
 
 class Lock:
-    """One process at a time, and one thread of it: what changes the lanes of a device happens inside."""
+    """A context manager: one thread of one process at a time changes the lanes of a device."""
 
     def __init__(self, sk: RouteSocket, name: str, operation: str, device: str) -> None:
         self._sk = sk

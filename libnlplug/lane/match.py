@@ -4,10 +4,10 @@
     Match(ip_proto="tcp", dst_port=8080, tcp_syn=True)          new connections to port 8080, over IPv4 and IPv6
     Match(ip_proto="tcp", dst_port=(80, 443, "8000-8010"))      to any of these ports
 
-A packet matches if every given part matches; a part with several values matches if one of them does. Without an
-address, IPv4 and IPv6 both match. A fragment of a packet has no ports and no TCP flags: it matches only where neither
-is asked for. A packet with a VLAN tag belongs to the VLAN's own device and does not match, unless its tag has VLAN 0,
-which is a priority and no VLAN.
+A packet matches if every given part matches. A part with several values matches if one of them does. Without an
+address, IPv4 and IPv6 both match. A fragment of a packet has no ports and no TCP flags, so it matches only if neither
+is given. A packet with a VLAN tag belongs to the VLAN's own device and does not match, unless the tag has VLAN 0, which
+only sets a priority.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BETWEEN = "+"  # between several values in the text of a match, where a comma s
 
 
 class Match(Record):
-    """The packets that fit every given part; ValueError, naming the part, where a part is invalid.
+    """The packets that fit every given part. An invalid part raises ValueError, with the part's name.
 
     ``ip_proto``: 'tcp', 'udp', 'sctp', 'icmp', 'icmpv6' or a number. ``src_ip``, ``dst_ip``: an address or a prefix, as
     '10.0.0.0/8' or '2001:db8::1', or several in a tuple. ``src_port``, ``dst_port``: of tcp, udp or sctp, 1 to 65535 or

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A lane and what else is at its device: what it would harm, so that it is refused, and what comes before it."""
+"""Refuse a lane that would harm something else on its device, and find what comes before a lane."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["refuse_device", "refuse_overlap", "refuse_to_bypass", "refuse_to_dro
 
 
 def refuse_device(sk: RouteSocket, device: str, ifindex: int) -> None:
-    """Refuse a device whose packets do not come by its own hooks."""
+    """Raise NetlinkError for a device whose packets do not pass its own hooks."""
     there = device_of(sk, ifindex)
     if there.kind == "vrf":
         ports = ", ".join(ports_of(sk, ifindex)) or "it has none"
@@ -33,7 +33,7 @@ def refuse_device(sk: RouteSocket, device: str, ifindex: int) -> None:
 
 
 def refuse_to_drop(sk: RouteSocket, device: str, ifindex: int) -> None:
-    """Refuse where a lane would add a clsact qdisc, and by that throw packets away."""
+    """Raise NetlinkError if adding a clsact qdisc would drop packets that wait in the root qdisc."""
     if clsact_kind(sk, ifindex, device) is None and not is_quiet(sk, ifindex, device):
         count = waiting(sk, ifindex, device)
         hint = f"'tc qdisc add dev {device} clsact' at a quiet moment, and lanes will use it and leave it there"
@@ -45,8 +45,8 @@ def refuse_to_drop(sk: RouteSocket, device: str, ifindex: int) -> None:
 def refuse_to_bypass(
     sk: RouteSocket, device: str, ifindex: int, ingress: bool, at_hook: list[Filter], operation: str
 ) -> None:
-    """Refuse where somebody's filters come after a lane's, which ends the classification before them, and where
-    nftables has a chain at the ingress of the device, behind which an ifb gives packets back (net/core/dev.c)."""
+    """Raise NetlinkError if packets of a lane would bypass something: a filter that comes after the lane's filters, or
+    an nftables chain at the device's ingress, because the ifb gives packets back after it (net/core/dev.c)."""
     what = hint = ""
     for one in at_hook:
         if not what and one.prio >= FIRST_PRIO and one.chain == 0 and not is_lanes(one):
@@ -62,7 +62,7 @@ def refuse_to_bypass(
 
 
 def refuse_overlap(device: str, there: list[Lane], ingress: bool, match: Match) -> None:
-    """Refuse where a lane at the hook may match some of the same packets: which lane would take them?"""
+    """Raise NetlinkError if another lane at the hook may match some of the same packets: only one can take them."""
     for lane in there:
         if lane.ingress != ingress or not lane.filters:
             continue
@@ -76,7 +76,7 @@ def refuse_overlap(device: str, there: list[Lane], ingress: bool, match: Match) 
 
 
 def shadows(sk: RouteSocket, ifindex: int, ingress: bool, match: Match, at_hook: list[Filter]) -> list[str]:
-    """What comes before a lane at its hook and may keep packets from it, a sentence each."""
+    """Return a sentence for each thing that comes before a lane at its hook and may keep packets from it."""
     lines = [
         f"the {one.kind} filter of preference {one.prio} comes first, and what it matches the lane does not see"
         for one in at_hook

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How lanes are undone: by who made them, by 'libnlplug lane del', or, orphans, by the next lane of the device.
+"""Undo lanes: at close(), by 'libnlplug lane del', and orphans when the next lane of the device is made.
 
     nobody may hold --> release --> what was held has left --> filters --> nothing is on its way --> ifb
 
-Each step leaves traffic flowing, so whoever is killed on the way leaves a rest that the next one undoes. The clsact
-qdisc stays, empty: to delete one loses packets, and filters that somebody else adds at that moment.
+After each step traffic flows, so a process that is killed on the way leaves a rest that the next one can undo. The
+clsact qdisc stays, empty: deleting it would lose packets, and filters that somebody else adds at that moment.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ GUARD_PATIENCE = 0.5  # seconds for the guard of a process that has died
 
 
 def delete_lanes(sk: RouteSocket, device: str, match: Match | None, ingress: bool | None) -> list[LaneInfo]:
-    """Undo the kept lanes of a device, those of one match and hook or all, and its orphans. Which of them there were.
+    """Undo the kept lanes of a device, those of one match and hook or all, and its orphans. Return them.
 
-    A lane whose process is alive, or that is being held, is PlugBusy, and nothing is undone.
+    Raise PlugBusy, and undo nothing, if the process of one of them is alive, or if one is being held.
     """
     ifindex = sk.link(device)
     hook = None if ingress is None else "ingress" if ingress else "egress"
@@ -57,7 +57,7 @@ def delete_lanes(sk: RouteSocket, device: str, match: Match | None, ingress: boo
 
 
 def sweep(sk: RouteSocket, device: str, ifindex: int) -> None:
-    """Undo what dead processes have left on the device, and lanes of devices that are gone. Under the device's lock."""
+    """Undo what dead processes left on the device, and lanes of devices that are gone. The caller has the lock."""
     there = hooks(sk, ifindex, device)
     for ingress, at in there.items():
         if any(map(is_dead, at)):
@@ -71,7 +71,7 @@ def sweep(sk: RouteSocket, device: str, ifindex: int) -> None:
             try:
                 if mark.take(sk) and _guard_has_ended(sk, lane):
                     tear_down(sk, device, [lane])
-            except (PlugBusy, NotDrained):  # somebody who had adopted it holds it: it is theirs
+            except (PlugBusy, NotDrained):  # a process that adopted it holds it: the lane is theirs
                 pass
             finally:
                 mark.close()
@@ -86,7 +86,7 @@ def _is_gone(sk: RouteSocket, ifindex: int) -> bool:
 
 
 def _guard_has_ended(sk: RouteSocket, lane: Lane) -> bool:
-    """Whether nobody holds the lane, after a moment for a guard that is just releasing what its holder held."""
+    """Return whether nobody holds the lane. The guard of a process that has just died gets a moment to release."""
     deadline = time.monotonic() + GUARD_PATIENCE
     while holder_of(sk, mark_name(lane.ifb.ifindex, lib.TC_H_ROOT)) is not None:
         if time.monotonic() > deadline:
@@ -96,11 +96,10 @@ def _guard_has_ended(sk: RouteSocket, lane: Lane) -> bool:
 
 
 def tear_down(sk: RouteSocket, device: str, found: list[Lane], timeout: float = DRAIN_TIMEOUT) -> int:
-    """The exact undo of lanes; how many packets could not be given back because their device had gone.
+    """Undo lanes. Return how many packets could not be given back because their device was gone.
 
-    Release, wait until what was held has left, remove the filters, wait until nothing is on its way through the ifbs
-    any more, delete them. Nobody can begin a hold meanwhile. PlugBusy while one is on, NotDrained where packets do not
-    leave.
+    Release, wait until the held packets have left, remove the filters, wait until the ifbs are empty, delete them.
+    Nobody can begin a hold meanwhile. Raise PlugBusy if one is on, NotDrained if packets do not leave.
     """
     deadline = time.monotonic() + timeout
     found = [now(sk, lane) or lane for lane in found]
@@ -127,7 +126,7 @@ def tear_down(sk: RouteSocket, device: str, found: list[Lane], timeout: float = 
 
 
 def _keep_holders_away(sk: RouteSocket, lane: Lane, plug: PlugQdisc | None, hold: Mark, deadline: float) -> None:
-    """Take the mark that whoever holds the lane must have."""
+    """Take the mark that a hold of the lane needs, so that none can begin."""
     while not hold.take(sk):
         if plug is not None:
             plug.refuse_while_held("close the lane on")
@@ -137,9 +136,11 @@ def _keep_holders_away(sk: RouteSocket, lane: Lane, plug: PlugQdisc | None, hold
 
 
 def _let_out(sk: RouteSocket, device: str, lane: Lane, plug: PlugQdisc, deadline: float) -> None:
-    """Release, and wait until what was in the plug has left it, with the filters in place: what leaves a device comes
-    past them once more, and only a filter that matches it takes the mark off it by which other hooks would let it pass
-    unseen (tc_skip_classify in net/sched/act_api.c). The plug is first in, first out: its counter tells."""
+    """Release, and wait until the packets in the plug have left it, while the filters are still there.
+
+    A released packet of an egress lane meets the filters again. Only the filter that matches it clears the packet's
+    tc_skip_classify flag (net/sched/act_api.c); with the flag set, other hooks would ignore the packet. The plug is
+    first in, first out, so its counter shows when these packets have left."""
     try:
         plug.release_indefinite()
         first = plug.stats()
@@ -153,7 +154,7 @@ def _let_out(sk: RouteSocket, device: str, lane: Lane, plug: PlugQdisc, deadline
 
 
 def _remove_filters(sk: RouteSocket, device: str, found: list[Lane]) -> None:
-    """Delete the lanes' filters: those with their slots that lead to their ifbs, or to one that is gone."""
+    """Delete the lanes' filters: those with their slots that lead to their ifbs, or to an ifb that is gone."""
     targets = {lane.slot: lane.ifb.ifindex for lane in found}
     for ifindex in {lane.ifindex for lane in found}:
         for ingress in (False, True):
@@ -177,8 +178,8 @@ def _wait_until_empty(sk: RouteSocket, device: str, lane: Lane, deadline: float,
 
 
 def _inside(sk: RouteSocket, lane: Lane) -> int:
-    """How many packets are in the ifb and its qdisc. The qdisc is asked first: what leaves it is then counted twice
-    rather than not at all."""
+    """Return how many packets are in the ifb and its qdisc. The qdisc is read first, so that a packet that leaves it is
+    counted twice rather than not at all."""
     try:
         there = sk.qdisc(lane.ifb.ifindex, lib.TC_H_ROOT, lane.ifb.name)
     except (QdiscNotFound, DeviceNotFound):

@@ -35,7 +35,6 @@ static void forget(void)
 	last = (struct guard_answer){ 0 };
 	state = IDLE;
 	count = tries = asked = leaving = links_known = 0;
-	lost = lost_at = 0;
 	holder_stack = 0;
 }
 

@@ -32,9 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the files that are in the other parts. What takes modules out of the kernel goes first: afterwards
-    something may use them for as long as this process lives."""
-    items.sort(key=lambda item: item.path.name != "test_lane_faults.py")
+    """Leave out the files that are in the other parts."""
     if part := config.getoption("--part"):
         number, count = map(int, part.split("of"))
         own = parts({item.path.name for item in items}, count)[number - 1]

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import resource
 import signal
-import struct
 import subprocess
 import time
 from pathlib import Path
@@ -30,22 +28,7 @@ from tests.support.hold import (
 )
 from tests.support.netlab import Wire, eventually, random_name, unable
 
-CLOSE_RANGE = 436
-ENOSYS = 38
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_SET_TIMERSLACK = 38, 22, 29
-
-
-def refuse(call: int, code: int) -> None:
-    """Have a seccomp filter refuse a system call to this process and its children."""
-    if platform.machine() != "x86_64":
-        unable("the layout of a filter is known here for x86-64 only")
-    lines = [(0x20, 0, 0, 0), (0x15, 0, 1, call), (6, 0, 0, 0x50000 | code), (6, 0, 0, 0x7FFF0000)]
-    text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in lines))
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(lines), ctypes.addressof(text)))
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if libc.prctl(PR_SET_SECCOMP, 2, program, 0, 0):
-        raise OSError("no seccomp here")
+PR_SET_TIMERSLACK = 29
 
 
 def test_signals_limits_and_timers_are_its_own(wire: Wire, plug: PlugQdisc) -> None:
@@ -83,28 +66,6 @@ def test_signals_limits_and_timers_are_its_own(wire: Wire, plug: PlugQdisc) -> N
         numbers = expect_held(wire, plug)
         holder.kill()
         expect_flow(wire, numbers)
-
-
-def test_without_close_range_descriptors_are_closed_in_bounded_time(wire: Wire, plug: PlugQdisc) -> None:
-    """However high the limit of descriptors is; a kernel before 5.9, or a seccomp filter, has no close_range."""
-    needs_root()
-
-    def work(this: Child) -> None:
-        refuse(CLOSE_RANGE, ENOSYS)
-        most = int(Path("/proc/sys/fs/nr_open").read_text())
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        for number in (500, 1023):
-            os.dup2(2, number)
-        mine = PlugQdisc.open(wire.device, netns=wire.near)
-        began = time.monotonic()
-        with mine.hold():
-            seconds = time.monotonic() - began
-            this.say([seconds, sorted(descriptors(mine.guard().pid))])
-
-    with child(work) as holder:
-        seconds, left = holder.hear()
-    assert seconds < 3
-    assert left == [0, 1, 2, 3, 4]
 
 
 # -- the cgroup

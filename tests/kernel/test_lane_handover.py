@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 
 from libnlplug import HoldExpired, Match, PlugLane
-from libnlplug.lane.lane import BacklogTooSmall
+from libnlplug.lane.hold import BacklogTooSmall
 from libnlplug.lane.listeners import owners, sockets_of
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.netlab import PORT, Netns, eventually
@@ -156,6 +156,31 @@ def test_the_hold_lasts_until_the_old_listener_has_closed(town: Town, address: s
     assert client.getpeername()[:2] == (address, PORT)
 
 
+@pytest.mark.parametrize("other", ["0.0.0.0", "::", "127.0.0.2"])
+def test_another_server_on_the_port_stays(town: Town, other: str) -> None:
+    """A server of one address is replaced beside another one on the same port, which is not waited for."""
+    town.listener(other)
+    old = town.listener()
+    begun = time.monotonic()
+    with town.lane.hold(timeout=5, handover=True) as report:
+        town.listener()
+        town.later(0.3, old.close)
+    assert 0.25 < time.monotonic() - begun < 4
+    assert (report.handover, report.expired) == ("handed over", False)
+
+
+@pytest.mark.parametrize(("before", "after"), [("127.0.0.1", "0.0.0.0"), ("::", "127.0.0.1")])
+def test_a_server_that_comes_with_another_address(town: Town, before: str, after: str) -> None:
+    """A listener for more or fewer addresses takes the old one's place: the hold waits until that has closed."""
+    old = town.listener(before)
+    begun = time.monotonic()
+    with town.lane.hold(timeout=5, handover=True) as report:
+        town.listener(after)
+        town.later(1.5, old.close)
+    assert time.monotonic() - begun > 1.4
+    assert (report.handover, report.expired) == ("handed over", False)
+
+
 def test_the_hold_lasts_until_the_new_listener_is_there(town: Town) -> None:
     """Where the old listener closes first, the hold lasts until a new one is there, and what is released meets that."""
     old = town.listener()
@@ -284,6 +309,7 @@ def test_more_connections_than_the_backlog_has_room_for(town: Town) -> None:
         said = [str(one.message) for one in caught if issubclass(one.category, BacklogTooSmall)]
         assert len(said) == (needed is not None)
         if said:
-            assert f"{count} new connections were held, and the listener has room for 4" in said[0]
-            assert f"give it a backlog of {count}" in said[0]
+            assert said[0].startswith(f"{count} SYNs were held (")
+            assert "and the listener has room for 4 connections at once" in said[0]
+            assert f"somaxconn of {count} are enough" in said[0]
             assert [one.filename for one in caught if str(one.message) in said] == [__file__]

@@ -40,13 +40,16 @@ NEAR6, FAR6 = "2001:db8::1", "2001:db8::2"
 
 
 class Flow:
-    """Numbered UDP packets from one namespace to an address in another, all of which UDP matches."""
+    """Numbered UDP packets from one namespace to an address in another, all of which UDP matches. ``by`` and ``at`` are
+    devices that the sockets of the two are bound to."""
 
-    def __init__(self, source: Netns, sink: Netns, address: str = FAR, port: int = PORT) -> None:
+    def __init__(
+        self, source: Netns, sink: Netns, address: str = FAR, port: int = PORT, by: str = "", at: str = ""
+    ) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._to = (address, port)
-        self._source = source.run(_udp_socket, family)
-        self._sink = sink.run(_udp_socket, family)
+        self._source = source.run(_udp_socket, family, by)
+        self._sink = sink.run(_udp_socket, family, at)
         self._sink.bind(self._to)
         self.sent = 0
 
@@ -113,8 +116,10 @@ class Flow:
         self._sink.close()
 
 
-def _udp_socket(family: int) -> socket.socket:
+def _udp_socket(family: int, device: str) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM)
+    if device:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
     sock.setblocking(False)
     for option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):  # what is held counts as unsent
         sock.setsockopt(socket.SOL_SOCKET, option, 1 << 25)
@@ -213,8 +218,9 @@ class Road:
         self.leaving.arrived(), self.arriving.arrived()
         if [(link["ifname"], link["mtu"]) for link in self.near.links()] != [("lo", 65536), (self.device, 1500)]:
             return False
-        if self.near.kinds(self.device) == ["noqueue", "clsact"]:  # which a lane leaves there
-            self.near.tc(f"qdisc del dev {self.device} clsact")
+        for device in ("lo", self.device):
+            if "clsact" in self.near.kinds(device):  # which a lane leaves there
+                self.near.tc(f"qdisc del dev {device} clsact")
         return self.near.kinds(self.device) == ["noqueue"] and not marks(self.near)
 
     def close(self) -> None:

@@ -350,6 +350,19 @@ def test_cgroup_says_what_ends_the_guard_too(
 
 
 @pytest.mark.parametrize(
+    ("cgroup", "state"), [("0::/system.slice/a.service\n", "ok"), ("0::/kubepods.slice/pod1\n", "warning")]
+)
+def test_cgroup_knows_of_a_guard_that_moves(cgroup: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LIBNLPLUG_GUARD_CGROUP=root is enough for a unit, and not for a container, whose root cgroup is its own."""
+    monkeypatch.setattr(doctor, "text_of", lambda _path: cgroup)
+    monkeypatch.setattr(doctor, "in_own_namespace", lambda _kind: False)
+    monkeypatch.setenv("LIBNLPLUG_GUARD_CGROUP", "root")
+    assert doctor._cgroup().state == state
+    monkeypatch.delenv("LIBNLPLUG_GUARD_CGROUP")
+    assert doctor._cgroup().state == "warning"
+
+
+@pytest.mark.parametrize(
     ("files", "state", "words"),
     [
         ({"/proc/7/oom_score_adj": "-1000\n"}, "ok", "spares the guard"),

@@ -77,7 +77,7 @@ NAMES = {
     "libnlplug/lane/__init__.py",
     "libnlplug/lane/create.py",
     "libnlplug/lane/filters.py",
-    "libnlplug/lane/handover.py",
+    "libnlplug/lane/hold.py",
     "libnlplug/lane/hook.py",
     "libnlplug/lane/ifb.py",
     "libnlplug/lane/inventory.py",
