@@ -20,25 +20,28 @@ STATUSES = (
     ("0", "done"),
     ("1", "failed: one line on stderr says what failed, why, and what to do"),
     ("2", "the command line was not understood, so nothing was done"),
-    ("124", "hold: the time was up before the command ended; it was released then, and the command ran on to its end"),
-    ("125", "hold: holding failed, and the command was not run, or releasing failed"),
+    ("124", "hold: the timeout ended before the command; it released then, and the command ran to its end"),
+    ("125", "hold: holding failed and the command was not run, or releasing failed"),
     ("126", "hold: the command cannot be run"),
     ("127", "hold: there is no such command"),
     ("128+n", "hold: signal n ended the command"),
     ("other", "hold: the command's own"),
 )
 EXAMPLES = (
-    ("libnlplug hold eth0 --timeout 5 -- systemctl reload haproxy", "What leaves eth0 waits while haproxy reloads."),
-    ("libnlplug attach eth0 --limit 32mb", "A plug that stays, for the verbs that follow."),
-    ("libnlplug buffer eth0 --timeout 2", "Hold for two seconds, or until the next line."),
+    (
+        "libnlplug hold eth0 --timeout 5 -- systemctl reload haproxy",
+        "Packets that leave eth0 wait while haproxy reloads.",
+    ),
+    ("libnlplug attach eth0 --limit 32mb", "A plug that stays, for buffer, release and the others."),
+    ("libnlplug buffer eth0 --timeout 2", "Hold for two seconds, or until 'release'."),
     ("libnlplug release eth0", "Let everything go."),
-    ("libnlplug -n blue show --watch", "What is in the plugs of the namespace blue, twice a second."),
+    ("libnlplug -n blue show --watch", "Show the plugs of the namespace blue, twice a second."),
 )
 SUMMARY = "Hold the packets of a Linux network device and let them go again. A hold stops traffic."
 MORE = (
     "Sizes are written as tc writes them: 65536, 64k or 32mb. Times are seconds, or have a unit: 5, 0.5s, 250ms, 5m"
-    " or 1h. Exit status: 0 done, 1 failed, 2 not understood; that of 'hold' is the command's own, or as timeout's:"
-    " 'libnlplug --man' lists them."
+    " or 1h. Exit status: 0 done, 1 failed, 2 not understood. 'hold' ends with the command's own status, or as"
+    " timeout(1) does: 'libnlplug --man' lists all."
 )
 DEFAULT_TIMEOUT = 10.0
 
@@ -106,13 +109,13 @@ PACKETS = (
     Option("--ip-proto", value="PROTO", help="only this protocol: tcp, udp, sctp, icmp, icmpv6 or a number"),
     Option("--src-ip", value="IP", help="only from this address or prefix"),
     Option("--dst-ip", value="IP", help="only to this address or prefix"),
-    Option("--src-port", value="PORT", read=units.ports, help="only from this port or these, written alike"),
-    Option("--dst-port", value="PORT", read=units.ports, help="only to this port or these: 443, https, 80,8000-8010"),
-    Option("--tcp-syn", help="only what opens a TCP connection: SYN without ACK"),
+    Option("--src-port", value="PORT", read=units.ports, help="only from these ports, written as for --dst-port"),
+    Option("--dst-port", value="PORT", read=units.ports, help="only to these ports: 443, https or 80,8000-8010"),
+    Option("--tcp-syn", help="only packets that open a TCP connection: SYN without ACK"),
 )
 HANDOVER = Option(
     "--handover",
-    help="of the listeners on --dst-port: wait until nothing waits in them, and release when they have closed",
+    help="wait until the listeners on --dst-port have accepted all, then run the command, then wait until they close",
 )
 INGRESS = Option("--ingress", help="arriving packets, not leaving ones")
 TIMEOUT = Option(
@@ -120,20 +123,20 @@ TIMEOUT = Option(
     value="TIME",
     read=units.parse_time,
     default=DEFAULT_TIMEOUT,
-    help=f"release after this time even if the command still runs; else {DEFAULT_TIMEOUT:g} s, 0 for never",
+    help=f"release after this time, even if the command still runs; {DEFAULT_TIMEOUT:g} s if left out, 0 for never",
 )
 GUARD_TIMEOUT = Option(
     "--timeout",
     value="TIME",
     read=units.parse_time,
-    help="release after this time: a guard stays behind that does it; never if left out or 0",
+    help="release after this time, by a guard that stays behind; never if left out or 0",
 )
 
 VERBS: tuple[Verb, ...] = (
     Verb(
         "attach",
         "verbs.attach",
-        "put a plug on a device, released, or adopt the one that is there",
+        "put a released plug on a device, or adopt the one that it has",
         DEV,
         PARENT,
         Option("--handle", value="H", help="its handle, as 40:"),
@@ -143,14 +146,14 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "buffer",
         "verbs.buffer",
-        "hold packets from now on, until release or the deadline",
+        "hold packets from now on, until release or the timeout",
         DEV,
         PARENT,
         GUARD_TIMEOUT,
         NETNS,
-        more="Where the plug holds already, a new epoch begins: see release --one. Refused while a hold is on. Without"
-        " --timeout nothing releases it but 'release'; 'hold' and 'buffer --timeout' cannot be forgotten. SIGTERM makes"
-        " the guard of a --timeout release at once.",
+        more="If the plug already holds, a new epoch begins: see release --one. The command is refused while a hold is"
+        " on. Without --timeout, only 'release' ends it. With --timeout, a guard releases at the deadline, or at once"
+        " if it gets SIGTERM.",
     ),
     Verb(
         "release",
@@ -158,9 +161,9 @@ VERBS: tuple[Verb, ...] = (
         "let everything go and hold no more",
         DEV,
         PARENT,
-        Option("--one", help="only the packets before the latest buffer; go on holding"),
+        Option("--one", help="release only the packets from before the latest buffer, and go on holding"),
         NETNS,
-        more="It also ends the guard that 'buffer --timeout' has left behind.",
+        more="It also ends the guard that 'buffer --timeout' started.",
     ),
     Verb(
         "limit",
@@ -178,27 +181,27 @@ VERBS: tuple[Verb, ...] = (
         DEV,
         PARENT,
         NETNS,
-        more="Nothing that it holds is lost. Refused while a hold is on.",
+        more="No held packet is lost. The command is refused while a hold is on.",
     ),
     Verb(
         "show",
         "show.show",
-        "the plugs, their counters, and who holds them",
+        "show the plugs, their counters, and who holds them",
         ANY_DEV,
         JSON,
         Option("--watch", help="go on showing, twice a second, until interrupted"),
         NETNS,
-        more="All numbers are counters of the kernel's: QLEN packets and BACKLOG bytes are in the plug, DROPS packets"
-        " found it full, PACKETS and BYTES have left it. No kernel tells whether a plug holds, so that is not shown;"
-        " HOLDER is who holds it by 'hold' or 'buffer --timeout', and a plain 'buffer' leaves none. --watch shows sizes"
-        " as tc writes them, 1Kb being 1024 bytes, a bar where the holder has set the limit, and how many PACKETS/S"
-        " leave. --json prints a list,"
-        " for each plug an object: device, ifindex, parent, handle, qlen, backlog, drops, packets, bytes, and holder,"
-        " which is null or an object: pid, since (seconds of the epoch), timeout (seconds or null), limit (bytes, or"
-        " null where the holder has not set it), guard (pid), detached (by 'buffer --timeout'), foreign (the plug's"
-        " mark is another user's, or does not answer as a guard does: only pid and uid are known), uid. A pid that"
-        " cannot be known, as in another pid namespace, is 0, a uid -1. --json --watch prints one line a look: an"
-        " object of time (seconds of the epoch) and plugs (that list).",
+        more="All numbers are the kernel's counters: QLEN packets and BACKLOG bytes are in the plug, DROPS packets"
+        " found it full, PACKETS and BYTES have left it. The kernel does not tell whether a plug holds, so show cannot"
+        " either. HOLDER is the process that holds by 'hold' or 'buffer --timeout'; a plain 'buffer' has no holder."
+        " --watch also shows sizes as tc writes them (1Kb is 1024 bytes), how many PACKETS/S leave, and a bar if the"
+        " holder has set the limit. --json prints a list with an object for each plug: device, ifindex, parent,"
+        " handle, qlen, backlog, drops, packets, bytes, and holder, which is null or an object: pid, since (seconds of"
+        " the epoch), timeout (seconds or null), limit (bytes, or null if the holder has not set it), guard (pid),"
+        " detached (true for 'buffer --timeout'), foreign (true if another user has the plug's mark, or its owner does"
+        " not answer as a guard: then only pid and uid are known), uid. A pid that cannot be known, as in another pid"
+        " namespace, is 0, and a uid -1. --json --watch prints one object on each line: time (seconds of the epoch)"
+        " and plugs (that list).",
     ),
     Verb(
         "hold",
@@ -214,21 +217,20 @@ VERBS: tuple[Verb, ...] = (
         Option("-j", "--json", help="report as one line of JSON, on stderr as the plain one"),
         NETNS,
         command="COMMAND...",
-        more="It uses the plug that is there, or makes one and removes it again; of several that hold one after the"
-        " other, the last one removes it. As a plug comes and goes, the kernel loses packets for some milliseconds, and"
-        " nothing counts them: 'libnlplug attach DEV' before avoids that. With packet options it holds only what they"
-        " choose, by a lane that leaves the device's root qdisc alone; where another qdisc is the root and a lane"
-        " for all packets is kept, it holds that one. A guard releases if libnlplug dies. --handover is for a server"
-        " that hands its port over to another process: the command is run when no connection waits to be accepted, and"
-        " the hold ends when the old listeners have closed and a new one is there. The command gets the signals"
-        " that libnlplug gets, and is not run if nothing could be held. --json prints one object: device, packets and"
-        " bytes (held when it was released), dropped (packets that found the plug full), seconds, limit_needed (bytes"
-        " that would have been enough, null if nothing was dropped), expired, temporary (whether the plug was made for"
-        " the hold, so that packets may be lost uncounted as it comes and goes), command_status (null if it was not"
-        " run),"
-        " status (this command's own), error (a sentence, or null); of a lane also handover (null, 'handed"
-        " over', 'same socket' or 'nothing listened'), backlog and backlog_needed (connections that the listener has"
-        " room for, and how many would have been enough). What is not known, as the counts after an expiry, is null.",
+        more="It uses the device's plug. If there is none, it makes one and removes it at the end; the last of several"
+        " holds removes it. While a plug is made or removed, the kernel loses packets for some milliseconds, and"
+        " nothing counts them. To avoid that, run 'libnlplug attach DEV' before. With packet options, a lane holds"
+        " only matching packets and leaves the device's root qdisc alone. If another qdisc is the root and a lane for"
+        " all packets is kept, it holds that lane. A guard releases if libnlplug dies. --handover is for a server that"
+        " hands its port over to another process: the command runs when no connection waits to be accepted, and the"
+        " hold ends when the old listeners have closed and a new one is there. The command gets the signals that"
+        " libnlplug gets. It is not run if nothing could be held. --json prints one object: device, packets and bytes"
+        " (held at the release), dropped (packets that found the plug full), seconds, limit_needed (bytes that would"
+        " have been enough, null if nothing was dropped), expired, temporary (true if the plug was made for the hold,"
+        " so that packets may be lost uncounted), command_status (null if it was not run), status (this command's"
+        " own), error (a sentence or null). A lane adds handover (null, 'handed over', 'same socket' or 'nothing"
+        " listened'), backlog and backlog_needed (connections that the listener has room for, and how many would have"
+        " been enough). Unknown values, such as the counts after an expiry, are null.",
     ),
     Verb(
         "lane",
@@ -244,27 +246,27 @@ VERBS: tuple[Verb, ...] = (
         JSON,
         NETNS,
         more="'lane show' prints a line for each lane: DEVICE, HOOK (egress for leaving packets, ingress for arriving"
-        " ones), MATCH, IFB (the device that carries its plug), and STATE: kept (by 'lane add'), alive (a running"
-        " program's; its pid is shown), orphan (left behind; the next lane of the device removes it), or drops (it"
-        " throws packets away; why and what to do is shown). --json prints a list, for each lane an object: device,"
-        " hook, match, state, pid (null unless alive), ifb, slot (its number at the device), ifindex (the ifb's),"
-        " trouble (a sentence, or null). 'lane del' with packet options deletes the lane that 'lane add' with the"
-        " same ones made, and without any all of the device.",
+        " ones), MATCH, IFB (the device that carries its plug), and STATE: kept (by 'lane add'), alive (used by a"
+        " running program, whose pid is shown), orphan (left behind; the device's next lane removes it), or drops (it"
+        " throws packets away; the reason and the mend are shown). --json prints a list with an object for each lane:"
+        " device, hook, match, state, pid (null unless alive), ifb, slot (its number at the device), ifindex (the"
+        " ifb's), trouble (a sentence or null). 'lane del' with packet options deletes the lane that 'lane add' made"
+        " with the same options; without any it deletes all lanes of the device.",
     ),
     Verb(
         "doctor",
         "verbs.doctor",
-        "whether this host can hold packets, and if not, what to do",
+        "check whether this host can hold packets, and say what to do",
         JSON,
-        more="It prints a line for each check: ok, warning or failed, the check's name, what was found, and what to do."
-        " --json prints a list, for each check an object: name, state (ok, warning or failed), detail and advice"
-        " (sentences; advice is null where nothing need be done), needed (whether holding depends on it). Names and"
-        " states stay the same in later versions, sentences may change. The status is 1 where a needed check failed.",
+        more="It prints a line for each check: ok, warning or failed, the check's name, what was found, and what to"
+        " do. --json prints a list with an object for each check: name, state (ok, warning or failed), detail and"
+        " advice (sentences; advice is null if nothing need be done), needed (true if holding depends on it). Names"
+        " and states stay the same in later versions; sentences may change. The status is 1 if a needed check failed.",
     ),
     Verb(
         "help",
         "manual.print_help_about",
-        "the help of a verb, or this one",
+        "print the help of a verb, or this one",
         Option("VERB", key="about", help="the verb"),
     ),
 )
