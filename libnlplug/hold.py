@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hold: buffer on entry, release on exit, and a guard that does both, and releases if the exit does not come.
+"""Hold: the guard buffers on entry and releases on exit, and also releases if the exit does not come.
 
     enter                                 leave
       ask: HOLD                             ask: RELEASE
         guard: mark, buffer, clock            guard: release, counters, mark
                         '-- the guard releases too if this process dies or overstays --'
 
-The guard acts alone (guard.c): this process sends the plug nothing, so none of its messages can come too late, and a
-block that ends late cannot release what somebody else has begun to hold. Only where the guard has gone does it release
-by itself, with the plug's mark in its hand, and leaving raises.
+The guard acts alone (guard.c). This process sends the plug nothing, so none of its messages can arrive too late, and a
+block that ends late cannot release another process's hold. Only if the guard has gone, this process takes the plug's
+mark and releases by itself; leaving the block then raises.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PacketsUncounted(PacketsDropped):
 
 
 class HoldReport:
-    """What a hold held, known once the block has ended; None where it cannot be known, as after an expiry.
+    """What a hold held. The values are set when the block has ended. None means unknown, as after an expiry.
 
     ``packets`` and ``bytes`` (with link headers) were in the plug when the release was sent. ``dropped`` packets found
     it full. ``seconds`` is how long it held. ``expired`` tells whether the guard ended the hold.
@@ -70,7 +70,7 @@ class HoldReport:
 
     @classmethod
     def of_nothing(cls) -> HoldReport:
-        """What a group without plugs holds."""
+        """Return the report of a group without plugs."""
         report = cls()
         report.packets = report.bytes = report.dropped = 0
         report.seconds = 0.0
@@ -86,9 +86,9 @@ class HoldReport:
 
 
 class Holdable(AsyncWith):
-    """What a plug and a group of plugs both are: something that can be held, by a guard that it starts and ends.
+    """Base class of a plug and a group of plugs: it can be held, and owns the guard that holds it.
 
-    What a subclass has to tell for that stands first.
+    The first methods are those that a subclass must have.
     """
 
     _lock: RLock
@@ -99,77 +99,79 @@ class Holdable(AsyncWith):
 
     @property
     def device(self) -> str:
-        """What messages call it."""
+        """The name of it in messages."""
         raise NotImplementedError
 
     @property
     def closed(self) -> bool:
-        """Whether close() was called."""
+        """True after close()."""
         raise NotImplementedError
 
     @property
     def forked(self) -> bool:
-        """Whether this is a forked child of the process that the object belongs to."""
+        """True in a forked child of the process that made the object."""
         raise NotImplementedError
 
     @property
     def limit(self) -> int | None:
-        """The limit in bytes, where there is one and it is known."""
+        """The limit in bytes, or None if there are several or it is unknown."""
         raise NotImplementedError
 
     def limit_for(self, held: int, dropped: int) -> int | None:
-        """The limit with which ``held`` bytes and ``dropped`` packets fit; None where that cannot be said."""
+        """Return a limit that has room for ``held`` bytes and ``dropped`` packets, or None if that is unknown."""
         raise NotImplementedError
 
     def socket(self) -> RouteSocket:
-        """The socket; ClosedError where it is closed, ForkedError in a child."""
+        """Return the socket. Raise ClosedError if it is closed, ForkedError in a forked child."""
         raise NotImplementedError
 
     def places(self) -> Sequence[Place]:
-        """Where the plugs stand."""
+        """Return the places of the plugs."""
         raise NotImplementedError
 
     def messages(self) -> tuple[bytes, ...]:
-        """The messages to one of the plugs: buffer, release_indefinite, delete, show the qdisc, show the link."""
+        """Return the messages to one plug: buffer, release_indefinite, delete, show the qdisc, show the link."""
         raise NotImplementedError
 
     def note(self, action: str | None, *, deleted: bool = False) -> None:
-        """Remember what the guard has sent: what last_action says, or that the plugs are deleted."""
+        """Remember what the guard has sent, for last_action, or that it has deleted the plugs."""
         raise NotImplementedError
 
     def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
-        """The error for an ``operation`` that the kernel refused to these plugs, errno by the place of the plug."""
+        """Return the error for an ``operation`` that the kernel refused. ``failures`` has the errnos by plug index."""
         raise NotImplementedError
 
     def release_without(self, guard: int) -> None:
-        """Release what nobody else holds, without the guard of this pid, which may still have the marks."""
+        """Release without the guard, unless somebody else holds. The guard of this pid may still have the marks."""
         raise NotImplementedError
 
     def hold(self, timeout: float | None = None, on_death: OnDeath = "release") -> Hold:
-        """A context manager: buffer on entry, release_indefinite on exit, whatever happens in between.
+        """Return a context manager that buffers on entry and releases on exit, whatever happens in between.
 
             with plug.hold(timeout=5.0) as held:
                 restart()
             print(held.packets, held.bytes, held.dropped, held.seconds)
 
-        A guard, a tiny process of its own, sends both. It releases too if this process dies (SIGKILL included) or
-        executes another program, or if the block takes longer than ``timeout`` seconds; leaving the block then raises
-        HoldExpired. With ``on_death="drop"`` the guard deletes the plug with what it holds instead; a block that ends
-        in time releases, also by an exception, and the kernel resends a dead process's TCP data once the plug is gone,
-        unless its sockets have SO_LINGER with a time of 0. None is no timeout. The guard is started by the first hold
-        of the object and ends with close(); its limits are in libnlplug.guard.client.
+        A small separate process, the guard, does both. It also releases if this process dies, even by SIGKILL, or
+        executes another program, and if the block takes longer than ``timeout`` seconds (None: no timeout). After a
+        timeout, leaving the block raises HoldExpired. The first hold of the object starts the guard, and close() ends
+        it. libnlplug.guard.client describes the guard's limits.
 
-        Entering raises PlugBusy (with the ``pid``) while somebody holds the plug, this object included, and
-        GuardUnavailable where the guard cannot be started; nothing is held then. Leaving raises what the kernel says
-        where the release fails, and GuardUnavailable where the guard has gone: this process has released the plug
-        then, and whether a timeout was kept is not known. Packets that found the plug full are in the report and a
-        PacketsDropped warning. Where the kernel may have dropped others uncounted, as when the link goes down, the
-        report says None and a PacketsUncounted warning says what happened.
+        With ``on_death="drop"``, the guard deletes the plug and its packets in these cases instead. A block that ends
+        in time always releases, also after an exception. The kernel resends a dead process's TCP data once the plug is
+        gone, unless its sockets have SO_LINGER with a time of 0.
+
+        Entering raises PlugBusy (with the ``pid``) while somebody holds the plug, this object included. It raises
+        GuardUnavailable if the guard cannot be started. Nothing is held then. Leaving raises the kernel's error if the
+        release fails. It raises GuardUnavailable if the guard has gone: this process has released the plug, and whether
+        a timeout was kept is unknown. If packets found the plug full, the report counts them and a PacketsDropped
+        warning says so. If the kernel may have dropped packets without counting them, as when the link goes down, the
+        counts are None and a PacketsUncounted warning says what happened.
         """
         return Hold(self, timeout, on_death)
 
     def guard(self) -> Guard:
-        """This object's guard, started where there is none yet or the last one has gone."""
+        """Return this object's guard. Start one if there is none yet, or if the last one has gone."""
         sk = self.socket()
         guard = self._guard
         if guard is not None and guard.alive:
@@ -183,7 +185,7 @@ class Holdable(AsyncWith):
             return self._guard
 
     def end_guard(self) -> None:
-        """End the guard; what it holds is released before this returns. In a forked child: forget it."""
+        """End the guard. It releases what it holds before this returns. In a forked child, only forget it."""
         if self.forked:  # the lock may be another thread's, which the child does not have
             guard, self._guard = self._guard, None
             if guard is not None:
@@ -196,10 +198,10 @@ class Holdable(AsyncWith):
 
 
 class Hold(AsyncWith):
-    """One hold of one plug or group; made by PlugQdisc.hold() and PlugGroup.hold(), entered once.
+    """One hold of one plug or group, made by PlugQdisc.hold() and PlugGroup.hold(). It can be entered once.
 
-    Threads: enter and leave it wherever you like; another hold of the same plug meanwhile is PlugBusy. Fork: a child
-    that leaves the block does nothing, the hold is the parent's.
+    Threads: any thread may enter and leave it. Another hold of the same plug meanwhile raises PlugBusy. Fork: in a
+    child, leaving the block does nothing, because the hold is the parent's.
     """
 
     def __init__(self, held: Holdable, timeout: float | None, on_death: OnDeath) -> None:
@@ -238,13 +240,13 @@ class Hold(AsyncWith):
             raise
 
     def _take_back(self, held: bool) -> None:
-        """Undo an entry that failed or was interrupted, if it may hold."""
+        """Release after an entry that failed or was interrupted, if it may hold."""
         assert self._guard is not None
         if held and self._guard.release(self._id) is None and not self._held.closed:
             try:
                 self._held.release_without(self._guard.pid)
             except NetlinkError as failure:
-                if not _is_gone(failure):  # no plug: nothing can be held, and what is raised already says why
+                if not _is_gone(failure):  # without a plug nothing is held, and the first error says why
                     raise
 
     def __exit__(
@@ -252,7 +254,7 @@ class Hold(AsyncWith):
     ) -> None:
         try:
             self._leave()
-        finally:  # an interrupt came before the release, and perhaps another one now
+        finally:  # an interrupt may have come before the release, and another one may come now
             try:
                 self._end()
             finally:
@@ -262,14 +264,14 @@ class Hold(AsyncWith):
                     self._end()
 
     def _end(self) -> Answer | None:
-        """Have the guard release, once: what it says, None where it has gone."""
+        """Have the guard release, once. Return its answer, or None if it has gone."""
         if self._guard is None or self._over or self._held.forked:
             return self._answer
         answer = self._answer = self._guard.release(self._id)
         try:
-            if answer is None and not self._held.closed:  # else close() has ended the hold
+            if answer is None and not self._held.closed:  # otherwise close() has ended the hold
                 self._held.release_without(self._guard.pid)
-        except NetlinkError:  # it was tried often enough
+        except NetlinkError:  # it was retried often enough
             self._over = True
             raise
         self._over = True
@@ -290,7 +292,7 @@ class Hold(AsyncWith):
             return
         if answer.expired or not answer.knows:
             report.expired = True
-            if not answer.failures:  # so that leaving the plug's block does not release what others hold since then
+            if not answer.failures:  # or leaving the plug's block would release another process's hold
                 held.note(None if self._drop else "release_indefinite", deleted=self._drop)
             expiry = self._expiry(answer)
             _log(str(expiry))
@@ -351,30 +353,30 @@ def _warn(message: str, kind: type[Warning], level: int) -> None:
 
 
 def _log(sentence: str) -> None:
-    """One record of the logger ``libnlplug``. Where logging is not loaded, nobody has asked for records."""
+    """Write one record of the logger ``libnlplug``, if the program has loaded logging."""
     if "logging" in sys.modules:
         import logging
 
         logger = logging.getLogger("libnlplug")
         if not logger.handlers:
-            logger.addHandler(logging.NullHandler())  # else logging prints the record on stderr by itself
+            logger.addHandler(logging.NullHandler())  # otherwise logging prints the record on stderr
         logger.warning("%s", sentence)
 
 
 def _make_room(frames: int) -> None:
-    """RecursionError now, and nothing is held, rather than when the block is left."""
+    """Raise RecursionError now, before anything is held, if leaving the block would raise it."""
     if frames:
         _make_room(frames - 1)
 
 
 def _is_gone(failure: NetlinkError) -> bool:
-    """Whether what could not be released is not there any more; of a group, whether that is all that is wrong."""
+    """Return whether the only failure is that plugs do not exist any more."""
     failures = getattr(failure, "failures", {0: failure}).values()
     return all(isinstance(one, FileNotFoundError) for one in failures)
 
 
 def hold_detached(plug: Holdable, timeout: float) -> None:
-    """Begin a hold that its guard alone ends, at the deadline; see PlugQdisc.hold_detached()."""
+    """Begin a hold that only its guard ends, at the timeout; see PlugQdisc.hold_detached()."""
     from .guard.client import Guard, PlugsRefused
 
     checked = checked_timeout(timeout)
@@ -393,14 +395,14 @@ def hold_detached(plug: Holdable, timeout: float) -> None:
 
 
 def end_detached(plug: Holdable) -> bool:
-    """Have the guard of a detached hold release and end; whether the plug's mark is free."""
+    """Have the guard of a detached hold release and end. Return whether the plug's mark is free."""
     from .guard.holders import end_detached_guard
 
     return end_detached_guard(plug.socket(), plug.places()[0].mark)
 
 
 def checked_timeout(timeout: float) -> float:
-    """The timeout, or ValueError."""
+    """Return the timeout, or raise ValueError."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= TIMEOUT_MAX:
         raise ValueError(f"timeout is {timeout!r}: it must be seconds, more than 0 and at most 1e9, or None for none")
     return timeout

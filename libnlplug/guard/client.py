@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guard's other end: start it, and ask it to hold and to release.
+"""The client of the guard: start it, and ask it to hold and to release.
 
-The guard (guard.c) is a tiny program that holds plugs for this process, and releases them when it is asked to, when
-this process dies, or when the time is up. It is started once for an object, says that it is ready before anything is
-held, and lives, idle between holds, until the object is closed. What begins and ends a hold is sent by the guard alone.
+The guard (guard.c) is a small program that holds plugs for this process. It releases them when asked, when this
+process dies, or when the timeout ends. An object starts its guard once. The guard says that it is ready before anything is held,
+waits between holds, and lives until the object is closed. Only the guard sends the messages that begin and end a hold.
 
-It is no child of this process, so neither SIGCHLD nor wait() tells of it. (To PID 1 every orphan is a child: there the
-guard ends with each hold and is waited for, and the next hold starts another one. A wait() for any child, called inside
-a block, waits for the guard too.)
+The guard is not a child of this process, so neither SIGCHLD nor wait() reports it. There is one exception: every orphan
+is a child of PID 1 and of a subreaper. There, the guard ends with each hold, and the next hold starts another one. A
+wait() for any child inside a block then also waits for the guard.
 
-Its limit: what kills a whole cgroup at once kills the guard together with the holder (cgroup.kill; memory.oom.group,
-unless the guard has the right to be spared, as root's has). start.py says how to move it out of the cgroup. What kills
-a whole pid namespace (a container whose first process ends) kills both, too. What freezes a cgroup (docker pause) stops
-both, past any timeout.
+Limits: killing a whole cgroup kills the guard with the holder (cgroup.kill; memory.oom.group, unless the guard has the
+right to be spared, as root's has). start.py says how to move the guard out of the cgroup. Killing a whole pid namespace
+(a container whose first process ends) kills both too. Freezing a cgroup (docker pause) stops both, past any timeout.
 """
 
 from __future__ import annotations

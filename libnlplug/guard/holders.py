@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Marks: who holds a plug, and that nobody else does.
+"""Marks: a plug's mark says who holds it, and keeps others from holding it.
 
-A mark is an abstract unix socket in the plug's network namespace, named after the plug's place. Its name can be bound
-once, so whoever has it excludes the others across processes, and it vanishes with its owner, leaving no file behind:
+A mark is an abstract Unix socket in the plug's network namespace, named after the plug's place. A name can be bound
+only once, so its owner excludes all other processes. It vanishes with its owner and leaves no file behind.
 
-    hold()             the guard has the mark as long as it holds, and tells who connects to it who holds
-    attach(), detach() this process has it for the moments in which it creates or deletes the plug, and says nothing
+    hold()             the guard has the mark while it holds, and tells everyone who connects who holds
+    attach(), detach() this process has the mark while it creates or deletes the plug, and says nothing
 
-Any local user can take any name, so a mark keeps others away and proves nothing more. What its owner says counts if
-that is root or this user; root also believes another user's guard, after a look at its program and at whom it watches.
+Any local user can take any name, so a mark keeps others away but proves nothing. The answer of its owner counts if the
+owner is root or this user. Root also believes another user's guard, after checking its program and whom it watches.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Holder", "Mark", "Place", "Taken", "busy", "called", "end_detached_guard", "holder_of", "mark_name"]
 
-MARK_TIMEOUT = 2.0  # seconds for a mark that somebody has and nobody can be asked about
-ANSWER_TIMEOUT = 500_000  # microseconds
+MARK_TIMEOUT = 2.0  # seconds to wait for a mark whose owner does not answer
+VISIT_TIMEOUT = 0.5  # seconds
 END_TIMEOUT = 1.0  # seconds
-REFUSED = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EPERM, errno.EACCES)  # no unix sockets here
+REFUSED = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EPERM, errno.EACCES)  # Unix sockets cannot be made here
 
 _open: set[Mark] = set()
 
@@ -66,13 +66,13 @@ class Place(Record):
 
 
 class Holder(Record):
-    """Who holds a plug: the ``pid``, ``since`` when (seconds of the epoch), its ``timeout`` in seconds or None,
-    the plug's ``limit`` in bytes where the holder has set it, else None.
+    """Who holds a plug: its ``pid``, ``since`` when (seconds of the epoch), its ``timeout`` in seconds or None, and the
+    plug's ``limit`` in bytes if the holder has set it, else None.
 
-    ``guard`` is its guard's pid. A ``detached`` hold goes on without the process that began it, until its timeout. The
-    owner of the mark is ``foreign`` if it does not answer as a guard does, or is another user's and cannot be looked
-    into: nothing is known of it but its pid and ``uid``. A pid that cannot be known from here, as in another pid
-    namespace, is 0, a uid -1.
+    ``guard`` is the guard's pid. A ``detached`` hold goes on until its timeout without the process that began it. The
+    owner of the mark is ``foreign`` if it does not answer as a guard, or belongs to another user and cannot be checked:
+    then only its pid and ``uid`` are known. A pid that cannot be known, as in another pid namespace, is 0, and a uid
+    -1.
     """
 
     __slots__ = ("pid", "since", "timeout", "limit", "guard", "detached", "foreign", "uid")
@@ -87,11 +87,11 @@ class Holder(Record):
 
 
 class Mark:
-    """One name, taken by take() and given back by close(). The object is there before the socket, so that close() gives
-    back what take() has taken, whatever interrupts it. Fork: a child closes its copies at once.
+    """One name: take() binds it, close() gives it back. An interrupt between the two loses nothing, because the object
+    exists before the socket. Fork: a child closes its copies at once.
 
-    A ``silent`` mark is of another type of socket, which can be asked for without leaving anything in a queue: for a
-    mark that is kept for long and that no guard asks about.
+    A ``silent`` mark uses another type of socket. To check for it leaves nothing in its queue, so it can be kept for
+    long.
     """
 
     def __init__(self, name: str, *, silent: bool = False) -> None:
@@ -100,8 +100,8 @@ class Mark:
         self._socket: Socket | None = None
 
     def take(self, sk: RouteSocket) -> bool:
-        """Whether the name is this process's now, in the namespace of ``sk``; False where somebody has it. Where
-        there are no unix sockets nobody can have it."""
+        """Bind the name in the namespace of ``sk``. Return False if somebody has it. If no Unix socket can be made
+        here, nobody can have it, and this returns True."""
         return sk.in_netns(self._bind)
 
     def _bind(self) -> bool:
@@ -110,7 +110,7 @@ class Mark:
             _open.add(self)
             self._socket.bind("\0" + self._name)
             if not self._silent:
-                self._socket.listen(128)  # who connects is told this process's pid by the kernel
+                self._socket.listen(128)  # the kernel tells this process's pid to whoever connects
             return True
         except OSError as error:
             self.close()
@@ -122,11 +122,11 @@ class Mark:
 
     @property
     def taken(self) -> bool:
-        """Whether this process has taken the name."""
+        """True while this process has the name."""
         return self._socket is not None
 
     def close(self) -> None:
-        """Give the name back; calling it again does nothing."""
+        """Give the name back. Calling it again does nothing."""
         _open.discard(self)
         mark, self._socket = self._socket, None
         if mark is not None:
@@ -185,19 +185,19 @@ def mark_name(ifindex: int, parent: int) -> str:
 
 
 def holder_of(sk: RouteSocket | None, mark: str) -> Holder | None:
-    """Who owns the mark, or None where nobody does: in the socket's namespace, which needs CAP_NET_ADMIN, or, with
-    None, in the calling thread's, which needs nothing."""
+    """Return the owner of the mark, or None. This looks in the socket's namespace, which needs CAP_NET_ADMIN; with
+    ``sk`` None in the calling thread's, which needs no right."""
     return _ask_mark(mark) if sk is None else sk.in_netns(lambda: _ask_mark(mark))
 
 
 def end_detached_guard(sk: RouteSocket, mark: str) -> bool:
-    """Ask the guard of a detached hold to release and end; whether the mark is free. No signal is sent: whose pid the
-    mark names is not certain, but who listens there hears the question."""
+    """Ask the guard of a detached hold to release and end. Return whether the mark is free. No signal is sent, because
+    the pid that a mark names is not certain; the question reaches whoever listens there."""
     deadline = time.monotonic() + END_TIMEOUT
     while holder_of(sk, mark) is not None:
         if time.monotonic() > deadline:
             return False
-        sk.in_netns(lambda: _visit(mark, end=True))  # which the guard may miss, where others visit it too
+        sk.in_netns(lambda: _visit(mark, end=True))  # the guard may miss it if others visit it at the same time
         time.sleep(0.001)
     return True
 
@@ -206,7 +206,7 @@ def _ask_mark(mark: str) -> Holder | None:
     for _ in range(3):
         peer, received = _visit(mark)
         if received != b"" or peer is None:
-            break  # else it hung up without a word: a guard that has just ended, or no guard
+            break  # otherwise it hung up: a guard that has just ended, or no guard
     if peer is None:
         return None
     pid, uid = peer
@@ -214,7 +214,7 @@ def _ask_mark(mark: str) -> Holder | None:
     known = ours or _is_guard_of(uid, pid)
     info = ffi.new("struct guard_info *")
     if not known or received is None or len(received) != ffi.sizeof("struct guard_info"):
-        # A guard that was stopped says nothing, but its holder is known all the same.
+        # A stopped guard says nothing, but its holder is known.
         holder = _watched_by(pid) if known and received is None else 0
         return Holder(holder or pid, None, None, None, pid, False, not holder, uid)
     ffi.buffer(info)[:] = received
@@ -226,8 +226,8 @@ def _ask_mark(mark: str) -> Holder | None:
 
 
 def _is_guard_of(uid: int, pid: int) -> bool:
-    """Whether root can see that this process of another user is a guard, which holds for that user. A user may start
-    the guard's program as he likes, but not make it watch a process of somebody else's unnoticed."""
+    """Return whether root can see that this process of another user is a guard that holds for that user. Any user can
+    start the guard's program, but cannot make it watch another user's process unnoticed."""
     if os.geteuid() or os.path.basename(_program(pid)) != "libnlplug-guard":
         return False
     try:
@@ -245,7 +245,7 @@ def _program(pid: int) -> str:
 
 
 def _visit(mark: str, *, end: bool = False) -> tuple[tuple[int, int] | None, bytes | None]:
-    """The pid and uid of the mark's owner, None where there is none, and what it said: nothing in time is None."""
+    """Return pid and uid of the mark's owner (None if there is none) and what it said (None if nothing in time)."""
     peer = b"\0" * 4 + b"\xff" * 4
     received: bytes | None = None
     try:
@@ -256,16 +256,16 @@ def _visit(mark: str, *, end: bool = False) -> tuple[tuple[int, int] | None, byt
         raise
     try:
         for option in (SO_RCVTIMEO, SO_SNDTIMEO):
-            visitor.setsockopt(SOL_SOCKET, option, ffi.buffer(ffi.new("long[2]", [0, ANSWER_TIMEOUT]))[:])
+            visitor.setsockopt(SOL_SOCKET, option, ffi.buffer(ffi.new("long[2]", [0, int(VISIT_TIMEOUT * 1e6)]))[:])
         visitor.connect("\0" + mark)
         peer = visitor.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
         received = visitor.recv(64)
         if end:
             visitor.send(ffi.buffer(ffi.new("struct guard_question *", [lib.GUARD_END]))[:], MSG_NOSIGNAL)
-            visitor.recv(64)  # it hangs up when it has released
-    except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):  # nobody, or one that ends at this moment
+            visitor.recv(64)  # until it hangs up, after the release
+    except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):  # no owner, or it ends at this moment
         return None, None
-    except OSError:  # nobody of ours: one that accepts nobody, or one that says nothing
+    except OSError:  # no guard: it accepts nobody, or says nothing
         pass
     finally:
         visitor.close()
@@ -274,8 +274,8 @@ def _visit(mark: str, *, end: bool = False) -> tuple[tuple[int, int] | None, byt
 
 
 def _watched_by(guard: int) -> int:
-    """The pid, as seen from here, of the holder that a guard watches; 0 where it is not seen. The guard's descriptor 1
-    is the holder's pidfd, of which /proc tells who may look."""
+    """Return the pid of the holder that a guard watches, or 0 if it is not visible here. The guard's descriptor 1 is
+    the holder's pidfd, and /proc shows its pid to those who may look."""
     try:
         with open(f"/proc/{guard}/fdinfo/1") as lines:
             return max([0, *(int(line.split()[1]) for line in lines if line.startswith("Pid:"))])
@@ -284,7 +284,7 @@ def _watched_by(guard: int) -> int:
 
 
 def called(holder: Holder) -> str:
-    """What a sentence calls it."""
+    """Return how a sentence names the holder."""
     if holder.foreign and holder.uid < 0:
         return "a socket that does not answer"
     who = f"process {holder.pid}" if holder.pid else "a process in another pid namespace"
@@ -292,7 +292,7 @@ def called(holder: Holder) -> str:
 
 
 def busy(device: str, holder: Holder | None, operation: str = "hold") -> PlugBusy:
-    """The refusal that names the holder; None is a socket that does not answer."""
+    """Return the PlugBusy that names the holder. None is a socket that does not answer."""
     holder = holder or Holder(0, None, None, None, 0, False, True, -1)
     who = called(holder)
     if holder.foreign and holder.uid < 0:

@@ -236,7 +236,7 @@ def test_attach_keeps_others_away_while_it_creates(wire: Wire, monkeypatch: pyte
         return seen
 
     monkeypatch.setattr(plug_module, "_found", found)
-    monkeypatch.setattr(holders, "ANSWER_TIMEOUT", 900_000)  # of the other one: nobody answers it meanwhile
+    monkeypatch.setattr(holders, "VISIT_TIMEOUT", 0.9)  # of the other one: nobody answers it meanwhile
     try:
         with libnlplug.attach(wire.device, netns=wire.near) as mine:
             assert mine.created
