@@ -196,7 +196,7 @@ breaks(
 breaks(
     "hold: nobody releases where the guard has gone",
     HOLD,
-    "            if answer is None and not self._held.closed:  # else close()",
+    "            if answer is None and not self._held.closed:  # otherwise close()",
     "            if False:  # else close()",
     "kernel/test_guard::test_a_killed_guard_is_done_without",
 )

@@ -2,11 +2,12 @@
 """The client of the guard: start it, and ask it to hold and to release.
 
 The guard (guard.c) is a small program that holds plugs for this process. It releases them when asked, when this
-process dies, or when the timeout ends. An object starts its guard once. The guard says that it is ready before anything is held,
-waits between holds, and lives until the object is closed. Only the guard sends the messages that begin and end a hold.
+process dies, or when the timeout ends. An object starts its guard once. The guard says that it is ready before anything
+is held, waits between holds, and lives until the object is closed. Only the guard sends the messages that begin and end
+a hold.
 
 The guard is not a child of this process, so neither SIGCHLD nor wait() reports it. There is one exception: every orphan
-is a child of PID 1 and of a subreaper. There, the guard ends with each hold, and the next hold starts another one. A
+is a child of PID 1. There, the guard ends with each hold, and the next hold starts another one. A
 wait() for any child inside a block then also waits for the guard.
 
 Limits: killing a whole cgroup kills the guard with the holder (cgroup.kill; memory.oom.group, unless the guard has the
