@@ -219,7 +219,9 @@ def test_unprivileged_user_without_user_namespaces_gets_answers() -> None:
         checks = examined(text=EXAMINE_AS_NOBODY)
     assert checks["sch_plug"].state == "warning"
     assert "not known" in checks["sch_plug"].detail
-    assert checks["CAP_NET_ADMIN"].state == checks["guard"].state == "failed"
+    assert checks["CAP_NET_ADMIN"].state == "failed"
+    if reachable_by_everyone(guard.PATH):
+        assert "whether it releases was not tried" in checks["guard"].detail
     assert not doctor.can_hold(checks.values())
 
 

@@ -116,7 +116,7 @@ def test_a_plug_that_was_replaced(wire: Wire, plug: PlugQdisc, other: str) -> No
         with pytest.raises(libnlplug.QdiscNotFound, match=f"{wire.device}: .*attach one"):
             getattr(plug, verb)()
     with pytest.raises(libnlplug.QdiscNotFound):
-        plug.set_limit(1000)
+        plug.set_limit(100_000)
     assert wire.near.qdiscs(wire.device) == before
 
 
