@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""valgrind over the port and the toggles. Its pidfd_open fails, so a hold is refused: the guard is not in it."""
+"""valgrind over the port and the toggles. No hold is in it: valgrind would look for leaks for minutes in the process
+that starts the guard."""
 
 from __future__ import annotations
 

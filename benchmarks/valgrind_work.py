@@ -24,11 +24,6 @@ def main(times: int) -> None:
             group.buffer()
             group.release_indefinite()
             assert len(group.stats()) == 2
-            try:
-                with made.hold():
-                    print("with the guard", end=", ")
-            except libnlplug.GuardUnavailable:
-                pass
         for device in ("v1", "nothing"):
             try:
                 libnlplug.PlugQdisc.open(device)
