@@ -6,18 +6,18 @@
      still waiting               goes: the packets of         pass at once until the next buffer()
                                  the last complete epoch
 
-``buffer`` starts to hold, and starts a new epoch where the plug holds already. ``release_one`` lets the epoch before
-the latest ``buffer`` go and holds on. ``release_indefinite`` lets everything go. Two ``buffer`` calls with no
-``release_one`` between them lose the count of the first epoch: ``release_one`` then lets go, from the head of the
-queue, as many packets as the latest complete epoch had, and the rest waits for ``release_indefinite``
-(net/sched/sch_plug.c counts one complete epoch, not a list of them). A release only starts: a ``buffer`` right after
-it may hold what has not left yet.
+``buffer`` starts to hold, or starts a new epoch if the plug already holds. ``release_one`` releases the epoch before
+the latest ``buffer`` and goes on holding. ``release_indefinite`` releases everything. Call ``release_one`` between two
+``buffer`` calls. Otherwise the kernel loses the count of the first epoch (net/sched/sch_plug.c counts one complete
+epoch, not a list): ``release_one`` then releases as many packets from the head of the queue as the latest complete
+epoch had, and the rest waits for ``release_indefinite``. A release takes a moment: a ``buffer`` right after it may hold
+packets that have not left yet.
 
-Whether a plug holds cannot be read back from any kernel (sch_plug has no dump), nor can its limit: nothing here claims
-to know. ``last_action`` is what this object sent last.
+The kernel does not tell whether a plug holds, nor its limit (sch_plug has no dump). ``last_action`` is what this object
+sent last.
 
-Threads: one object may be used by several threads; it locks. Fork: use in a child raises ForkedError. Signals: a signal
-handler may call it too.
+Threads: several threads may use one object; it locks. Fork: use in a child raises ForkedError. Signals: a signal
+handler may use it too.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ _TEMPORARY = 0x2000_0000  # in the handle of a plug that whoever leaves it last 
 
 
 class PlugStats(Record):
-    """The plug's counters, all of them the kernel's: ``qlen`` packets and ``backlog`` bytes are in the queue now,
-    ``drops`` packets found it full, ``packets`` and ``bytes`` have left it. Bytes include the link header."""
+    """The kernel's counters of the plug: ``qlen`` packets and ``backlog`` bytes are in the queue now, ``drops`` packets
+    found it full, ``packets`` and ``bytes`` have left it. Bytes include the link header."""
 
     __slots__ = ("qlen", "backlog", "drops", "packets", "bytes")
     qlen: int
@@ -81,10 +81,10 @@ class PlugStats(Record):
 
 
 class PlugQdisc(Holdable):
-    """One plug on one device. Made by attach() and PlugQdisc.open(), not by calling the class.
+    """One plug on one device. attach() and PlugQdisc.open() make the object; do not call the class.
 
-    As a context manager it tidies up: what attach() created is released, emptied and removed, what it adopted stays,
-    released if this object's last word to it left it holding. Without ``with``, the plug outlives the process.
+    Leaving ``with`` removes a plug that attach() created, after releasing and emptying it. A plug that attach() adopted
+    stays; if this object left it holding, it is released. Without ``with``, the plug outlives the process.
     """
 
     def __init__(self, sk: RouteSocket, device: str, ifindex: int, parent: int, handle: int) -> None:
@@ -105,13 +105,13 @@ class PlugQdisc(Holdable):
 
     @classmethod
     def open(cls, device: str, *, parent: str = "root", netns: Netns = None) -> PlugQdisc:
-        """The plug that is there; QdiscNotFound where there is none. Never creates, and sends the plug nothing."""
+        """Return the plug that the device has, or raise QdiscNotFound. This creates no plug, and sends it nothing."""
         parent_number = _parent_number(parent)
         return open_by(RouteSocket(netns), device, parent_number)
 
     @property
     def device(self) -> str:
-        """The device's name when the plug was attached or opened; a renamed device is still the same one."""
+        """The device's name when the plug was attached or opened. A renamed device is still the same one."""
         return self._device
 
     @property
@@ -126,24 +126,24 @@ class PlugQdisc(Holdable):
 
     @property
     def limit(self) -> int | None:
-        """The limit in bytes where this object set it, else None: no kernel tells it."""
+        """The limit in bytes if this object has set it, else None: the kernel does not tell it."""
         return self._limit
 
     @property
     def last_action(self) -> str | None:
-        """What this object sent last: 'buffer', 'release_one', 'release_indefinite', or None. Not what the plug does:
-        that cannot be read, and another process may have toggled it since."""
+        """What this object sent last: 'buffer', 'release_one', 'release_indefinite', or None. The plug may do something
+        else: another process may have toggled it, and the kernel does not tell."""
         return self._last_action
 
     @property
     def created(self) -> bool:
-        """Whether this object made the plug (and so removes it on leaving ``with``), or adopted it."""
+        """True if this object made the plug and removes it on leaving ``with``; False if it adopted the plug."""
         return self._created
 
     @property
     def temporary(self) -> bool:
-        """Whether 'libnlplug hold' made the plug for itself, here or elsewhere: each ``with`` block of attach() removes
-        it at its end, unless somebody holds it then."""
+        """True if 'libnlplug hold' made the plug for itself, in this process or another. Then every ``with`` block of
+        attach() removes it at its end, unless somebody holds it."""
         return self._temporary
 
     @property
@@ -152,23 +152,23 @@ class PlugQdisc(Holdable):
         return self._sk.closed
 
     def buffer(self) -> None:
-        """Hold what comes from now on; where the plug holds already, begin a new epoch.
+        """Hold packets from now on. If the plug already holds, begin a new epoch.
 
         ``tc qdisc change dev DEV handle H: plug block``. Raises QdiscNotFound if the plug is gone, DeviceNotFound if
-        the device is, NotPermitted without CAP_NET_ADMIN. Beyond the limit the kernel drops, and counts it in
-        ``stats().drops``. Nothing releases by itself what this holds: hold() does.
+        the device is gone, NotPermitted without CAP_NET_ADMIN. If the plug is full, the kernel drops packets and counts
+        them in ``stats().drops``. Nothing releases these packets by itself; hold() does.
         """
         self._hold_on("buffer", self._buffer, "buffer on")
 
     def release_one(self) -> None:
-        """Let go the packets that came before the latest buffer(), and go on holding those that came after it.
+        """Release the packets from before the latest buffer(), and go on holding later ones.
 
         ``tc qdisc change dev DEV handle H: plug release``. Raises as buffer() does.
         """
         self._hold_on("release_one", self._release_one, "release one epoch on")
 
     def release_indefinite(self) -> None:
-        """Let everything go, and hold nothing until the next buffer().
+        """Release everything, and hold nothing until the next buffer().
 
         ``tc qdisc change dev DEV handle H: plug release_indefinite``. Raises as buffer() does. The kernel only starts
         the release: right after it, stats() may still show packets.
@@ -196,7 +196,7 @@ class PlugQdisc(Holdable):
         self._limit = checked
 
     def stats(self) -> PlugStats:
-        """The plug's counters now: one question to the kernel, however many links there are. Needs no privilege.
+        """Return the plug's counters, with one question to the kernel. This needs no right.
 
         ``tc -s qdisc show dev DEV``. Raises QdiscNotFound if the plug is gone or another qdisc took its place.
         """
@@ -205,7 +205,7 @@ class PlugQdisc(Holdable):
             raise self._gone("read the plug of")
         return _plug_stats(found)
 
-    # What holding it takes (hold.Holdable).
+    # What a hold needs of it (hold.Holdable).
 
     @property
     def forked(self) -> bool:
@@ -230,17 +230,17 @@ class PlugQdisc(Holdable):
 
     @property
     def place(self) -> Place:
-        """Where the plug stands."""
+        """The place of the plug."""
         from .guard.holders import Place
 
         return Place(self._device, self._ifindex, self._handle, self._parent)
 
     def places(self) -> list[Place]:
-        """The one place."""
+        """Return the one place."""
         return [self.place]
 
     def messages(self) -> tuple[bytes, ...]:
-        """The messages to the plug: buffer, release_indefinite, delete, show the qdisc, show the link."""
+        """Return the messages to the plug: buffer, release_indefinite, delete, show the qdisc, show the link."""
         question = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, self._ifindex, self._parent, self._handle, None)
         brief = attribute(lib.IFLA_EXT_MASK, lib.RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
         link = link_message(lib.RTM_GETLINK, 0, self._ifindex, brief)
@@ -248,7 +248,7 @@ class PlugQdisc(Holdable):
         return tuple(without_ack(message) for message in every)
 
     def message(self, action: str) -> bytes:
-        """The message that is sent for 'buffer', 'release_one' or 'release_indefinite'."""
+        """Return the message for 'buffer', 'release_one' or 'release_indefinite'."""
         return {
             "buffer": self._buffer,
             "release_one": self._release_one,
@@ -256,17 +256,17 @@ class PlugQdisc(Holdable):
         }[action]
 
     def note(self, action: str | None, *, deleted: bool = False) -> None:
-        """Remember what was sent to the plug elsewhere: by its guard, or together with others."""
+        """Remember what its guard or a group has sent to the plug."""
         self._last_action = action
         self._detached = self._detached or deleted
 
     def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
-        """The error for an ``operation`` that the kernel refused with an errno."""
+        """Return the error for an ``operation`` that the kernel refused with an errno."""
         return self.refusal(operation, next(iter(failures.values())))
 
     def refusal(self, operation: str, code: int) -> NetlinkError:
-        """The same for an errno. Where another qdisc has taken the plug's place, the kernel says EEXIST, and EINVAL
-        where one with its handle stands elsewhere, or one of another kind has its handle (sch_api.c)."""
+        """Return the error for an errno. The kernel says EEXIST if another qdisc has taken the plug's place, and EINVAL
+        if its handle is used elsewhere or by a qdisc of another kind (sch_api.c)."""
         if code in (errno.ENOENT, errno.EEXIST, errno.EINVAL):
             return self._gone(operation)
         return refusal(code, operation, self._device)
@@ -287,35 +287,35 @@ class PlugQdisc(Holdable):
             try:
                 return self.release_indefinite()
             except NetlinkError as failure:
-                if not left or isinstance(failure, FileNotFoundError):  # what is gone does not come back
+                if not left or isinstance(failure, FileNotFoundError):  # the plug is gone: no retry
                     raise
                 time.sleep(0.01)
         return None
 
     def holder(self) -> Holder | None:
-        """Who holds this plug by a hold(), here or in another process; None where nobody does.
+        """Return who holds this plug by a hold(), in this process or another, or None.
 
-        A plain buffer() leaves no mark, so None does not mean that nothing is held.
+        A plain buffer() leaves no mark, so None does not mean that the plug is released.
         """
         from .guard.holders import holder_of
 
         return holder_of(self._sk, self.place.mark)
 
     def hold_detached(self, timeout: float) -> None:
-        """Hold for ``timeout`` seconds whatever becomes of this process: the guard goes on alone and releases then.
+        """Hold for ``timeout`` seconds. The guard releases then, even if this process has ended.
 
-        end_detached() ends it earlier, as ``libnlplug release`` does; after release_indefinite() alone the plug counts
-        as held until the guard's time is up. Raises as entering hold() does.
+        end_detached() and ``libnlplug release`` end it earlier. After release_indefinite() alone, the plug counts as
+        held until the timeout. Raises the errors of entering hold().
         """
         hold_detached(self, timeout)
 
     def end_detached(self) -> bool:
-        """Have the guard that hold_detached() left behind, here or in another process, release and end; whether nobody
+        """End a hold that hold_detached() began, in any process: its guard releases and ends. Return whether nobody
         holds the plug now. Other holds go on."""
         return end_detached(self)
 
     def refuse_while_held(self, operation: str) -> None:
-        """PlugBusy, with the pid, where somebody holds the plug."""
+        """Raise PlugBusy with the pid if somebody holds the plug."""
         holder = self.holder()
         if holder is not None:
             from .guard.holders import busy
@@ -323,11 +323,11 @@ class PlugQdisc(Holdable):
             raise busy(self._device, holder, operation)
 
     def detach(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
-        """Release, wait until the queue is empty, and delete the plug; the device gets its default qdisc back.
+        """Release, wait until the queue is empty, and delete the plug. The device gets its default qdisc back.
 
-        ``tc qdisc del dev DEV PARENT handle H:``, which alone would drop what is held. Waits ``timeout`` seconds at
-        most: then NotDrained says how many packets could not leave, and the plug stays, released. PlugBusy (with the
-        ``pid``) while a hold() is on, also one that began in the meantime.
+        ``tc qdisc del dev DEV PARENT handle H:`` alone would drop the held packets. If the queue is not empty after
+        ``timeout`` seconds, raises NotDrained with the number of packets left; the plug stays, released. Raises
+        PlugBusy (with the ``pid``) while a hold() is on, even if it began meanwhile.
         """
         from .guard.holders import Taken
 
@@ -338,7 +338,7 @@ class PlugQdisc(Holdable):
         while True:
             waiting = self.stats().qlen
             if not waiting:
-                with Taken(self.socket(), self.place, operation):  # so that no hold can begin any more
+                with Taken(self.socket(), self.place, operation):  # from here on no hold can begin
                     waiting = self.stats().qlen
                     if not waiting:
                         return self._delete()
@@ -355,8 +355,8 @@ class PlugQdisc(Holdable):
         self._detached = True
 
     def close(self) -> None:
-        """Close the socket and end the guard; calling it again does nothing. The plug stays in the kernel as it is,
-        but a hold() that is on ends, released."""
+        """Close the socket and end the guard. Calling it again does nothing. The plug stays in the kernel as it is; a
+        hold() of this object is released."""
         self.end_guard()
         self._sk.close()
 
@@ -400,8 +400,8 @@ class PlugQdisc(Holdable):
             raise
 
     def _change(self, message: bytes, operation: str) -> None:
-        """Send the plug one action. Where another qdisc has taken its place, the kernel says EEXIST, and EINVAL where
-        one with its handle stands elsewhere (sch_api.c)."""
+        """Send the plug one action. The kernel says EEXIST if another qdisc has taken its place, and EINVAL if one
+        elsewhere has its handle (sch_api.c)."""
         try:
             self._sk.execute(message, operation, self._device)
         except (QdiscExists, HandleInUse):
@@ -412,7 +412,7 @@ class PlugQdisc(Holdable):
         return QdiscNotFound(errno.ENOENT, message, operation, self._device)
 
     def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> bytes:
-        """The message that names this plug and carries one action, as libnl makes it."""
+        """Return libnl's message to this plug with one action."""
         qdisc = lib.rtnl_qdisc_alloc()
         if qdisc == ffi.NULL:
             raise MemoryError("libnl has no memory for a qdisc")
@@ -429,13 +429,12 @@ class PlugQdisc(Holdable):
         return qdisc_message(lib.RTM_DELQDISC, 0, self._ifindex, self._parent, self._handle, b"plug")
 
     def _create(self, limit: int | None) -> None:
-        """Create the plug and release it in one send: a new plug holds until it is released, and a process that is
-        killed or interrupted cannot leave it so.
+        """Create the plug and release it in one send. A new plug holds until it is released; in one send, no kill or
+        interrupt can come between.
 
-        CREATE with EXCL and an explicit handle is the kernel's atomic refusal to displace a configured qdisc. The
-        kernel runs the release after a refused creation too. It ends nobody's hold: while this process has the plug's
-        mark, nobody else attaches or holds there. Without a limit TCA_OPTIONS is left out: only then does the kernel
-        use its own.
+        With CREATE, EXCL and an explicit handle, the kernel refuses to replace a configured qdisc. It runs the release
+        even after a refused creation. That ends nobody's hold, because this process has the plug's mark. Without a
+        limit TCA_OPTIONS is left out, so that the kernel uses its default.
         """
         flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
         if limit is None:
@@ -466,30 +465,30 @@ def _plug_stats(info: QdiscInfo) -> PlugStats:
 def attach(
     device: str, *, parent: str = "root", handle: str | None = None, limit: int | None = None, netns: Netns = None
 ) -> PlugQdisc:
-    """The plug of ``device`` at ``parent``: a new one, released, or the one that is there.
+    """Return the plug of ``device`` at ``parent``: the one that it has, or a new one, released.
 
     ``tc qdisc add dev DEV root handle 504c: plug limit BYTES`` and ``... plug release_indefinite``, in one send.
 
-    ``parent`` is 'root' or the class of a classful qdisc, as '1:4'. ``handle``, as '40:', is 504c: at the root and
-    5000: plus the class's minor number elsewhere, where it is not given. ``limit`` is in bytes, link headers included,
-    1 to 2^31-1; None is the kernel's default: the device's txqueuelen times its MTU with link header, or that for a
-    txqueuelen of 1000 where it is 0, which would drop every packet for ever. ``netns`` is the network namespace: a name
-    of ``ip netns``, a path, a pid (int) or an object with a fileno(); None is the caller's.
+    ``parent`` is 'root' or the class of a classful qdisc, as '1:4'. ``handle`` is a handle, as '40:'; the default is
+    504c: at the root, and 5000: plus the class's minor number at a class. ``limit`` is in bytes, link headers included,
+    1 to 2^31-1. None is the kernel's default: the device's txqueuelen times its MTU with link header. If the txqueuelen
+    is 0, that would drop every packet, so 1000 is used instead. ``netns`` is the network namespace: a name of
+    ``ip netns``, a path, a pid (int) or an object with a fileno(); None is the caller's.
 
-    A plug that is there is adopted: it is sent nothing but a given ``limit``, and a given ``handle`` that differs is
-    QdiscExists. A configured qdisc of another kind is never displaced: QdiscExists.
+    If the device has a plug there, it is adopted: only a given ``limit`` is sent to it. Raises QdiscExists if its
+    handle differs from a given ``handle``, or if a configured qdisc of another kind is there; that is never replaced.
 
-    Raises ValueError (InvalidHandle for a handle) for what is no parent, handle or limit, and for a limit that is
-    smaller than a packet of the device, which the plug would drop for ever. It warns about one below the device's
+    Raises ValueError (InvalidHandle for a handle) for an invalid parent, handle or limit, and for a limit smaller than
+    a packet of the device, because the plug would drop such packets for ever. Warns about a limit below the device's
     gso_max_size, usually 65536: the kernel may hand the device that many bytes at once. Raises DeviceNotFound,
-    ParentNotFound, ClassNotFound, ParentNotClassful, HandleInUse, PlugUnavailable where the kernel has no sch_plug, and
+    ParentNotFound, ClassNotFound, ParentNotClassful, HandleInUse, PlugUnavailable if the kernel has no sch_plug, and
     NotPermitted without CAP_NET_ADMIN.
     """
     return _attach(device, parent, handle, limit, netns)
 
 
 def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
-    """PlugQdisc.open() over a socket that is there."""
+    """PlugQdisc.open() with an open socket."""
     ifindex = sk.link(device)
     found = _found(sk, ifindex, parent, device)
     if found is None or found.kind != "plug":

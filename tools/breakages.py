@@ -125,7 +125,7 @@ breaks(
 breaks(
     "detach: the second busy check",
     PLUG,
-    "with Taken(self.socket(), self.place, operation):  # so that no hold can begin any more",
+    "with Taken(self.socket(), self.place, operation):  # from here on no hold can begin",
     "if True:",
     "kernel/test_detach::test_a_hold_that_begins_while_detach_waits_is_not_ended",
 )
