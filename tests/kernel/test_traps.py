@@ -75,7 +75,7 @@ def test_attach_and_open_raise_what_they_declare(
         plug.buffer()
         plug.release_one()
         assert plug.stats().qlen == 0
-        plug.set_limit(10_000)
+        plug.set_limit(100_000)
         plug.release_indefinite()
         if plug.created:
             plug.detach()
