@@ -10,10 +10,8 @@ import os
 import random
 import signal
 import socket
-import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -23,8 +21,6 @@ from tests.faults.trial import Failed, NotTried, need, refusal, refused, started
 from tests.support.fleet import fleet_of
 from tests.support.hold import NOBODY, guard_for_everyone, marks
 from tests.support.netlab import Wire, setns
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "kernel"))  # where pytest finds them
 
 
 def racing(flow: Flow, chance: random.Random) -> float:
@@ -110,7 +106,7 @@ def tested(name: str, **given):
 
     def do(flow: Flow, chance: random.Random) -> None:
         module, _, function = name.partition(".")
-        tests = importlib.import_module(f"test_{module}")
+        tests = importlib.import_module(f"tests.kernel.test_{module}")
         test = getattr(tests, f"test_{function}")
         wire, patch = Wire(), pytest.MonkeyPatch()
         fixtures = {"wire": wire, "monkeypatch": patch, "netns": wire.near, "for_everyone": None, **given}
