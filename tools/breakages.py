@@ -463,7 +463,7 @@ breaks(
 )
 breaks(
     "lane: no lock for the lanes of a device",
-    "libnlplug/lane/marks.py",
+    "libnlplug/lane/lock.py",
     "while not self._mark.take(self._sk):",
     "while False:",
     "kernel/test_lane_owners::test_somebody_on_the_lock",

@@ -23,7 +23,7 @@ from .output import err, say
 from .parser import UsageError
 from .table import DONE, EXPIRED, NOT_HELD
 from .units import format_size
-from .verbs import device_of, opened
+from .verbs import device_named, opened
 
 __all__ = ["hold"]
 
@@ -172,7 +172,7 @@ def _what_to_hold(args: Args) -> Held:
     if args.limit is not None:
         _refuse_if_held(args)  # or the limit would change under the one who holds
     try:
-        return attach_temporary(device_of(args), parent=args.parent, limit=args.limit, netns=args.netns)
+        return attach_temporary(device_named(args), parent=args.parent, limit=args.limit, netns=args.netns)
     except QdiscExists:
         if not _lane_for_all_is_kept(args):
             raise
@@ -201,7 +201,7 @@ def _refuse_if_lane_held(args: Args, match: Match | None) -> None:
     from ..lane.match import Match
 
     wanted = ("ingress" if args.ingress else "egress", str(match or Match()))
-    for one in lanes(RouteSocket(args.netns), device_of(args)):
+    for one in lanes(RouteSocket(args.netns), device_named(args)):
         if (one.hook, one.match) == wanted:
             try:
                 plug = PlugQdisc.open(one.ifb, netns=args.netns)

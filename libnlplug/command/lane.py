@@ -8,7 +8,7 @@ from .advice import elsewhere
 from .output import say, table
 from .parser import UsageError
 from .table import DONE, FAILED, PACKETS
-from .verbs import device_of
+from .verbs import device_named
 
 __all__ = ["chosen", "lane", "lane_for"]
 
@@ -45,7 +45,7 @@ def _delete(args: Args) -> int:
 
     match = chosen(args)
     every = match is None and not args.ingress  # with packet options it is what 'add' with the same ones has made
-    gone = delete_lanes(RouteSocket(args.netns), device_of(args), match, None if every else args.ingress)
+    gone = delete_lanes(RouteSocket(args.netns), device_named(args), match, None if every else args.ingress)
     if not gone:
         say(elsewhere(f"no such lane on {args.dev}: 'libnlplug lane show {args.dev}' lists them", args))
     return DONE if gone else FAILED
@@ -54,7 +54,7 @@ def _delete(args: Args) -> int:
 def _show(args: Args) -> int:
     from ..netlink.route_socket import RouteSocket
 
-    found = _listed(RouteSocket(args.netns), None if args.dev is None else device_of(args))
+    found = _listed(RouteSocket(args.netns), None if args.dev is None else device_named(args))
     if args.json:
         import json
 
@@ -108,7 +108,7 @@ def lane_for(args: Args, match: Match | None, *, keep: bool = False) -> PlugLane
 
     warnings.simplefilter("ignore", LaneShadowed)  # it is said below
     make = PlugLane.keep if keep else PlugLane
-    made = make(device_of(args), match or Match(), ingress=args.ingress, limit=args.limit, netns=args.netns)
+    made = make(device_named(args), match or Match(), ingress=args.ingress, limit=args.limit, netns=args.netns)
     for sentence in made.shadowed:
         say(f"warning: {sentence}")
     return made

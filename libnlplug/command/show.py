@@ -12,7 +12,7 @@ from ..netlink.route_socket import RouteSocket
 from .output import table
 from .plugs import NO_PLUG, holder_name, plugs
 from .table import DONE
-from .verbs import device_of
+from .verbs import device_named
 
 __all__ = ["lines", "show"]
 
@@ -28,7 +28,7 @@ def show(args: Args) -> int:
     if sys.stdout is None:
         raise OSError(errno.EBADF, "standard output is closed")
     sk = RouteSocket(args.netns)
-    device = None if args.dev is None else device_of(args)
+    device = None if args.dev is None else device_named(args)
 
     def look() -> list[dict[str, object]]:
         return plugs(sk, device, here=args.netns is None)

@@ -20,11 +20,11 @@ def attach(args: Args) -> int:
     """libnlplug attach DEV"""
     from ..plug import attach as attach_plug
 
-    attach_plug(device_of(args), parent=args.parent, handle=args.handle, limit=args.limit, netns=args.netns).close()
+    attach_plug(device_named(args), parent=args.parent, handle=args.handle, limit=args.limit, netns=args.netns).close()
     return DONE
 
 
-def device_of(args: Args) -> str:
+def device_named(args: Args) -> str:
     """The device that is meant: ip writes a link's peer or its lower device after its name, as eth0@if2, and a name
     may have an @ in it as well."""
     device: str = args.dev
@@ -43,7 +43,7 @@ def opened(args: Args) -> PlugQdisc:
     """The plug that is there."""
     from ..plug import PlugQdisc
 
-    return PlugQdisc.open(device_of(args), parent=args.parent, netns=args.netns)
+    return PlugQdisc.open(device_named(args), parent=args.parent, netns=args.netns)
 
 
 def buffer(args: Args) -> int:

@@ -70,7 +70,7 @@ _LOST = {
 
 
 class Answer(Record):
-    """What became of a hold that was to be released: the errors of plugs by their number, whether it had ``expired``
+    """What became of a hold that was to be released: the errno of each plug that failed, by its index, whether it had ``expired``
     and whether the guard still ``knows`` of it, for how many ``seconds`` it held, and, if they are ``known``, packets
     and bytes in the plugs right before the release, and packets dropped since right before the hold.
 
@@ -91,7 +91,7 @@ class Answer(Record):
 
 
 class PlugsRefused(Exception):
-    """The kernel refused to hold these plugs: errno by number. Nothing is held."""
+    """The kernel refused to hold these plugs: their errnos by index. Nothing is held."""
 
     def __init__(self, refused_plugs: dict[int, int]) -> None:
         super().__init__(refused_plugs)

@@ -27,7 +27,7 @@ from .match import Match
 from .neighbours import refuse_device, refuse_overlap, refuse_to_bypass, refuse_to_drop
 from .remove import sweep, tear_down
 
-__all__ = ["LIMIT", "Made", "Wanted", "lane_up", "undo"]
+__all__ = ["LIMIT", "Made", "Wanted", "make_or_adopt", "undo"]
 
 LIMIT = 4 << 20  # the default of an ifb's plug, about 48 KB, is full after some 650 SYNs
 
@@ -55,7 +55,7 @@ class Made(Record):
     created: bool
 
 
-def lane_up(sk: RouteSocket, wanted: Wanted) -> Made:
+def make_or_adopt(sk: RouteSocket, wanted: Wanted) -> Made:
     """Adopt the lane for the same hook and match, or make one. If that fails, nothing of it stays. The caller has the
     device's lock."""
     device, ifindex = wanted.device, wanted.ifindex

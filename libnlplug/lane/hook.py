@@ -149,7 +149,7 @@ def _read(payload: bytes) -> Filter | None:
     parts = dict(attributes(payload[head:]))
     kind = text(parts.get(lib.TCA_KIND, b""))
     options = dict(attributes(parts.get(lib.TCA_OPTIONS, b"")))
-    outcome = _outcome(options.get(_ACTIONS.get(kind, -1), b""))
+    outcome = _verdict(options.get(_ACTIONS.get(kind, -1), b""))
     goes_on = outcome.goes_on
     if kind == "u32" and lib.TCA_U32_LINK in options and lib.TCA_U32_ACT not in options:
         goes_on = True  # it leads to a table, whose filters are in the dump, too
@@ -159,7 +159,7 @@ def _read(payload: bytes) -> Filter | None:
     return Filter(prio, protocol, kind, chain, info.tcm_handle, target, goes_on, redirects, keys)
 
 
-class _Outcome(Record):
+class _Verdict(Record):
     """What the actions of a filter do, with the names of Filter."""
 
     __slots__ = ("target", "goes_on", "redirects")
@@ -168,7 +168,7 @@ class _Outcome(Record):
     redirects: bool
 
 
-def _outcome(actions: bytes) -> _Outcome:
+def _verdict(actions: bytes) -> _Verdict:
     """Return what the actions do. After the verdict 'pipe' the next action follows. Actions other than gact and mirred
     are assumed to have that verdict."""
     target, redirects = 0, False
@@ -185,9 +185,9 @@ def _outcome(actions: bytes) -> _Outcome:
             if mirred.eaction == lib.TCA_EGRESS_REDIR:
                 target, redirects = mirred.ifindex, True
         if len(parameters) < ffi.sizeof("struct tc_gact") or lib.TCA_GACT_PROB in options and kind == "gact":
-            return _Outcome(target, False, redirects)
+            return _Verdict(target, False, redirects)
         gact = ffi.new("struct tc_gact *")
         ffi.buffer(gact)[:] = parameters[: ffi.sizeof("struct tc_gact")]
         if gact.action != lib.TC_ACT_PIPE:
-            return _Outcome(target, gact.action == lib.TC_ACT_UNSPEC, redirects)
-    return _Outcome(target, False, redirects)
+            return _Verdict(target, gact.action == lib.TC_ACT_UNSPEC, redirects)
+    return _Verdict(target, False, redirects)

@@ -20,7 +20,7 @@ from ..record import Record
 from .filters import SLOTS, by_slot, in_place, slot_of
 from .hook import Filter, filters
 from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
-from .marks import Lock, taken_names
+from .lock import Lock, taken_names
 
 __all__ = [
     "Hooks",

@@ -26,7 +26,7 @@ from ..errors import DeviceNotFound, NetlinkError, NotDrained, PlugBusy, QdiscNo
 from ..netlink.devices import refuse_small_limit
 from ..netlink.route_socket import RouteSocket
 from ..plug import DRAIN_TIMEOUT, PlugQdisc, checked_limit
-from .create import LIMIT, Wanted, lane_up, undo
+from .create import LIMIT, Wanted, make_or_adopt, undo
 from .filters import by_slot, in_place
 from .hold import LaneHold
 from .ifb import unnamed
@@ -106,7 +106,7 @@ class PlugLane(AsyncWith):
             if checked is not None:
                 refuse_small_limit(self._sk, self._ifindex, device, checked, stacklevel=4)
             with lock(self._sk, self._ifindex, device, "make a lane on"):
-                made = lane_up(self._sk, Wanted(device, self._ifindex, match, self._ingress, checked, kept))
+                made = make_or_adopt(self._sk, Wanted(device, self._ifindex, match, self._ingress, checked, kept))
                 try:
                     self._lane: Lane = made.lane
                     self._plug, self._mark, self._created = made.plug, made.mark, made.created

@@ -135,9 +135,9 @@ def _dump(family: int, states: int) -> list[tuple[int, Listener]]:
         asker.close()
 
 
-def _cannot(number: int | None, advice: str) -> NetlinkError:
-    why = os.strerror(number) if number else "the kernel does not answer"
-    return NetlinkError(number, f"cannot list the listening sockets: {why}{advice}", "list the listening sockets")
+def _cannot(code: int | None, advice: str) -> NetlinkError:
+    why = os.strerror(code) if code else "the kernel does not answer"
+    return NetlinkError(code, f"cannot list the listening sockets: {why}{advice}", "list the listening sockets")
 
 
 def _take(answers: bytes, found: list[tuple[int, Listener]]) -> bool:
@@ -149,8 +149,8 @@ def _take(answers: bytes, found: list[tuple[int, Listener]]) -> bool:
         if kind == NLMSG_DONE:
             return True
         if kind == NLMSG_ERROR:
-            number = -struct.unpack_from("=i", body)[0]
-            raise OSError(number, os.strerror(number))
+            code = -struct.unpack_from("=i", body)[0]
+            raise OSError(code, os.strerror(code))
         if length < _HEADER.size + _MESSAGE.size:
             return True
         found.append(_read(body))

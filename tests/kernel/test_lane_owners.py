@@ -12,7 +12,7 @@ import pytest
 
 import libnlplug.lane.create
 import libnlplug.lane.filters
-import libnlplug.lane.marks
+import libnlplug.lane.lock
 from libnlplug import Match, NetlinkError, PlugBusy, PlugLane, QdiscNotFound
 from libnlplug.lane.ifb import ADDRESS, alias_of
 from libnlplug.lane.inventory import ifb_name
@@ -438,7 +438,7 @@ def test_somebody_on_the_mark_of_a_slot(wire: Wire) -> None:
 
 def test_somebody_on_the_lock(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket with the name of the device's lock: a lane is not made, in a sentence that names the socket."""
-    monkeypatch.setattr(libnlplug.lane.marks, "PATIENCE", 0.1)
+    monkeypatch.setattr(libnlplug.lane.lock, "PATIENCE", 0.1)
     index = wire.near.link(wire.device)["ifindex"]
     squatter = wire.near.run(socket.socket, socket.AF_UNIX, socket.SOCK_DGRAM)
     squatter.bind(f"\0libnlplug-lanes/{index:x}")

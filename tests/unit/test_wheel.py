@@ -83,7 +83,7 @@ NAMES = {
     "libnlplug/lane/inventory.py",
     "libnlplug/lane/lane.py",
     "libnlplug/lane/listeners.py",
-    "libnlplug/lane/marks.py",
+    "libnlplug/lane/lock.py",
     "libnlplug/lane/match.py",
     "libnlplug/lane/neighbours.py",
     "libnlplug/lane/remove.py",
