@@ -70,11 +70,12 @@ _LOST = {
 
 
 class Answer(Record):
-    """What became of a hold that was to be released: the errno of each plug that failed, by its index, whether it had ``expired``
-    and whether the guard still ``knows`` of it, for how many ``seconds`` it held, and, if they are ``known``, packets
-    and bytes in the plugs right before the release, and packets dropped since right before the hold.
+    """The guard's answer to a release: ``failures`` has the errno of each plug that failed, by its index. ``expired``
+    tells whether the timeout had ended the hold, ``knows`` whether the guard knew of the hold, ``seconds`` how long it
+    held. If ``known``, ``packets`` and ``bytes`` were in the plugs right before the release, and ``dropped`` packets
+    were dropped during the hold.
 
-    ``lost`` says by what the kernel may have thrown packets away without counting them, None for nothing.
+    ``lost`` says what may have made the kernel drop packets without counting them, or is None.
     """
 
     __slots__ = ("failures", "expired", "knows", "seconds", "known", "packets", "bytes", "dropped", "lost", "device")
