@@ -18,6 +18,7 @@ import resource
 import socket
 import struct
 import sys
+import time
 
 import libnlplug
 from libnlplug import plug_qdisc
@@ -49,14 +50,23 @@ def fifo(device: str, handle: str) -> libnlplug.PlugQdisc:
 def memory() -> str:
     with open("/proc/self/status") as lines:
         resident = next(line.split()[1] for line in lines if line.startswith("VmRSS"))
-    zombies = 0
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/stat") as stat:
-                zombies += stat.read().rpartition(")")[2].split()[0] == "Z"
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-    return f"{resident} {len(os.listdir('/proc/self/fd'))} {zombies}"
+    return f"{resident} {len(os.listdir('/proc/self/fd'))} {zombies()}"
+
+
+def zombies() -> int:
+    """How many processes nobody waits for; who has just ended is waited for soon."""
+    deadline = time.monotonic() + 5
+    while True:
+        count = 0
+        for pid in filter(str.isdecimal, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/stat") as stat:
+                    count += stat.read().rpartition(")")[2].split()[0] == "Z"
+            except (FileNotFoundError, ProcessLookupError):
+                pass
+        if not count or time.monotonic() > deadline:
+            return count
+        time.sleep(0.01)
 
 
 def main() -> None:
