@@ -4,8 +4,9 @@
     buffer()   |  buffer eth0  |  buffer eth1  | ... |  buffer eth999, ACK  |  --one sendmsg-->  kernel
                                                                             <--one recvmsg--   the ACK
 
-The kernel carries the messages out one after the other within that send, so the devices of a group begin and end to
-hold at nearly the same moment, at a fraction of the cost of a call each. One that fails does not stop those after it.
+The kernel carries out the messages one after the other within that send. So the devices of a group begin and end to
+hold at nearly the same moment, and it costs a fraction of a call for each. A failure does not stop the messages after
+it.
 """
 
 from __future__ import annotations
@@ -35,29 +36,29 @@ _OPERATIONS = {
 
 
 class GroupError(NetlinkError):
-    """Some plugs of a group could not be toggled; the others were. ``failures`` has the error of each, by plug."""
+    """Some plugs of a group could not be toggled; the others were. ``failures`` has their errors, by plug."""
 
     failures: dict[PlugQdisc, NetlinkError]
 
     @classmethod
     def of(cls, operation: str, count: int, failures: dict[PlugQdisc, NetlinkError]) -> GroupError:
-        """The error of an ``operation`` on ``count`` plugs; its errno is the one that all failures share, else None."""
+        """Return the error of an ``operation`` on ``count`` plugs. Its errno is that of all failures, or None."""
         sentences = [str(failure) for failure in failures.values()]
         more = f"; and {len(sentences) - 3} more" if len(sentences) > 3 else ""
         message = f"{len(failures)} of {count} plugs failed, the others are done: {'; '.join(sentences[:3])}{more}"
-        numbers = {failure.errno for failure in failures.values()}
-        error = cls(numbers.pop() if len(numbers) == 1 else None, message, operation)
+        codes = {failure.errno for failure in failures.values()}
+        error = cls(codes.pop() if len(codes) == 1 else None, message, operation)
         error.failures = failures
         return error
 
     def __reduce__(self) -> tuple[type, tuple[object, ...], dict[str, object]]:  # type: ignore[override]
-        # A plug cannot leave its process: elsewhere its device's name stands for it.
+        # A plug cannot be pickled: its device's name stands for it.
         named = {getattr(plug, "device", plug): failure for plug, failure in getattr(self, "failures", {}).items()}
         return (*super().__reduce__(), {"failures": named})
 
 
 class PlugGroup(Holdable):
-    """Plugs of one network namespace that are toggled together: any number of them, each on a device of its own.
+    """Any number of plugs of one network namespace that are toggled together.
 
         with contextlib.ExitStack() as stack:
             group = PlugGroup(stack.enter_context(attach(device)) for device in devices)
@@ -65,9 +66,9 @@ class PlugGroup(Holdable):
             checkpoint()
             group.release_indefinite()
 
-    The group has no socket of its own: it uses that of its first plug that is open, and toggles all its plugs as long
-    as there is one. It owns none of them: closing and detaching them stays with those who made them. Only hold() starts
-    something, its guard, which ends with close(), at the end of a ``with``, or with this process.
+    The group uses the socket of its first open plug, and toggles all its plugs as long as one is open. It does not own
+    the plugs: it never closes or detaches them. hold() starts a guard, which ends with close(), at the end of a
+    ``with``, or with this process.
 
     Threads: it locks, so that a group is toggled as a whole. Fork: use in a child raises ForkedError.
     """
@@ -98,21 +99,21 @@ class PlugGroup(Holdable):
     def buffer(self) -> None:
         """PlugQdisc.buffer() on all plugs: hold from now on, or begin a new epoch.
 
-        Raises GroupError where a plug could not be toggled; its ``failures`` say which and why. The others are done.
+        Raises GroupError if plugs could not be toggled; its ``failures`` say which and why. The others were toggled.
         """
         self._act("buffer")
 
     def release_one(self) -> None:
-        """PlugQdisc.release_one() on all plugs: let the epoch before the latest buffer() go. Raises as buffer()."""
+        """PlugQdisc.release_one() on all plugs: release the epoch before the latest buffer(). Raises as buffer()."""
         self._act("release_one")
 
     def release_indefinite(self) -> None:
-        """PlugQdisc.release_indefinite() on all plugs: let everything go. Raises as buffer()."""
+        """PlugQdisc.release_indefinite() on all plugs: release everything. Raises as buffer()."""
         self._act("release_indefinite")
 
     def close(self) -> None:
-        """End the group's guard, and with it a hold() that is on, released; calling it again does nothing. The plugs
-        stay open."""
+        """End the group's guard; a hold() of the group is released. Calling it again does nothing. The plugs stay
+        open."""
         self.end_guard()
         self._closed = True
 
@@ -123,10 +124,10 @@ class PlugGroup(Holdable):
         self.close()
 
     def stats(self) -> dict[PlugQdisc, PlugStats]:
-        """The counters of each plug, by one dump of the namespace's qdiscs; a plug that is gone is not in it.
+        """Return the counters of each plug, from one dump of the namespace's qdiscs. Plugs that are gone are left out.
 
-        A dump may miss what is there while links are deleted (tc_dump_qdisc counts them), so the kernel is asked once
-        more for each plug that is not in it.
+        A dump can miss qdiscs while links are deleted (tc_dump_qdisc counts links). So the kernel is asked again for
+        each plug that the dump lacks.
         """
         if not self._plugs:
             return {}
@@ -152,7 +153,7 @@ class PlugGroup(Holdable):
         if not self._plugs:
             return
         failures: dict[PlugQdisc, NetlinkError] = {}
-        self._open()  # a forked child is refused before it waits for a lock that it does not have
+        self._open()  # refuses a forked child before it waits for the lock, which may never be free there
         with self._lock:
             self._open()
             for plugs, messages in tuple(self._sends[action]):
@@ -163,8 +164,8 @@ class PlugGroup(Holdable):
     def _send(
         self, action: str, plugs: list[PlugQdisc], messages: bytes, failures: dict[PlugQdisc, NetlinkError]
     ) -> None:
-        """One send. What holds after the action is noted before an interrupt can come, as PlugQdisc does, and taken
-        back only where it certainly was not done."""
+        """Send once. Actions that hold are noted first, because an interrupt may come, and taken back only if they were
+        certainly not carried out."""
         holds = action != "release_indefinite"
         before = [plug.last_action for plug in plugs]
         if holds:
@@ -188,15 +189,15 @@ class PlugGroup(Holdable):
                 plug.note(before[seq])
 
     def _batch(self, messages: bytes, devices: list[str], operation: str) -> dict[int, NetlinkError]:
-        """RouteSocket.execute_all() over a socket that is open; the next plug's, where one was closed meanwhile."""
+        """RouteSocket.execute_all() with an open socket: if a plug was closed meanwhile, with the next plug's."""
         while True:
             try:
                 return self._open().execute_all(messages, devices, operation)
-            except ClosedError:  # before anything was sent
+            except ClosedError:  # nothing was sent
                 if self.closed:
                     raise
 
-    # What holding them takes (hold.Holdable). The report's packets, bytes and dropped are the sums over the plugs.
+    # What a hold needs of them (hold.Holdable). The report's packets, bytes and dropped are sums over the plugs.
 
     @property
     def limit(self) -> None:
@@ -231,7 +232,7 @@ class PlugGroup(Holdable):
         return [plug.place for plug in self._plugs]
 
     def messages(self) -> tuple[bytes, ...]:
-        """The messages to the first plug; to the others they are the same but for the place."""
+        """Return the messages to the first plug. Those to the others differ only in the place."""
         return self._plugs[0].messages()
 
     def note(self, action: str | None, *, deleted: bool = False) -> None:
@@ -245,7 +246,7 @@ class PlugGroup(Holdable):
         return GroupError.of(operation, len(self._plugs), errors)
 
     def release_without(self, guard: int) -> None:
-        """Release the plugs that nobody else holds, without the guard of this pid; GroupError names the others."""
+        """Release the plugs that nobody else holds, without the guard of this pid. GroupError names the others."""
         sk = self._open()
         failures: dict[PlugQdisc, NetlinkError] = {}
         for plug in self._plugs:
@@ -258,12 +259,12 @@ class PlugGroup(Holdable):
             raise GroupError.of("release", len(self._plugs), failures)
 
     def holder(self) -> Holder | None:
-        """Who holds the first of the plugs that is held by a hold(); None where none is."""
+        """Return who holds the first plug that is held by a hold(), or None."""
         sk = self._open()
         return next((holder for plug in self._plugs if (holder := holder_of(sk, plug.place.mark)) is not None), None)
 
     def _open(self) -> RouteSocket:
-        """The socket of the first plug that is open, with the messages in portions that it takes."""
+        """Return the socket of the first open plug, and divide the messages into portions that fit."""
         if self._closed:
             raise ClosedError("this group is closed")
         if self._sk is None or self._sk.closed:
@@ -277,7 +278,7 @@ class PlugGroup(Holdable):
         return self._sk
 
     def _fill(self, sk: RouteSocket) -> None:
-        """Make the sends. Each is as large as the socket takes, and small enough that every answer to it is kept."""
+        """Make the sends. Each fits into the socket's send buffer, and its answers into the receive buffer."""
         size, answers = sk.make_room(len(self._plugs))
         for action, sends in self._sends.items():
             sends.clear()
@@ -296,7 +297,7 @@ class PlugGroup(Holdable):
 
 
 def _asked_for(plug: PlugQdisc, sk: RouteSocket) -> QdiscInfo | None:
-    """What the kernel shows of one plug; None where it is gone."""
+    """Return what the kernel shows of one plug, or None if it is gone."""
     place = plug.place
     try:
         return sk.qdisc(place.ifindex, place.parent, place.device, place.handle, b"plug")
