@@ -17,6 +17,7 @@ from _socket import AF_INET, AF_INET6, AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW
 from _socket import socket as Socket
 
 from ..errors import NetlinkError
+from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
 from ..record import Record
 from .match import Match
@@ -26,8 +27,6 @@ __all__ = ["Listener", "Sockets", "owners", "sockets_of"]
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
 TCP, SYN_RECV, LISTEN = 6, 3, 10
-NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
-NLMSG_ERROR, NLMSG_DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2
 _MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")  # struct inet_diag_msg
@@ -115,7 +114,7 @@ def _is_for(one: Listener, match: Match) -> bool:
 def _dump(family: int, states: int) -> list[tuple[int, Listener]]:
     """Return every TCP socket of the family that is in one of the states, with its state."""
     payload = _REQUEST.pack(family, TCP, 0, states)
-    header = _HEADER.pack(_HEADER.size + len(payload), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
+    header = _HEADER.pack(_HEADER.size + len(payload), SOCK_DIAG_BY_FAMILY, lib.NLM_F_REQUEST | lib.NLM_F_DUMP, 1, 0)
     asker = Socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     try:
         asker.settimeout(2.0)
@@ -146,9 +145,9 @@ def _take(answers: bytes, found: list[tuple[int, Listener]]) -> bool:
     while at + _HEADER.size <= len(answers):
         length, kind, _, _, _ = _HEADER.unpack_from(answers, at)
         body = answers[at + _HEADER.size : at + length]
-        if kind == NLMSG_DONE:
+        if kind == lib.NLMSG_DONE:
             return True
-        if kind == NLMSG_ERROR:
+        if kind == lib.NLMSG_ERROR:
             code = -struct.unpack_from("=i", body)[0]
             raise OSError(code, os.strerror(code))
         if length < _HEADER.size + _MESSAGE.size:
