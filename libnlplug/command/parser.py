@@ -105,7 +105,7 @@ def _option(args: Args, words: list[str], options: list[Option] | tuple[Option, 
     """Read the option that the words begin with, and take it off them."""
     word = words.pop(0)
     name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
-    option = next((one for one in options if name in one.names), None)
+    option = next((one for one in [*options, HELP] if name in one.names), None)
     if option is None:
         raise UsageError(_unknown(name, options, verb), verb)
     if option.key in args.typed:
@@ -136,7 +136,7 @@ def _value(option: Option, name: str, text: str, verb: Verb | None) -> object:
             raise ValueError(f"{name} is {text!r}: it must be {shown}{_meant(text, option.choices)}")
         return option.read(text)
     except ValueError as error:
-        sentence = str(error).partition(" is ")[2]
+        sentence = str(error).partition(" is ")[2] or f"{text[:10]!r}..., which is too long"
         raise UsageError(f"{name} is {sentence}", verb) from None
 
 

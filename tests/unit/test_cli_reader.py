@@ -106,6 +106,11 @@ def test_namespace_and_json_may_come_before_the_verb(words: list[str]) -> None:
         (["release", "lo", "--parent", "--one"], "option --parent needs a value, P, and '--one' looks like an option"),
         (["release", "lo", "--parent"], "option --parent needs a value, P"),
         (["release", "lo", "--one=yes"], "option --one takes no value, and 'yes' is given"),
+        (["show", "--help=x"], "option --help takes no value, and 'x' is given"),
+        (
+            ["hold", "lo", "--dst-port", "9" * 5000, "--", "true"],
+            "--dst-port is '99999999999999999999'..., which is too long",
+        ),
         (["release"], "libnlplug release: DEV is missing: the network device (try 'libnlplug release --help')"),
         (["release", "lo", "lo"], "unexpected word 'lo'"),
         (["--version", "lo"], "unexpected word 'lo' after --version"),
