@@ -837,4 +837,5 @@ breaks(
     "	sched_setaffinity(0, sizeof every, &every);\n",
     "",
     "kernel/test_guard_alone::test_it_takes_over_nothing_that_binds_its_holder",
+    "the test kernel has one processor: only smp-test can notice it",
 )
