@@ -28,11 +28,15 @@ def _both_die(flow: Flow, work, kill) -> None:
 CLONE_NEWPID = 0x2000_0000
 
 
-def cgroup_killed(flow: Flow, chance: random.Random) -> None:
+def _cgroup() -> Cgroup:
     try:
-        cgroup = Cgroup("pids")
+        return Cgroup("pids")
     except OSError as error:
         raise NotTried(str(error)) from None
+
+
+def cgroup_killed(flow: Flow, chance: random.Random) -> None:
+    cgroup = _cgroup()
 
     def work(page: Page) -> int:
         cgroup.write("cgroup.procs", 0)
@@ -48,10 +52,7 @@ def cgroup_killed(flow: Flow, chance: random.Random) -> None:
 
 def frozen(flow: Flow, chance: random.Random) -> None:
     """The guard's clock goes on, but the guard does not until the cgroup is thawed; then it releases at once."""
-    try:
-        cgroup = Cgroup("pids")
-    except OSError as error:
-        raise NotTried(str(error)) from None
+    cgroup = _cgroup()
 
     def work(page: Page) -> int:
         cgroup.write("cgroup.procs", 0)

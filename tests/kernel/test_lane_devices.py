@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from libnlplug import Match, NetlinkError, PlugLane
-from tests.support.lane import FAR, FAR6, NEAR, NEAR6, UDP, Flow, need, use_ipv6, veth
+from tests.support.lane import FAR, FAR6, NEAR, NEAR6, UDP, Flow, carry, need, use_ipv6, veth
 from tests.support.netlab import Netns, eventually, random_name, unable, up
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-it-works.md"
@@ -160,15 +160,7 @@ class Ends:
 
     def _carried(self, tap: bool) -> None:
         """Two tun or tap devices, and threads that carry packets from one to the other."""
-        ends = [netns.run(_opened, self.names["d"], tap) for netns in (self.near, self.far)]
-
-        def carry(read: int, write: int) -> None:
-            with suppress(OSError):  # a device that is gone
-                while packet := os.read(read, 4096):
-                    os.write(write, packet)
-
-        for read, write in (ends, ends[::-1]):
-            threading.Thread(target=carry, args=(read, write), daemon=True).start()
+        carry([netns.run(_opened, self.names["d"], tap) for netns in (self.near, self.far)])
 
 
 def _opened(name: str, tap: bool) -> int:

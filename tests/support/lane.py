@@ -126,6 +126,18 @@ def _udp_socket(family: int, device: str) -> socket.socket:
     return sock
 
 
+def carry(ends: list[int]) -> None:
+    """Carry packets between two tun or tap devices, in threads that end when a device goes."""
+
+    def one_way(read: int, write: int) -> None:
+        with suppress(OSError):  # a device that is gone
+            while packet := os.read(read, 4096):
+                os.write(write, packet)
+
+    for read, write in (ends, ends[::-1]):
+        threading.Thread(target=one_way, args=(read, write), daemon=True).start()
+
+
 class Road:
     """A device of some kind in ``near``, with flows that leave through it and arrive on it; the other end is far."""
 
@@ -204,14 +216,7 @@ class Road:
 
     def _carry(self, ends: list[int]) -> None:
         self._ends = ends
-
-        def carry(read: int, write: int) -> None:
-            with suppress(OSError):  # a device that is gone
-                while packet := os.read(read, 4096):
-                    os.write(write, packet)
-
-        for read, write in (ends, ends[::-1]):
-            threading.Thread(target=carry, args=(read, write), daemon=True).start()
+        carry(ends)
 
     def is_as_new(self) -> bool:
         """Whether nothing is left of the test that has used it."""

@@ -25,7 +25,6 @@ MEMORY = "2G"
 BUILD = Path(__file__).resolve().parents[2] / "build/testkernel"
 PROCESSORS = 2
 SUITE = "trixie"
-MIRROR = "http://deb.debian.org/debian"  # where this host's apt has no mirror of Debian
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 FIRST_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p")
 # Files are cached in the guest as on a disk of its own: what the host changes meanwhile may not be seen there.
@@ -92,7 +91,9 @@ def own_lists(place: Path) -> tuple[str, ...]:
         (place / directory).mkdir(parents=True)
     known = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI)"], capture_output=True, text=True)
     mirrors = [line for line in known.stdout.splitlines() if re.search(r"/debian/?$", line)]
-    (place / "list").write_text(f"deb [signed-by={KEYRING}] {(mirrors or [MIRROR])[0]} {SUITE} main\n")
+    if not mirrors:
+        raise GuestFailed("apt gets nothing from Debian, whose kernel this is: add a mirror of Debian to apt's sources")
+    (place / "list").write_text(f"deb [signed-by={KEYRING}] {mirrors[0]} {SUITE} main\n")
     own = {
         "Dir::Etc::SourceList": place / "list",
         "Dir::Etc::SourceParts": "-",
