@@ -17,8 +17,9 @@ HALVES := kernel-test-1of2 kernel-test-2of2
 PARTS := lint types $(HALVES) unit parity
 REPORTS := $(HALVES) unit parity
 
-# What of the kernel tests depends most on a second processor.
+# What of the kernel tests depends most on a second processor, and what User-Mode Linux lacks.
 SHORT := epochs hold_and_release hold_exclusive hold_ends threads_and_fork group guard_alone lane_hold
+LACKING := $(addprefix tests/kernel/test_lane_neighbours.py::test_,a_tcx_program_of_this_kernel_is_reported an_nftables_chain_of_this_kernel_is_not_bypassed)
 
 SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tools/testkernel/run tools/fresh tools/mutants tools/parts tools/summary tools/tested
 
@@ -62,7 +63,7 @@ smp-statuses: .venv/test | for-smp ## how that kernel ends, seen from here
 	$(TESTED) $(PYTEST) tests/smp
 
 smp-short: smp-statuses | for-smp ## some of those, in five minutes
-	$(TESTED) $(TWO_PROCESSORS) 900 -- $(PYTEST) $(SHORT:%=tests/kernel/test_%.py) tests/unit/test_redirect.py
+	$(TESTED) $(TWO_PROCESSORS) 900 -- $(PYTEST) $(SHORT:%=tests/kernel/test_%.py) $(LACKING) tests/unit/test_redirect.py
 
 skips: .venv/test ## what the runs so far have shown, and which tests ran nowhere
 	@$(PY) tools/summary $(REPORTS:%=build/%.xml) $(wildcard build/smp-*.xml)
