@@ -701,11 +701,11 @@ breaks(
     "unit/test_tools::test_a_failure_that_the_status_hides",
 )
 breaks(
-    "tools: half of the tests is enough",
+    "tools: some of the tests are enough",
     SUMMARY,
     '        print(f"no report has a test of {file}")\n        failed = True',
     '        print(f"no report has a test of {file}")',
-    "unit/test_tools::test_the_same_half_twice",
+    "unit/test_tools::test_the_same_part_twice",
 )
 breaks(
     "tools: a part that hangs is waited for",
