@@ -130,9 +130,9 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
     except BaseException:  # an interrupt: a new plug holds until it is released
         _in_turn(ours, lib.rtnl_qdisc_plug_release_indefinite, lib.rtnl_qdisc_add, 0)
         raise
-    return error and _failed(
-        f"cannot release the plug of {device}, which may still hold: release it again", error, said
-    )
+    if error < 0:
+        return _failed(f"cannot release the plug of {device}, which may still hold: release it again", error, said)
+    return 0
 
 
 def _in_turn(
