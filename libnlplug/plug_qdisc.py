@@ -66,7 +66,9 @@ def plug_qdisc_release_indefinite_buffer() -> int:
 
 
 def plug_qdisc_plug_buffer() -> int:
-    """Hold what the attached plug gets from now on. Return libnl's value, or -1 before any attach. By hand::
+    """Hold what the attached plug gets from now on. Return libnl's value, or -1 before any attach.
+
+    By hand::
 
     tc qdisc change dev DEVICE parent PARENT handle ID plug block
     nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --buffer
