@@ -66,12 +66,12 @@ def plug_qdisc_release_indefinite_buffer() -> int:
 
 
 def plug_qdisc_plug_buffer() -> int:
-    """Hold what the attached plug gets from now on. Return libnl's value, or -1 before any attach.
+    """Hold what the attached plug gets from now on. Return libnl's value, or -1 before any attach. By hand::
 
-    By hand::
+        tc qdisc change dev DEVICE parent PARENT handle ID plug block
+        nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --buffer
 
-    tc qdisc change dev DEVICE parent PARENT handle ID plug block
-    nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --buffer
+    Packets that do not fit into the limit are dropped.
     """
     return _in_turn(_statics, lib.rtnl_qdisc_plug_buffer, lib.rtnl_qdisc_add, 0)
 
