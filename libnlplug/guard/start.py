@@ -50,7 +50,7 @@ def send_config(commands: Socket, config: bytes, route: int) -> None:
     try:
         try:
             state = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # without /proc, the pidfd alone must do
+        except (FileNotFoundError, PermissionError):  # without /proc, the pidfd alone must do
             pass
         given = ffi.buffer(ffi.new("int[]", [pidfd, pidfd if state < 0 else state, route]))[:]
         commands.sendmsg([config], [(SOL_SOCKET, SCM_RIGHTS, given)])
