@@ -19,13 +19,13 @@ from _socket import AF_INET, SOCK_DGRAM, htons
 from _socket import socket as Socket
 from functools import partial
 
+from ..attaching import attach
 from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists
-from ..netlink.attributes import attribute
 from ..netlink.devices import load_ifb
 from ..netlink.libnl import ffi, lib
-from ..netlink.messages import message, qdisc_message
+from ..netlink.messages import attribute, message, qdisc_message
 from ..netlink.route_socket import RouteSocket
-from ..plug import PlugQdisc, attach
+from ..plug import PlugQdisc
 from .check import LANE, NEEDED, Check, in_own_namespace, result, text_of, unknown
 from .child import ANSWER, PATIENCE, in_child, trial
 
