@@ -163,10 +163,12 @@ ffi.cdef(
        C libraries */
     int libnlplug_netns_of(int fd);
 
+    /* this process's pidfd; not every Python has os.pidfd_open(), and not every C library knows its number */
+    int libnlplug_pidfd(void);
+
     /* libc */
     int setns(int fd, int nstype);
     int unshare(int flags);
-    long syscall(long number, ...);
     int getsockopt(int sockfd, int level, int optname, void *optval, unsigned int *optlen);
     int setsockopt(int sockfd, int level, int optname, const void *optval, unsigned int optlen);
     """
@@ -214,6 +216,11 @@ ffi.set_source(
     static int libnlplug_netns_of(int fd)
     {
         return ioctl(fd, SIOCGSKNS, 0);
+    }
+
+    static int libnlplug_pidfd(void)
+    {
+        return syscall(434, getpid(), 0);
     }
     """,
     sources=[f"libnlplug/{source}" for source in SOURCES],

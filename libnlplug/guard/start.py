@@ -19,7 +19,6 @@ from ..netlink.libnl import ffi, lib
 __all__ = ["CGROUP", "is_child", "listening", "move_to_cgroup", "send_config", "start", "wait"]
 
 ROOM = 512 * 1024  # bytes of the netlink socket's queue; the kernel allows twice as many
-PIDFD_OPEN = 434  # on every architecture; not every Python has os.pidfd_open()
 CGROUP = "LIBNLPLUG_GUARD_CGROUP"
 OWN = "/proc/thread-self/ns/pid"
 CHILDREN = "/proc/thread-self/ns/pid_for_children"
@@ -43,7 +42,7 @@ def listening() -> Socket:
 def send_config(commands: Socket, config: bytes, route: int) -> None:
     """Send the guard its configuration, and the descriptors of what it watches; ``route`` is the netlink socket's.
     OSError says what refuses it."""
-    pidfd = lib.syscall(PIDFD_OPEN, ffi.cast("int", os.getpid()), ffi.cast("int", 0))
+    pidfd = lib.libnlplug_pidfd()
     if pidfd < 0:
         raise OSError(ffi.errno, os.strerror(ffi.errno), "pidfd_open")
     state = -1
