@@ -132,12 +132,12 @@ class PlugQdisc(Holdable):
 
     @property
     def parent(self) -> str:
-        """Where the plug stands: 'root' or a classid, as '1:4'."""
+        """The plug's parent: 'root' or a classid, as '1:4'."""
         return handle_text(self._parent)
 
     @property
     def limit(self) -> int | None:
-        """The limit in bytes if this object has set it, else None: the kernel does not tell it."""
+        """The limit in bytes if this object has set it, else None, because the kernel does not tell it."""
         return self._limit
 
     @property
@@ -153,8 +153,8 @@ class PlugQdisc(Holdable):
 
     @property
     def temporary(self) -> bool:
-        """True if 'libnlplug hold' made the plug for itself, in this process or another. Then every ``with`` block of
-        attach() removes it at its end, unless somebody holds it."""
+        """True if 'libnlplug hold' created the plug for its own use, in this process or another. Then each ``with``
+        block of attach() removes the plug at its end, unless it is held."""
         return self._temporary
 
     @property
@@ -216,16 +216,16 @@ class PlugQdisc(Holdable):
             raise self._gone("read the plug of")
         return PlugStats(found.qlen, found.backlog, found.drops, found.packets, found.bytes)
 
-    # What a hold needs of it (hold.Holdable).
+    # What a hold needs of a plug (hold.Holdable).
 
     @property
     def forked(self) -> bool:
-        """Whether this is a forked child of the process that the object belongs to."""
+        """True in a forked child of the process that made the object."""
         return self._sk.forked
 
     def limit_for(self, held: int, dropped: int) -> int | None:
-        """The limit that would have room for ``held`` bytes and ``dropped`` packets, whatever their size; None where
-        no limit is large enough, or the device is gone."""
+        """Return a limit that has room for ``held`` bytes and ``dropped`` packets of any size, or None if no limit is
+        large enough or the device is gone."""
         from .netlink.devices import device_of
 
         try:
@@ -235,7 +235,7 @@ class PlugQdisc(Holdable):
         return limit if limit <= LIMIT_MAX else None
 
     def socket(self) -> RouteSocket:
-        """The socket; ClosedError where it is closed, ForkedError in a child."""
+        """Return the socket. Raise ClosedError if it is closed, ForkedError in a forked child."""
         self._sk.fileno()
         return self._sk
 
@@ -267,7 +267,7 @@ class PlugQdisc(Holdable):
         }[action]
 
     def note(self, action: str | None, *, deleted: bool = False) -> None:
-        """Remember what its guard or a group has sent to the plug."""
+        """Remember what the guard or a group has sent to the plug."""
         self._last_action = action
         self._detached = self._detached or deleted
 
@@ -285,7 +285,7 @@ class PlugQdisc(Holdable):
         return refusal(code, operation, self._device)
 
     def release_without(self, guard: int) -> None:
-        """Release, unless somebody else holds, without the guard of this pid: that is PlugBusy."""
+        """Release without the guard. Raise PlugBusy if another process than the guard of this pid holds the plug."""
         from .guard.holders import Taken
 
         try:
@@ -306,7 +306,7 @@ class PlugQdisc(Holdable):
         return None
 
     def holder(self) -> Holder | None:
-        """Return who holds this plug by a hold(), in this process or another, or None.
+        """Return the process that holds this plug by hold(), or None. It may be this process.
 
         A plain buffer() leaves no mark, so None does not mean that the plug is released.
         """
@@ -328,7 +328,7 @@ class PlugQdisc(Holdable):
         return end_detached(self)
 
     def refuse_while_held(self, operation: str) -> None:
-        """Raise PlugBusy with the pid if somebody holds the plug."""
+        """Raise PlugBusy, with the holder's pid, if the plug is held."""
         holder = self.holder()
         if holder is not None:
             from .guard.holders import busy
@@ -389,7 +389,7 @@ class PlugQdisc(Holdable):
             elif holding:
                 self.release_indefinite()
         except (QdiscNotFound, DeviceNotFound):
-            if holding:  # what was held went with the plug: that is not passed over in silence
+            if holding:  # the held packets went with the plug, so say it
                 raise
         finally:
             self.close()
@@ -399,8 +399,8 @@ class PlugQdisc(Holdable):
         return f"<PlugQdisc {self._device} parent {self.parent} handle {self.handle} {state}>"
 
     def _hold_on(self, action: str, message: bytes, operation: str) -> None:
-        """Send an action after which the plug holds. An interrupt may come when it is sent: so it is noted before, and
-        taken back only where it certainly was not done."""
+        """Send an action after which the plug holds. It is noted before it is sent, because an interrupt may come. The
+        note is taken back only if the kernel certainly did not carry out the action."""
         before, self._last_action = self._last_action, action
         try:
             self._change(message, operation)
@@ -413,8 +413,8 @@ class PlugQdisc(Holdable):
             raise
 
     def _change(self, message: bytes, operation: str) -> None:
-        """Send the plug one action. The kernel says EEXIST if another qdisc has taken its place, and EINVAL if one
-        elsewhere has its handle (sch_api.c)."""
+        """Send one action to the plug. The kernel answers EEXIST if another qdisc has taken its place, and EINVAL if a
+        qdisc elsewhere has its handle (sch_api.c)."""
         try:
             self._sk.execute(message, operation, self._device)
         except (QdiscExists, HandleInUse):

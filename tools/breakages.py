@@ -151,8 +151,8 @@ breaks(
 breaks(
     "with: a held plug that has gone is passed over in silence",
     PLUG,
-    "            if holding:  # what was held",
-    "            if False:  # what was held",
+    "            if holding:  # the held packets",
+    "            if False:  # the held packets",
     "kernel/test_detach::test_with_is_loud_about_a_held_plug_that_is_gone",
 )
 breaks(

@@ -90,15 +90,15 @@ def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
 
 def cannot_enter(netns: Netns, code: int, capability: str = "CAP_SYS_ADMIN") -> NetlinkError:
     shown = netns if isinstance(netns, str) else repr(netns)
-    kind: type[NetlinkError] = NetlinkError
+    error_class: type[NetlinkError] = NetlinkError
     hint = ""
     if code in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
-        kind, hint = NetnsNotFound, "; 'ip netns' lists the named namespaces"
+        error_class, hint = NetnsNotFound, "; 'ip netns' lists the named namespaces"
     elif code in (errno.EPERM, errno.EACCES):
-        kind, hint = NotPermitted, f"; {capability} is needed to enter a network namespace"
+        error_class, hint = NotPermitted, f"; {capability} is needed to enter a network namespace"
     elif code == errno.EINVAL:
         hint = "; it is not a network namespace"
     elif code == errno.EAGAIN:
         hint = "; it needs a thread, but the limit of processes (ulimit -u, pids.max) is reached"
     message = f"cannot enter the network namespace {shown}: {os.strerror(code)}{hint}"
-    return kind(code, message, "enter the network namespace")
+    return error_class(code, message, "enter the network namespace")

@@ -158,16 +158,16 @@ def refusal_in(message: bytes, operation: str, device: str | None) -> NetlinkErr
 
 def refusal(errno: int, operation: str, device: str | None, ext_ack: str | None = None) -> NetlinkError:
     """Return the exception for an ``errno`` from the kernel, which has carried out no part of the request."""
-    kind, hint = NetlinkError, ""
-    for code_here, part, kind_here, hint_here in _REFUSALS:
-        if code_here == errno and part in (ext_ack or ""):
-            kind, hint = kind_here, hint_here
+    error_class, hint = NetlinkError, ""
+    for code, words, its_class, its_hint in _REFUSALS:
+        if code == errno and words in (ext_ack or ""):
+            error_class, hint = its_class, its_hint
             break
-    words = os.strerror(errno)
+    why = os.strerror(errno)
     if ext_ack:
-        words = f"{ext_ack.rstrip('.')} ({words})"
-    sentence = f"cannot {_target(operation, device)}: {words}" + (f"; {hint}" if hint else "")
-    return kind(errno, sentence, operation, device, -lib.nl_syserr2nlerr(errno), ext_ack, hint or None)
+        why = f"{ext_ack.rstrip('.')} ({why})"
+    sentence = f"cannot {_target(operation, device)}: {why}" + (f"; {hint}" if hint else "")
+    return error_class(errno, sentence, operation, device, -lib.nl_syserr2nlerr(errno), ext_ack, hint or None)
 
 
 def unanswered(errno: int, operation: str, device: str | None) -> NetlinkError:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-_ANSWER = 2048  # bytes of a socket's buffer for one error: its sentence, and the kernel's overhead
+_PER_ANSWER = 2048  # bytes of a socket's buffer for one error: its sentence, and the kernel's overhead
 
 _generation = 0
 
@@ -170,12 +170,12 @@ class RouteSocket:
         lib.getsockopt(self.fileno(), lib.SOL_SOCKET, lib.SO_SNDBUF, value, size)
         send = value[0] - 32
         lib.getsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, size)
-        if value[0] < answers * _ANSWER:
-            value[0] = answers * _ANSWER // 2  # which the kernel doubles
+        if value[0] < answers * _PER_ANSWER:
+            value[0] = answers * _PER_ANSWER // 2  # which the kernel doubles
             if lib.setsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUFFORCE, value, ffi.sizeof("int")) < 0:
                 lib.setsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, ffi.sizeof("int"))
             lib.getsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, size)
-        return send, max(1, value[0] // _ANSWER)
+        return send, max(1, value[0] // _PER_ANSWER)
 
     @property
     def forked(self) -> bool:
