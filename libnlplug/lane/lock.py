@@ -53,13 +53,14 @@ class Lock:
         self._mark = Mark(name, silent=True)
 
     def __enter__(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline, pause = time.monotonic() + PATIENCE, 0.001
         try:
             while not self._mark.take(self._sk):
                 if time.monotonic() > deadline:
                     why = f"somebody keeps the lock of its lanes, the socket @{self._name} ('ss -xap' may show who)"
                     raise PlugBusy.by(self._device, 0, why, self._operation)
-                time.sleep(0.001)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.02)  # asking more often would take the processor from the one who works
         except BaseException:
             self._mark.close()
             raise
