@@ -456,7 +456,7 @@ def test_somebody_on_the_lock(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> No
     """A socket with the name of the device's lock: a lane is not made, in a sentence that names the socket."""
     monkeypatch.setattr(libnlplug.lane.lock, "PATIENCE", 0.1)
     index = wire.near.link(wire.device)["ifindex"]
-    squatter = wire.near.run(socket.socket, socket.AF_UNIX, socket.SOCK_DGRAM)
+    squatter = wire.near.run(socket.socket, socket.AF_UNIX, socket.SOCK_SEQPACKET)
     squatter.bind(f"\0libnlplug-lanes/{index:x}")
     before = Sight(wire.near, wire.device)
     with pytest.raises(PlugBusy, match=f"cannot make a lane on {wire.device}: .* @libnlplug-lanes/{index:x} "):
