@@ -29,6 +29,7 @@ from ..plug import DRAIN_TIMEOUT, PlugQdisc, checked_limit
 from .create import LIMIT, Wanted, make_or_adopt, undo
 from .filters import by_slot, in_place
 from .hold import LaneHold
+from .hook import is_up
 from .ifb import unnamed
 from .inventory import hooks, lane_mark, lock, now, plug_of, states
 from .match import Match
@@ -100,6 +101,7 @@ class PlugLane(AsyncWith):
         self._plug: PlugQdisc | None = None
         self._mark: Mark | None = None  # where there is one, close() undoes the lane
         self._undone = False
+        self._was_up = False  # the device, when the hold began
         self._sk = RouteSocket(netns)
         try:
             self._ifindex = self._sk.link(device)
@@ -199,6 +201,7 @@ class PlugLane(AsyncWith):
         process that made the lane has died, the lane becomes this object's."""
         there = hooks(self._sk, self._ifindex, self._device)
         lane = self._refuse_broken(there)
+        self._was_up = is_up(self._sk, self._ifindex)
         if self._mark is None and not lane.kept and states(self._sk, [lane], there)[lane.ifb.name] == "orphan":
             self._inherit()
         return self._shadows(there)
@@ -227,11 +230,16 @@ class PlugLane(AsyncWith):
             there = hooks(self._sk, self._ifindex, self._device)
             self._refuse_broken(there)
             new = [sentence for sentence in self._shadows(there) if sentence not in shadowed]
+            down = self._was_up and not is_up(self._sk, self._ifindex)
         except NetlinkError as error:
             return error
+        of = f"the hold of the lane of {self._device}"
+        if down and not self._ingress:
+            message = f"{of} lost what it held: the device is down, and the kernel drops what is released to it"
+            return NetlinkError(errno.ENETDOWN, message, "hold the lane of", self._device)
         if not new:
             return None
-        message = f"the hold of the lane of {self._device} may have missed packets: meanwhile {'; '.join(new)}"
+        message = f"{of} may have missed packets: meanwhile {'; '.join(new)}"
         return NetlinkError(errno.EEXIST, message, "hold the lane of", self._device)
 
     def _inherit(self) -> None:

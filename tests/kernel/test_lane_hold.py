@@ -182,6 +182,22 @@ def test_a_filter_that_comes_behind_a_lane_during_its_hold_is_told(road: Road, i
     tc(road.near, f"filter del dev {road.device} {hook} pref 65500")
 
 
+@HOOKS
+def test_a_device_that_is_down_when_its_hold_ends(wire: Wire, ingress: bool) -> None:
+    """What is released to a device that has gone down is lost: an error says so, and the counts are not known. What is
+    given back to its ingress arrives."""
+    lane = PlugLane(wire.device, UDP, ingress=ingress, netns=wire.near)
+    with suppress(NetlinkError) if ingress else pytest.raises(NetlinkError, match="the device is down, and the k"):
+        with lane.hold() as held:
+            wire.send(3)
+            wire.near.ip(f"link set {wire.device} down")
+    assert (held.packets, held.dropped) == ((0, 0) if ingress else (None, None))
+    with lane.hold() as held:
+        wire.near.ip(f"link set {wire.device} up")
+    assert held.packets == 0
+    lane.close()
+
+
 def test_messages_name_the_device_and_the_match(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody knows the ifb: warnings, the error and the log's record name the lane's device and match. The warnings
     point to the block."""
