@@ -323,5 +323,6 @@ def test_the_backlog_of_each_address_counts_by_itself(town: Town) -> None:
     with pytest.warns(BacklogTooSmall, match="room for 9 connections"), town.lane.hold(timeout=5) as report:
         for _ in range(10):
             town.client(wait=False)
-        eventually(lambda: town.lane.plug.stats().qlen == 10, "they wait")
-    assert (report.backlog, report.backlog_needed) == (9, 10)
+        eventually(lambda: town.lane.plug.stats().qlen >= 10, "they wait")
+    assert report.backlog == 9
+    assert report.backlog_needed == report.packets >= 10  # after a second a client sends another SYN
