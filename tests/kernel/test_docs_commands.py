@@ -26,7 +26,11 @@ from tests.support.doc_blocks import PAGES, ROOT, RUN, Block, blocks
 from tests.support.hold import child
 from tests.support.netlab import Wire
 
-STAND_INS = {"make": "exec python examples/demo/demo.py", "docker": 'echo "$LAB"'}
+STAND_INS = {
+    "make": "exec python examples/demo/demo.py",
+    "docker": 'echo "$LAB"',
+    "systemctl": "python -m http.server 80 >/dev/null 2>&1 &",
+}
 HAVE_COMMANDS = [
     page for page in PAGES if any(one.language in RUN and one.mark not in ("file", "not run") for one in blocks(page))
 ]

@@ -14,9 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "matrix"
 LONGEST = 3000  # seconds for the tests of one row
 BUILDER = ("make", "git")
+CERTIFICATES = "root/certificates"
 # In namespaces of its own: what is mounted, and what still runs, goes with the command.
 ENTER = """
-mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" || exit 1
+mount --bind "$1" "$1" && mount -t proc proc "$1/proc" || exit 1
+mount --rbind /sys "$1/sys" && mount --rbind /dev "$1/dev" || exit 1
 exec chroot "$@"
 """
 ENVIRONMENT = {
@@ -84,9 +86,12 @@ def run(command: list[object], timeout: float = 600, **options: object) -> str:
 def inside(tree: Path, *words: str) -> str:
     """What a command prints that runs in the tree."""
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "sh", str(tree), *words]
-    proxies = {one: os.environ[one] for one in ("http_proxy", "https_proxy") if one in os.environ}
+    kept = {one: os.environ[one] for one in ("http_proxy", "https_proxy") if one in os.environ}
+    if "PIP_CERT" in os.environ:  # what this host trusts: it may reach the network through a proxy
+        shutil.copy(os.environ["PIP_CERT"], tree / CERTIFICATES)
+        kept["PIP_CERT"] = f"/{CERTIFICATES}"
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run(command, env={**ENVIRONMENT, **proxies}, text=True, **streams)
+    done = subprocess.run(command, env={**ENVIRONMENT, **kept}, text=True, **streams)
     if done.returncode:
         raise Failed(f"{' '.join(words[:4])}: status {done.returncode}\n{done.stdout[-3000:]}")
     return done.stdout
