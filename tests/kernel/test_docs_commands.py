@@ -31,6 +31,7 @@ STAND_INS = {
     "docker": 'echo "$LAB"',
     "systemctl": "python -m http.server 80 >/dev/null 2>&1 &",
 }
+SOL_PACKET, PACKET_QDISC_BYPASS, EXPERIMENTAL = 263, 20, 0x88B5
 HAVE_COMMANDS = [
     page for page in PAGES if any(one.language in RUN and one.mark not in ("file", "not run") for one in blocks(page))
 ]
@@ -97,7 +98,7 @@ def follows(block: Block, other: Block | None) -> bool:
 def test_the_commands_of(page: Path, lab: Namespace, place: Path) -> None:
     """Every block of the page succeeds, and what the page shows as its output is what it prints."""
     path = f"{place}/.stand-ins:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    script = "set -e\nexport LAB=$$\n"
+    script = "set -e\nexport LAB=$$\nulimit -n $(ulimit -Hn)\n"  # a program may prepare for as many files: haproxy does
     shown: list[tuple[Block, Block]] = []
     before = None
     for block in blocks(page):
@@ -143,6 +144,33 @@ def test_the_picture_of_the_queue_is_true(wire: Wire) -> None:
         assert plug.stats().qlen == sum(map(len, epochs))
     assert plug is not None
     plug.close()
+
+
+@pytest.mark.parametrize("bypass", [False, True])
+def test_packets_that_bypass_qdiscs(bypass: bool) -> None:
+    """What a packet socket with PACKET_QDISC_BYPASS sends passes a hold, and docs/command.md says so; without the option
+    it is held."""
+    assert "`PACKET_QDISC_BYPASS`" in (ROOT / "docs" / "command.md").read_text()
+    net = PlugNet()
+    sender, receiver = (one.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) for one in (net.near, net.far))
+    sender.bind((net.device, 0))
+    receiver.bind((net.device, EXPERIMENTAL))
+    receiver.settimeout(1)
+    if bypass:
+        sender.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+    frame = b"\xff" * 6 + bytes(6) + struct.pack("!H", EXPERIMENTAL) + b"libnlplug" * 10
+    with libnlplug.attach(net.device, netns=net.near) as plug:
+        with plug.hold(timeout=30) as report:
+            sender.send(frame)
+            if bypass:
+                assert receiver.recv(200) == frame
+            else:
+                with pytest.raises(socket.timeout):
+                    receiver.recv(200)
+        assert report.packets == (0 if bypass else 1)
+        if not bypass:
+            assert receiver.recv(200) == frame
+    net.close()
 
 
 @pytest.mark.parametrize("linger", [None, 0])
