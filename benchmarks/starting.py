@@ -20,6 +20,7 @@ PROGRAMS = {
     "import libnlplug": "import libnlplug",
     "import libnlplug and attach": "import libnlplug\nfrom libnlplug import attach",
     "the bare interpreter": "pass",
+    "what attach() loads": "import libnlplug.plug\nfrom libnlplug import attach",
     "import re": "import re",
 }
 
@@ -36,6 +37,7 @@ def importing(bench: Bench) -> Iterator[Row]:
     for name, what, bound in (
         ("import libnlplug", "import libnlplug", None),
         ("import libnlplug and attach", "import libnlplug; from libnlplug import attach", 3),
+        ("what attach() loads", "that, and what the first attach() loads,", None),
         ("import re", "for comparison, import re", None),
     ):
         values = found.values[name]

@@ -22,9 +22,8 @@ import time
 
 import libnlplug
 from libnlplug import plug_qdisc
-from libnlplug.netlink.attributes import attribute
 from libnlplug.netlink.libnl import lib
-from libnlplug.netlink.messages import message, parse_handle
+from libnlplug.netlink.messages import attribute, message, parse_handle
 from libnlplug.netlink.route_socket import RouteSocket
 
 LIMIT = 1_000_000

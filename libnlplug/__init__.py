@@ -15,6 +15,7 @@ plug_qdisc.c.
 
 _MODULES = {
     "_version": ("__version__",),
+    "attaching": ("attach",),
     "errors": (
         "ClassNotFound",
         "ClosedError",
@@ -41,7 +42,7 @@ _MODULES = {
     "lane.hold": ("BacklogTooSmall", "LaneReport"),
     "lane.lane": ("LaneShadowed", "PlugLane"),
     "lane.match": ("Match",),
-    "plug": ("PlugQdisc", "PlugStats", "attach"),
+    "plug": ("PlugQdisc", "PlugStats"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -2,6 +2,7 @@
 """The public names, as type checkers see them."""
 
 from ._version import __version__ as __version__
+from .attaching import attach as attach
 from .errors import ClassNotFound as ClassNotFound
 from .errors import ClosedError as ClosedError
 from .errors import DeviceNotFound as DeviceNotFound
@@ -33,4 +34,3 @@ from .lane.lane import PlugLane as PlugLane
 from .lane.match import Match as Match
 from .plug import PlugQdisc as PlugQdisc
 from .plug import PlugStats as PlugStats
-from .plug import attach as attach

@@ -31,7 +31,6 @@ from .errors import (
     DeviceNotFound,
     ForkedError,
     HandleInUse,
-    InvalidHandle,
     NetlinkError,
     NotDrained,
     PlugBusy,
@@ -39,14 +38,22 @@ from .errors import (
     QdiscNotFound,
 )
 from .hold import RELEASE_TRIES, Holdable, end_detached, hold_detached
-from .netlink.attributes import attribute
-from .netlink.libnl import ffi, lib
-from .netlink.messages import built, handle_text, joined, link_message, parse_handle, qdisc_message, without_ack
-from .netlink.refusals import check, refusal
+from .netlink.libnl import lib
+from .netlink.messages import (
+    LIMIT_MAX,
+    attribute,
+    checked_limit,
+    handle_text,
+    link_message,
+    parent_classid,
+    plug_message,
+    qdisc_message,
+    without_ack,
+)
 from .netlink.route_socket import RouteSocket
 from .record import Record
 
-__all__ = ["PlugQdisc", "PlugStats", "attach"]
+__all__ = ["PlugQdisc", "PlugStats"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,16 +63,9 @@ if TYPE_CHECKING:
     from .guard.holders import Holder, Place
     from .netlink.libnl import CData
     from .netlink.netns import Netns
-    from .netlink.route_socket import LinkInfo, QdiscInfo
+    from .netlink.route_socket import QdiscInfo
 
-LIMIT_MAX = (1 << 31) - 1
-DRAIN_TIMEOUT = 2.0
-DEFAULT_TXQUEUELEN = 1000  # the kernel's own (DEFAULT_TX_QUEUE_LEN)
-LINK_HEADER = 14
-
-_ROOT_HANDLE = 0x504C_0000  # "PL"
-_CLASS_HANDLES = 0x5000_0000
-_TEMPORARY = 0x2000_0000  # in the handle of a plug that whoever leaves it last removes
+DRAIN_TIMEOUT = 2.0  # seconds
 
 
 class PlugStats(Record):
@@ -87,7 +87,18 @@ class PlugQdisc(Holdable):
     stays; if this object left it holding, it is released. Without ``with``, the plug outlives the process.
     """
 
-    def __init__(self, sk: RouteSocket, device: str, ifindex: int, parent: int, handle: int) -> None:
+    def __init__(
+        self,
+        sk: RouteSocket,
+        device: str,
+        ifindex: int,
+        parent: int,
+        handle: int,
+        *,
+        created: bool = False,
+        temporary: bool = False,
+        limit: int | None = None,
+    ) -> None:
         super().__init__()
         self._sk = sk
         self._device = device
@@ -97,17 +108,17 @@ class PlugQdisc(Holdable):
         self._buffer = self._built(lib.rtnl_qdisc_plug_buffer)
         self._release_one = self._built(lib.rtnl_qdisc_plug_release_one)
         self._release_indefinite = self._built(lib.rtnl_qdisc_plug_release_indefinite)
-        self._limit: int | None = None
-        self._last_action: str | None = None
-        self._created = False
-        self._temporary = False
+        self._limit = limit
+        self._last_action: str | None = "release_indefinite" if created else None
+        self._created = created
+        self._temporary = temporary
         self._detached = False
 
     @classmethod
     def open(cls, device: str, *, parent: str = "root", netns: Netns = None) -> PlugQdisc:
         """Return the plug that the device has, or raise QdiscNotFound. This creates no plug, and sends it nothing."""
-        parent_number = _parent_number(parent)
-        return open_by(RouteSocket(netns), device, parent_number)
+        classid = parent_classid(parent)
+        return open_by(RouteSocket(netns), device, classid)
 
     @property
     def device(self) -> str:
@@ -121,12 +132,12 @@ class PlugQdisc(Holdable):
 
     @property
     def parent(self) -> str:
-        """Where the plug stands: 'root' or a classid, as '1:4'."""
+        """The plug's parent: 'root' or a classid, as '1:4'."""
         return handle_text(self._parent)
 
     @property
     def limit(self) -> int | None:
-        """The limit in bytes if this object has set it, else None: the kernel does not tell it."""
+        """The limit in bytes if this object has set it, else None, because the kernel does not tell it."""
         return self._limit
 
     @property
@@ -142,8 +153,8 @@ class PlugQdisc(Holdable):
 
     @property
     def temporary(self) -> bool:
-        """True if 'libnlplug hold' made the plug for itself, in this process or another. Then every ``with`` block of
-        attach() removes it at its end, unless somebody holds it."""
+        """True if 'libnlplug hold' created the plug for its own use, in this process or another. Then each ``with``
+        block of attach() removes the plug at its end, unless it is held."""
         return self._temporary
 
     @property
@@ -203,18 +214,18 @@ class PlugQdisc(Holdable):
         found = self._sk.qdisc(self._ifindex, self._parent, self._device, self._handle, b"plug")
         if found is None:
             raise self._gone("read the plug of")
-        return _plug_stats(found)
+        return PlugStats(found.qlen, found.backlog, found.drops, found.packets, found.bytes)
 
-    # What a hold needs of it (hold.Holdable).
+    # What a hold needs of a plug (hold.Holdable).
 
     @property
     def forked(self) -> bool:
-        """Whether this is a forked child of the process that the object belongs to."""
+        """True in a forked child of the process that made the object."""
         return self._sk.forked
 
     def limit_for(self, held: int, dropped: int) -> int | None:
-        """The limit that would have room for ``held`` bytes and ``dropped`` packets, whatever their size; None where
-        no limit is large enough, or the device is gone."""
+        """Return a limit that has room for ``held`` bytes and ``dropped`` packets of any size, or None if no limit is
+        large enough or the device is gone."""
         from .netlink.devices import device_of
 
         try:
@@ -224,7 +235,7 @@ class PlugQdisc(Holdable):
         return limit if limit <= LIMIT_MAX else None
 
     def socket(self) -> RouteSocket:
-        """The socket; ClosedError where it is closed, ForkedError in a child."""
+        """Return the socket. Raise ClosedError if it is closed, ForkedError in a forked child."""
         self._sk.fileno()
         return self._sk
 
@@ -256,7 +267,7 @@ class PlugQdisc(Holdable):
         }[action]
 
     def note(self, action: str | None, *, deleted: bool = False) -> None:
-        """Remember what its guard or a group has sent to the plug."""
+        """Remember what the guard or a group has sent to the plug."""
         self._last_action = action
         self._detached = self._detached or deleted
 
@@ -269,10 +280,12 @@ class PlugQdisc(Holdable):
         if its handle is used elsewhere or by a qdisc of another kind (sch_api.c)."""
         if code in (errno.ENOENT, errno.EEXIST, errno.EINVAL):
             return self._gone(operation)
+        from .netlink.refusals import refusal
+
         return refusal(code, operation, self._device)
 
     def release_without(self, guard: int) -> None:
-        """Release, unless somebody else holds, without the guard of this pid: that is PlugBusy."""
+        """Release without the guard. Raise PlugBusy if another process than the guard of this pid holds the plug."""
         from .guard.holders import Taken
 
         try:
@@ -293,7 +306,7 @@ class PlugQdisc(Holdable):
         return None
 
     def holder(self) -> Holder | None:
-        """Return who holds this plug by a hold(), in this process or another, or None.
+        """Return the process that holds this plug by hold(), or None. It may be this process.
 
         A plain buffer() leaves no mark, so None does not mean that the plug is released.
         """
@@ -315,7 +328,7 @@ class PlugQdisc(Holdable):
         return end_detached(self)
 
     def refuse_while_held(self, operation: str) -> None:
-        """Raise PlugBusy with the pid if somebody holds the plug."""
+        """Raise PlugBusy, with the holder's pid, if the plug is held."""
         holder = self.holder()
         if holder is not None:
             from .guard.holders import busy
@@ -376,7 +389,7 @@ class PlugQdisc(Holdable):
             elif holding:
                 self.release_indefinite()
         except (QdiscNotFound, DeviceNotFound):
-            if holding:  # what was held went with the plug: that is not passed over in silence
+            if holding:  # the held packets went with the plug, so say it
                 raise
         finally:
             self.close()
@@ -386,8 +399,8 @@ class PlugQdisc(Holdable):
         return f"<PlugQdisc {self._device} parent {self.parent} handle {self.handle} {state}>"
 
     def _hold_on(self, action: str, message: bytes, operation: str) -> None:
-        """Send an action after which the plug holds. An interrupt may come when it is sent: so it is noted before, and
-        taken back only where it certainly was not done."""
+        """Send an action after which the plug holds. It is noted before it is sent, because an interrupt may come. The
+        note is taken back only if the kernel certainly did not carry out the action."""
         before, self._last_action = self._last_action, action
         try:
             self._change(message, operation)
@@ -400,8 +413,8 @@ class PlugQdisc(Holdable):
             raise
 
     def _change(self, message: bytes, operation: str) -> None:
-        """Send the plug one action. The kernel says EEXIST if another qdisc has taken its place, and EINVAL if one
-        elsewhere has its handle (sch_api.c)."""
+        """Send one action to the plug. The kernel answers EEXIST if another qdisc has taken its place, and EINVAL if a
+        qdisc elsewhere has its handle (sch_api.c)."""
         try:
             self._sk.execute(message, operation, self._device)
         except (QdiscExists, HandleInUse):
@@ -412,85 +425,16 @@ class PlugQdisc(Holdable):
         return QdiscNotFound(errno.ENOENT, message, operation, self._device)
 
     def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> bytes:
-        """Return libnl's message to this plug with one action."""
-        qdisc = lib.rtnl_qdisc_alloc()
-        if qdisc == ffi.NULL:
-            raise MemoryError("libnl has no memory for a qdisc")
-        qdisc = ffi.gc(qdisc, lib.rtnl_qdisc_put)
-        tc = ffi.cast("struct rtnl_tc *", qdisc)
-        lib.rtnl_tc_set_ifindex(tc, self._ifindex)
-        lib.rtnl_tc_set_parent(tc, self._parent)
-        lib.rtnl_tc_set_handle(tc, self._handle)
-        check(lib.rtnl_tc_set_kind(tc, b"plug"), "build a request")
-        check(set_action(qdisc), "build a request")
-        return built(lib.rtnl_qdisc_build_add_request, qdisc, flags)
+        return plug_message(self._ifindex, self._parent, self._handle, set_action, flags)
 
     def _deletion(self) -> bytes:
         return qdisc_message(lib.RTM_DELQDISC, 0, self._ifindex, self._parent, self._handle, b"plug")
-
-    def _create(self, limit: int | None) -> None:
-        """Create the plug and release it in one send. A new plug holds until it is released; in one send, no kill or
-        interrupt can come between.
-
-        With CREATE, EXCL and an explicit handle, the kernel refuses to replace a configured qdisc. It runs the release
-        even after a refused creation. That ends nobody's hold, because this process has the plug's mark. Without a
-        limit TCA_OPTIONS is left out, so that the kernel uses its default.
-        """
-        flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
-        if limit is None:
-            create = qdisc_message(lib.RTM_NEWQDISC, flags, self._ifindex, self._parent, self._handle, b"plug")
-        else:
-            create = self._built(lambda qdisc: lib.rtnl_qdisc_plug_set_limit(qdisc, limit), flags)
-        release = self._built(lib.rtnl_qdisc_plug_release_indefinite)
-        failures = self._sk.execute_all(joined([create, release]), [self._device] * 2, "attach a plug to")
-        if 0 in failures:
-            raise failures[0]
-        if 1 in failures:
-            self._delete()
-            failed = failures[1]
-            raise (
-                failed
-                if failed.errno is None
-                else refusal(failed.errno, "release the new plug of", self._device, failed.ext_ack)
-            )
-        self._created = True
-        self._limit = limit
-        self._last_action = "release_indefinite"
-
-
-def _plug_stats(info: QdiscInfo) -> PlugStats:
-    return PlugStats(info.qlen, info.backlog, info.drops, info.packets, info.bytes)
-
-
-def attach(
-    device: str, *, parent: str = "root", handle: str | None = None, limit: int | None = None, netns: Netns = None
-) -> PlugQdisc:
-    """Return the plug of ``device`` at ``parent``: the one that it has, or a new one, released.
-
-    ``tc qdisc add dev DEV root handle 504c: plug limit BYTES`` and ``... plug release_indefinite``, in one send.
-
-    ``parent`` is 'root' or the class of a classful qdisc, as '1:4'. ``handle`` is a handle, as '40:'; the default is
-    504c: at the root, and 5000: plus the class's minor number at a class. ``limit`` is in bytes, link headers included,
-    1 to 2^31-1. None is the kernel's default: the device's txqueuelen times its MTU with link header. If the txqueuelen
-    is 0, that would drop every packet, so 1000 is used instead. ``netns`` is the network namespace: a name of
-    ``ip netns``, a path, a pid (int) or an object with a fileno(); None is the caller's.
-
-    If the device has a plug there, it is adopted: only a given ``limit`` is sent to it. Raises QdiscExists if its
-    handle differs from a given ``handle``, or if a configured qdisc of another kind is there; that is never replaced.
-
-    Raises ValueError (InvalidHandle for a handle) for an invalid parent, handle or limit, and for a limit smaller than
-    a packet of the device, because the plug would drop such packets for ever. Warns about a limit below the device's
-    gso_max_size, usually 65536: the kernel may hand the device that many bytes at once. Raises DeviceNotFound,
-    ParentNotFound, ClassNotFound, ParentNotClassful, HandleInUse, PlugUnavailable if the kernel has no sch_plug, and
-    NotPermitted without CAP_NET_ADMIN.
-    """
-    return _attach(device, parent, handle, limit, netns)
 
 
 def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
     """PlugQdisc.open() with an open socket."""
     ifindex = sk.link(device)
-    found = _found(sk, ifindex, parent, device)
+    found = qdisc_at(sk, ifindex, parent, device)
     if found is None or found.kind != "plug":
         there = f"a qdisc of kind {found.kind}" if found and found.handle else "no configured qdisc"
         message = f"cannot open the plug of {device}: at {handle_text(parent)} is {there}; attach one first"
@@ -498,137 +442,11 @@ def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
     return PlugQdisc(sk, device, ifindex, parent, found.handle)
 
 
-def attach_temporary(device: str, *, parent: str = "root", limit: int | None = None, netns: Netns = None) -> PlugQdisc:
-    """attach(), and a plug that it creates is temporary: its handle tells everybody that nobody wants to keep it.
-
-    So several processes may use one such plug at once, in any order, and the last one removes it. The handle is 704c:
-    at the root and 7000: plus the class's minor number elsewhere.
-    """
-    return _attach(device, parent, None, limit, netns, temporary=True)
-
-
-def _attach(
-    device: str, parent: str, handle: str | None, limit: int | None, netns: Netns, *, temporary: bool = False
-) -> PlugQdisc:
-    """Check the arguments, and attach."""
-    parent_number = _parent_number(parent)
-    handle_number = None if handle is None else _handle_number(handle)
-    checked = None if limit is None else checked_limit(limit)
-    sk = RouteSocket(netns)
-    if checked is not None:
-        from .netlink.devices import refuse_small_limit
-
-        refuse_small_limit(sk, sk.link(device), device, checked, stacklevel=4)
-    return attach_by(sk, device, parent_number, handle_number, checked, temporary=temporary)
-
-
-def attach_by(
-    sk: RouteSocket,
-    device: str,
-    parent_number: int,
-    handle_number: int | None,
-    checked: int | None,
-    *,
-    temporary: bool = False,
-) -> PlugQdisc:
-    """attach() over a socket that is there, with arguments that were checked."""
-    link = sk.link_info(device)
-    ifindex = link.ifindex
-    found = _found(sk, ifindex, parent_number, device)
-    if found is None or found.handle == 0:
-        number = handle_number or _default_handle(parent_number) | (_TEMPORARY if temporary else 0)
-        if parent_number != lib.TC_H_ROOT:
-            from .netlink.devices import refuse_silent_class
-
-            _refuse_elsewhere(sk, ifindex, number, device)
-            refuse_silent_class(sk, ifindex, device, parent_number)
-        from .guard.holders import Taken
-
-        plug = PlugQdisc(sk, device, ifindex, parent_number, number)
-        try:
-            with Taken(sk, plug.place, "attach a plug to"):
-                found = _found(sk, ifindex, parent_number, device)
-                if found is None or found.handle == 0:
-                    plug._create(_own_default(link) if checked is None and link.txqueuelen == 0 else checked)
-                    plug._temporary = temporary
-                    return plug
-        except (PlugBusy, QdiscExists):  # somebody has made one, and perhaps holds it
-            found = _found(sk, ifindex, parent_number, device)
-            if found is None or found.kind != "plug":
-                raise
-    return _adopt(sk, device, found, handle_number, checked)
-
-
-def _own_default(link: LinkInfo) -> int:
-    """The limit where the kernel's own, txqueuelen times a packet, would be 0: that of the usual txqueuelen."""
-    return min(DEFAULT_TXQUEUELEN * (link.mtu + LINK_HEADER), LIMIT_MAX)
-
-
-def _refuse_elsewhere(sk: RouteSocket, ifindex: int, handle: int, device: str) -> None:
-    """HandleInUse where a qdisc has this handle: Linux 5.10 lets a change put it at a second parent."""
-    try:
-        there = sk.qdisc(ifindex, lib.TC_H_UNSPEC, device, handle)
-    except FileNotFoundError:
-        return
-    if there is not None:
-        hint = "choose another handle (handle=, --handle)"
-        message = f"cannot attach a plug to {device}: {there.kind} {handle_text(handle)} has a different parent; {hint}"
-        raise HandleInUse(errno.EINVAL, message, "attach a plug to", device, hint=hint)
-
-
-def _adopt(sk: RouteSocket, device: str, found: QdiscInfo, handle: int | None, limit: int | None) -> PlugQdisc:
-    there = f"{found.kind} {handle_text(found.handle)}"
-    if found.kind != "plug":
-        hint = "delete it first, or hold at a class of it"
-        message = f"cannot attach a plug to {device}: {there} is there and is not replaced; {hint}"
-        raise QdiscExists(None, message, "attach a plug to", device, hint=hint)
-    if handle not in (None, found.handle):
-        hint = f"leave the handle out, or give {handle_text(found.handle)}"
-        message = f"cannot attach a plug to {device} as {handle_text(handle or 0)}: {there} is there; {hint}"
-        raise QdiscExists(None, message, "attach a plug to", device, hint=hint)
-    plug = PlugQdisc(sk, device, found.ifindex, found.parent, found.handle)
-    plug._temporary = found.handle == _default_handle(found.parent) | _TEMPORARY
-    if limit is not None:
-        plug.apply_limit(limit)
-    return plug
-
-
-def _found(sk: RouteSocket, ifindex: int, parent: int, device: str) -> QdiscInfo | None:
-    """The qdisc at ``parent``, or None: whether the parent itself is missing is told by the attempt to attach."""
+def qdisc_at(sk: RouteSocket, ifindex: int, parent: int, device: str) -> QdiscInfo | None:
+    """Return the qdisc at ``parent``, or None if there is none, also if the parent itself does not exist."""
     try:
         return sk.qdisc(ifindex, parent, device)
     except NetlinkError as error:
         if isinstance(error, DeviceNotFound) or not isinstance(error, FileNotFoundError):
             raise
         return None
-
-
-def _default_handle(parent: int) -> int:
-    if parent == lib.TC_H_ROOT:
-        return _ROOT_HANDLE
-    return _CLASS_HANDLES | (parent & 0xFFF) << 16
-
-
-def _parent_number(parent: str) -> int:
-    number = parse_handle(parent) if isinstance(parent, str) else None
-    if number is None or number == lib.TC_H_UNSPEC or (number != lib.TC_H_ROOT and number >> 16 == 0xFFFF):
-        raise ValueError(f"parent is {parent!r}: it must be 'root' or a class of a classful qdisc, as '1:4'")
-    return number
-
-
-def _handle_number(handle: str) -> int:
-    number = parse_handle(handle) if isinstance(handle, str) else None
-    if number is None or number & 0xFFFF or not 0 < number >> 16 < 0xFFFF:
-        message = f"handle is {handle!r}: it must be a major number and a colon, as '40:', 1: to fffe:"
-        raise InvalidHandle(None, message, "read the handle")
-    return number
-
-
-def checked_limit(limit: int) -> int:
-    """The limit, or ValueError."""
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
-        why = " (0 would drop every packet for ever)" if limit == 0 else ""
-        raise ValueError(
-            f"limit is {limit!r}: it must be 1 to {LIMIT_MAX} bytes{why}, or None for the kernel's default"
-        )
-    return limit

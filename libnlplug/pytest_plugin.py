@@ -89,9 +89,11 @@ class Namespace:
         self._processes.append(process)
         return process
 
-    def check_output(self, *command: str) -> str:
-        """Run a program in the namespace and return what it prints. Raise OSError with its message if it fails."""
-        done = self.run(subprocess.run, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def check_output(self, *command: str, words: str = "") -> str:
+        """Run a program in the namespace, with these words as its input, and return what it prints. Raise OSError with
+        its message if it fails."""
+        pipe = subprocess.PIPE
+        done = self.run(subprocess.run, command, input=words, stdout=pipe, stderr=pipe, text=True)
         if done.returncode:
             raise OSError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
         return str(done.stdout)
@@ -153,15 +155,16 @@ class PlugNet:
 
     def _set_up(self, end: Namespace, ip: str, other_ip: str, other_mac: str) -> None:
         """Set up one end without traffic of its own: no IPv6 address, no neighbour discovery."""
-        if os.path.isdir("/proc/sys/net/ipv6"):
-            end.check_output("ip", "link", "set", self.device, "addrgenmode", "none")
-        for line in (
+        lines = [
+            f"link set {self.device} addrgenmode none",
             "link set lo up",
             f"link set {self.device} up",
             f"addr add {ip}/24 dev {self.device}",
             f"neigh replace {other_ip} lladdr {other_mac} dev {self.device} nud permanent",
-        ):
-            end.check_output("ip", *line.split())
+        ]
+        if not os.path.isdir("/proc/sys/net/ipv6"):
+            del lines[0]
+        end.check_output("ip", "-batch", "-", words="\n".join(lines))
 
     def close(self) -> None:
         """Close both namespaces."""

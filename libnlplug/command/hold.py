@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import warnings
 
+from ..attaching import attach_temporary
 from ..errors import HoldExpired, NetlinkError, PlugBusy, QdiscExists, QdiscNotFound
 from ..hold import Hold, HoldReport, PacketsDropped
 from ..netlink.route_socket import RouteSocket
-from ..plug import PlugQdisc, attach_temporary
+from ..plug import PlugQdisc
 from .advice import elsewhere, explained
 from .child import Command
 from .lane import chosen, lane_for

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def attach(args: Args) -> int:
     """libnlplug attach DEV"""
-    from ..plug import attach as attach_plug
+    from ..attaching import attach as attach_plug
 
     attach_plug(device_named(args), parent=args.parent, handle=args.handle, limit=args.limit, netns=args.netns).close()
     return DONE

@@ -20,7 +20,7 @@ import os
 import time
 
 from .check import NAMES, Check, in_own_namespace, result, text_of, unknown
-from .child import ANSWER, in_child
+from .child import AT_ONCE, in_child
 
 __all__ = ["NAMES", "Check", "as_json", "can_hold", "examine", "report"]
 
@@ -140,7 +140,7 @@ def _orphans() -> Check:
         os.close(ours)
     if why:
         return unknown("orphans", f"the attempt {why}", "run this as root, outside of what restricts it")
-    pid, deadline = int(lines[0]), time.monotonic() + ANSWER
+    pid, deadline = int(lines[0]), time.monotonic() + AT_ONCE
     while time.monotonic() < deadline:
         if _is_gone(pid):
             return result("orphans", "ok", f"PID 1 ({_pid_1()}) waits for orphans, so no guard stays a zombie")

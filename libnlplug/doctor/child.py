@@ -13,7 +13,7 @@ import select
 import signal
 import time
 
-__all__ = ["ANSWER", "PATIENCE", "in_child", "trial"]
+__all__ = ["AT_ONCE", "PATIENCE", "in_child", "trial"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
 PATIENCE = 15.0  # seconds for one child
-ANSWER = 3.0  # seconds for what should happen at once
+AT_ONCE = 3.0  # seconds for what should happen at once
 
 
 def in_child(work: Callable[[int], Iterable[str]]) -> tuple[list[str], str]:
@@ -94,7 +94,7 @@ def _read_all(fd: int, deadline: float) -> str:
 
 def _end(pid: int) -> int | None:
     """Wait for the child, or kill it. Return its wait status, or None if it is unknown."""
-    for patience, last in ((0.2, False), (ANSWER, True)):
+    for patience, last in ((0.2, False), (AT_ONCE, True)):
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             try:

@@ -19,15 +19,15 @@ from _socket import AF_INET, SOCK_DGRAM, htons
 from _socket import socket as Socket
 from functools import partial
 
+from ..attaching import attach
 from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists
-from ..netlink.attributes import attribute
 from ..netlink.devices import load_ifb
 from ..netlink.libnl import ffi, lib
-from ..netlink.messages import message, qdisc_message
+from ..netlink.messages import attribute, message, qdisc_message
 from ..netlink.route_socket import RouteSocket
-from ..plug import PlugQdisc, attach
+from ..plug import PlugQdisc
 from .check import LANE, NEEDED, Check, in_own_namespace, result, text_of, unknown
-from .child import ANSWER, PATIENCE, in_child, trial
+from .child import AT_ONCE, PATIENCE, in_child, trial
 
 __all__ = ["ask_permission", "libnl", "memory", "netns", "probe", "right"]
 
@@ -137,7 +137,7 @@ def _probe_outside(refusal: str) -> Iterator[Check]:
 def _guard(plug: PlugQdisc, out: int) -> Iterator[Check]:
     """Have a guard hold a packet on lo twice: it releases one when told to, the other when its holder is killed."""
     packets = Socket(AF_INET, SOCK_DGRAM)
-    packets.settimeout(ANSWER)
+    packets.settimeout(AT_ONCE)
     try:
         packets.bind(("127.0.0.1", 0))
         packets.connect(packets.getsockname())

@@ -12,12 +12,13 @@ from __future__ import annotations
 import errno
 import os
 
+from ..attaching import attach_by
 from ..errors import NetlinkError, PlugBusy
 from ..guard.holders import Mark
 from ..netlink.devices import device_of
 from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
-from ..plug import PlugQdisc, attach_by
+from ..plug import PlugQdisc
 from ..record import Record
 from .filters import SLOTS, add_filters, slot_of
 from .hook import clsact_kind, filters, make_clsact

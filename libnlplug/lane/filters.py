@@ -14,9 +14,8 @@ import errno
 import socket
 
 from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
-from ..netlink.attributes import attribute
 from ..netlink.libnl import ffi, lib
-from ..netlink.messages import joined, message
+from ..netlink.messages import attribute, joined, message
 from ..netlink.route_socket import RouteSocket
 from .hook import Filter, filters, hook_number
 from .match import Match

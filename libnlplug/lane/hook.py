@@ -19,7 +19,7 @@ import os
 import time
 
 from ..errors import NetlinkError, PlugUnavailable, QdiscNotFound
-from ..netlink.attributes import attributes, number, text
+from ..netlink.attributes import attributes, integer, text
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import qdisc_message
 from ..netlink.route_socket import RouteSocket
@@ -153,7 +153,7 @@ def _read(payload: bytes) -> Filter | None:
     goes_on = outcome.goes_on
     if kind == "u32" and lib.TCA_U32_LINK in options and lib.TCA_U32_ACT not in options:
         goes_on = True  # it leads to a table, whose filters are in the dump, too
-    chain = number(parts.get(lib.TCA_CHAIN, b""))
+    chain = integer(parts.get(lib.TCA_CHAIN, b""))
     prio, protocol = info.tcm_info >> 16, info.tcm_info & 0xFFFF
     target, redirects, keys = outcome.target, outcome.redirects, frozenset(options)
     return Filter(prio, protocol, kind, chain, info.tcm_handle, target, goes_on, redirects, keys)

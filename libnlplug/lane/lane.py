@@ -24,8 +24,9 @@ import os
 from ..async_with import AsyncWith
 from ..errors import DeviceNotFound, NetlinkError, NotDrained, PlugBusy, QdiscNotFound
 from ..netlink.devices import refuse_small_limit
+from ..netlink.messages import checked_limit
 from ..netlink.route_socket import RouteSocket
-from ..plug import DRAIN_TIMEOUT, PlugQdisc, checked_limit
+from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .create import LIMIT, Wanted, make_or_adopt, undo
 from .filters import by_slot, in_place
 from .hold import LaneHold

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Read and write netlink attributes as bytes, where libnl has no function for it.
+"""Read netlink attributes from bytes, where libnl has no function for it.
 
 An attribute is a length, a type and a payload, padded to four bytes (include/uapi/linux/netlink.h).
 """
@@ -10,14 +10,7 @@ import sys
 
 from .libnl import lib
 
-__all__ = ["attribute", "attributes", "number", "text"]
-
-
-def attribute(kind: int, payload: bytes) -> bytes:
-    """Return one attribute, padded."""
-    length = len(payload) + 4
-    head = length.to_bytes(2, sys.byteorder) + kind.to_bytes(2, sys.byteorder)
-    return head + payload + bytes(-length % 4)
+__all__ = ["attributes", "integer", "text"]
 
 
 def attributes(data: bytes) -> list[tuple[int, bytes]]:
@@ -34,7 +27,7 @@ def attributes(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def number(data: bytes, *, signed: bool = False) -> int:
+def integer(data: bytes, *, signed: bool = False) -> int:
     """Read an integer in the machine's byte order."""
     return int.from_bytes(data, sys.byteorder, signed=signed)
 

@@ -9,9 +9,9 @@ import sys
 
 from ..errors import NetlinkError
 from ..record import Record
-from .attributes import attribute, attributes, number, text
+from .attributes import attributes, integer, text
 from .libnl import ffi, lib
-from .messages import handle_text, link_message
+from .messages import attribute, handle_text, link_message
 from .route_socket import RouteSocket
 
 __all__ = [
@@ -133,10 +133,10 @@ def _read(payload: bytes) -> Device:
     parts = dict(attributes(payload[head:]))
     about = dict(attributes(parts.get(lib.IFLA_LINKINFO, b"")))
     kind = text(about.get(lib.IFLA_INFO_KIND, b""))
-    mode = number(dict(attributes(about.get(lib.IFLA_INFO_DATA, b""))).get(lib.IFLA_IPVLAN_MODE, b"")[:2])
-    below = 0 if lib.IFLA_LINK_NETNSID in parts else number(parts.get(lib.IFLA_LINK, b"")[:4])
+    mode = integer(dict(attributes(about.get(lib.IFLA_INFO_DATA, b""))).get(lib.IFLA_IPVLAN_MODE, b"")[:2])
+    below = 0 if lib.IFLA_LINK_NETNSID in parts else integer(parts.get(lib.IFLA_LINK, b"")[:4])
     name = text(parts.get(lib.IFLA_IFNAME, b""))
     header = ETHERNET_HEADER if info.ifi_type in (lib.ARPHRD_ETHER, lib.ARPHRD_LOOPBACK) else 0
-    packet = number(parts.get(lib.IFLA_MTU, b"")[:4]) + header
-    size, segments = (number(parts.get(kind, b"")[:4]) for kind in (lib.IFLA_GSO_MAX_SIZE, lib.IFLA_GSO_MAX_SEGS))
+    packet = integer(parts.get(lib.IFLA_MTU, b"")[:4]) + header
+    size, segments = (integer(parts.get(kind, b"")[:4]) for kind in (lib.IFLA_GSO_MAX_SIZE, lib.IFLA_GSO_MAX_SEGS))
     return Device(info.ifi_index, name, kind, mode, below, packet, min(size, segments * packet))

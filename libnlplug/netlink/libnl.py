@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Import the compiled module ``_libnl``, or raise an ImportError that says what to install.
 
-All other modules import ``ffi`` and ``lib`` from here.
+All other modules import ``ffi`` and ``lib`` from here, and check() the codes that libnl's functions return.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["ffi", "lib"]
+from ..errors import NetlinkError
+
+__all__ = ["check", "ffi", "lib"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,3 +45,11 @@ except ImportError as error:
     raise explained from None
 finally:
     sys.setdlopenflags(_flags)
+
+
+def check(code: int, operation: str) -> int:
+    """Return libnl's ``code`` if it is 0 or positive; otherwise raise NetlinkError."""
+    if code < 0:
+        words = ffi.string(lib.nl_geterror(code)).decode("utf-8", "replace")
+        raise NetlinkError(None, f"cannot {operation}: libnl: {words}", operation, code=code)
+    return code

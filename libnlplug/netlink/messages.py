@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Build netlink messages with libnl, and convert the names, handles and classids in them."""
+"""Build netlink messages with libnl; check and convert the names, handles, classids and limits in them."""
 
 from __future__ import annotations
 
 import os
+import sys
 
-from .attributes import attribute
-from .libnl import ffi, lib
-from .refusals import check
+from ..errors import InvalidHandle
+from .libnl import check, ffi, lib
 
 __all__ = [
+    "LIMIT_MAX",
     "aligned",
+    "attribute",
     "built",
+    "checked_handle",
+    "checked_limit",
     "encoded",
     "handle_text",
     "joined",
     "link_message",
     "message",
+    "parent_classid",
     "parse_handle",
+    "plug_message",
     "qdisc_message",
     "without_ack",
 ]
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from .libnl import CData
+
+
+LIMIT_MAX = (1 << 31) - 1
 
 
 def encoded(text: str) -> bytes | None:
@@ -55,9 +64,43 @@ def handle_text(handle: int) -> str:
     return f"{major:x}:{minor:x}" if minor else f"{major:x}:"
 
 
+def parent_classid(parent: str) -> int:
+    """Return the classid, or raise ValueError."""
+    classid = parse_handle(parent) if isinstance(parent, str) else None
+    if classid is None or classid == lib.TC_H_UNSPEC or (classid != lib.TC_H_ROOT and classid >> 16 == 0xFFFF):
+        raise ValueError(f"parent is {parent!r}: it must be 'root' or a class of a classful qdisc, as '1:4'")
+    return classid
+
+
+def checked_handle(handle: str) -> int:
+    """Return the handle, or raise InvalidHandle."""
+    checked = parse_handle(handle) if isinstance(handle, str) else None
+    if checked is None or checked & 0xFFFF or not 0 < checked >> 16 < 0xFFFF:
+        message = f"handle is {handle!r}: it must be a major number and a colon, as '40:', 1: to fffe:"
+        raise InvalidHandle(None, message, "read the handle")
+    return checked
+
+
+def checked_limit(limit: int) -> int:
+    """Return the limit, or raise ValueError."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
+        why = " (0 would drop every packet for ever)" if limit == 0 else ""
+        raise ValueError(
+            f"limit is {limit!r}: it must be 1 to {LIMIT_MAX} bytes{why}, or None for the kernel's default"
+        )
+    return limit
+
+
 def aligned(length: int) -> int:
     """Return the length with the padding between two netlink messages."""
     return int(length + lib.NLMSG_ALIGNTO - 1 & -lib.NLMSG_ALIGNTO)
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """Return one attribute: length, type and payload, padded to four bytes (include/uapi/linux/netlink.h)."""
+    length = len(payload) + 4
+    head = length.to_bytes(2, sys.byteorder) + kind.to_bytes(2, sys.byteorder)
+    return head + payload + bytes(-length % 4)
 
 
 def message(kind_of_request: int, flags: int, body: bytes) -> bytes:
@@ -83,6 +126,21 @@ def link_message(kind_of_request: int, flags: int, ifindex: int, attributes: byt
     """Return a message about a link. (libnl's own request also asks for all virtual functions of a card.)"""
     header = ffi.new("struct ifinfomsg *", {"ifi_index": ifindex})
     return message(kind_of_request, flags, ffi.buffer(header)[:] + attributes)
+
+
+def plug_message(ifindex: int, parent: int, handle: int, set_action: Callable[[CData], int], flags: int = 0) -> bytes:
+    """Return libnl's message to a plug. ``set_action`` is one of the rtnl_qdisc_plug_* functions."""
+    qdisc = lib.rtnl_qdisc_alloc()
+    if qdisc == ffi.NULL:
+        raise MemoryError("libnl has no memory for a qdisc")
+    qdisc = ffi.gc(qdisc, lib.rtnl_qdisc_put)
+    tc = ffi.cast("struct rtnl_tc *", qdisc)
+    lib.rtnl_tc_set_ifindex(tc, ifindex)
+    lib.rtnl_tc_set_parent(tc, parent)
+    lib.rtnl_tc_set_handle(tc, handle)
+    check(lib.rtnl_tc_set_kind(tc, b"plug"), "build a request")
+    check(set_action(qdisc), "build a request")
+    return built(lib.rtnl_qdisc_build_add_request, qdisc, flags)
 
 
 def built(build: Callable[..., int], *args: object) -> bytes:

@@ -13,7 +13,7 @@ from _thread import allocate_lock, start_new_thread
 from ..errors import NetlinkError, NetnsNotFound, NotPermitted
 from .libnl import ffi, lib
 
-__all__ = ["Netns", "cannot_enter", "in_netns", "netns_of_thread", "visit"]
+__all__ = ["Netns", "cannot_enter", "in_netns", "visit"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,15 +26,6 @@ if TYPE_CHECKING:
 
     Netns = Union[str, "os.PathLike[str]", int, HasFileno, None]
     T = TypeVar("T")
-
-
-def netns_of_thread() -> tuple[int, int] | None:
-    """Return device and inode of the calling thread's namespace, or None without /proc."""
-    try:
-        found = os.stat("/proc/thread-self/ns/net")
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def in_netns(netns: Netns, call: Callable[[], T]) -> T:
@@ -99,15 +90,15 @@ def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
 
 def cannot_enter(netns: Netns, code: int, capability: str = "CAP_SYS_ADMIN") -> NetlinkError:
     shown = netns if isinstance(netns, str) else repr(netns)
-    kind: type[NetlinkError] = NetlinkError
+    error_class: type[NetlinkError] = NetlinkError
     hint = ""
     if code in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
-        kind, hint = NetnsNotFound, "; 'ip netns' lists the named namespaces"
+        error_class, hint = NetnsNotFound, "; 'ip netns' lists the named namespaces"
     elif code in (errno.EPERM, errno.EACCES):
-        kind, hint = NotPermitted, f"; {capability} is needed to enter a network namespace"
+        error_class, hint = NotPermitted, f"; {capability} is needed to enter a network namespace"
     elif code == errno.EINVAL:
         hint = "; it is not a network namespace"
     elif code == errno.EAGAIN:
         hint = "; it needs a thread, but the limit of processes (ulimit -u, pids.max) is reached"
     message = f"cannot enter the network namespace {shown}: {os.strerror(code)}{hint}"
-    return kind(code, message, "enter the network namespace")
+    return error_class(code, message, "enter the network namespace")

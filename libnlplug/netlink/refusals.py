@@ -26,10 +26,10 @@ from ..errors import (
     QdiscExists,
     QdiscNotFound,
 )
-from .attributes import attributes, number, text
-from .libnl import ffi, lib
+from .attributes import attributes, integer, text
+from .libnl import lib
 
-__all__ = ["check", "parse_reply", "refusal", "refusal_in", "unanswered"]
+__all__ = ["parse_reply", "refusal", "refusal_in", "unanswered"]
 
 _NO_PLUG = "the kernel has no sch_plug: try 'modprobe sch_plug', or install a kernel that has it (CONFIG_NET_SCH_PLUG)"
 
@@ -138,11 +138,11 @@ def parse_reply(message: bytes) -> tuple[int, str | None] | None:
     request_at = error_at + 4
     if len(message) < request_at + lib.NLMSG_HDRLEN:
         return None
-    errno = -number(message[error_at:request_at], signed=True)
-    flags = number(message[6:8])
+    errno = -integer(message[error_at:request_at], signed=True)
+    flags = integer(message[6:8])
     if not flags & lib.NLM_F_ACK_TLVS:
         return errno, None
-    request = lib.NLMSG_HDRLEN if flags & lib.NLM_F_CAPPED else number(message[request_at : request_at + 4])
+    request = lib.NLMSG_HDRLEN if flags & lib.NLM_F_CAPPED else integer(message[request_at : request_at + 4])
     after_request = request_at + max(lib.NLMSG_HDRLEN, (request + 3) & ~3)
     found = dict(attributes(message[after_request:]))
     return errno, text(found.get(lib.NLMSGERR_ATTR_MSG, b"")) or None
@@ -158,16 +158,16 @@ def refusal_in(message: bytes, operation: str, device: str | None) -> NetlinkErr
 
 def refusal(errno: int, operation: str, device: str | None, ext_ack: str | None = None) -> NetlinkError:
     """Return the exception for an ``errno`` from the kernel, which has carried out no part of the request."""
-    kind, hint = NetlinkError, ""
-    for number_here, part, kind_here, hint_here in _REFUSALS:
-        if number_here == errno and part in (ext_ack or ""):
-            kind, hint = kind_here, hint_here
+    error_class, hint = NetlinkError, ""
+    for code, words, its_class, its_hint in _REFUSALS:
+        if code == errno and words in (ext_ack or ""):
+            error_class, hint = its_class, its_hint
             break
-    words = os.strerror(errno)
+    why = os.strerror(errno)
     if ext_ack:
-        words = f"{ext_ack.rstrip('.')} ({words})"
-    sentence = f"cannot {_target(operation, device)}: {words}" + (f"; {hint}" if hint else "")
-    return kind(errno, sentence, operation, device, -lib.nl_syserr2nlerr(errno), ext_ack, hint or None)
+        why = f"{ext_ack.rstrip('.')} ({why})"
+    sentence = f"cannot {_target(operation, device)}: {why}" + (f"; {hint}" if hint else "")
+    return error_class(errno, sentence, operation, device, -lib.nl_syserr2nlerr(errno), ext_ack, hint or None)
 
 
 def unanswered(errno: int, operation: str, device: str | None) -> NetlinkError:
@@ -175,14 +175,6 @@ def unanswered(errno: int, operation: str, device: str | None) -> NetlinkError:
     hint = "the kernel's answer did not arrive: the request may or may not have been carried out"
     message = f"cannot {_target(operation, device)}: {os.strerror(errno)}; {hint}"
     return NetlinkError(None, message, operation, device, -lib.nl_syserr2nlerr(errno), None, hint)
-
-
-def check(code: int, operation: str, device: str | None = None) -> int:
-    """Return libnl's ``code`` if it is 0 or positive; otherwise raise NetlinkError."""
-    if code < 0:
-        words = ffi.string(lib.nl_geterror(code)).decode("utf-8", "replace")
-        raise NetlinkError(None, f"cannot {_target(operation, device)}: libnl: {words}", operation, device, code)
-    return code
 
 
 def _target(operation: str, device: str | None) -> str:

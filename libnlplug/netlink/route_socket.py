@@ -15,11 +15,8 @@ import sys
 
 from ..errors import ClosedError, DeviceNotFound, ForkedError, NetlinkError
 from ..record import Record
-from .attributes import attribute, number
 from .libnl import ffi, lib
-from .messages import aligned, encoded, link_message, qdisc_message
-from .netns import cannot_enter, in_netns, netns_of_thread, visit
-from .refusals import refusal, refusal_in, unanswered
+from .messages import aligned, attribute, encoded, link_message, qdisc_message
 
 __all__ = ["LinkInfo", "QdiscInfo", "Reply", "RouteSocket", "qdisc_info"]
 
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-_ANSWER = 2048  # bytes of a socket's buffer for one error: its sentence, and the kernel's overhead
+_PER_ANSWER = 2048  # bytes of a socket's buffer for one error: its sentence, and the kernel's overhead
 
 _generation = 0
 
@@ -92,7 +89,12 @@ class RouteSocket:
     def __init__(self, netns: Netns = None) -> None:
         self._generation = _generation
         self._netns: tuple[int, int] | None = None
-        self._sk: CData | None = in_netns(netns, self._connect)
+        if netns is None:
+            self._sk: CData | None = self._connect()
+        else:
+            from .netns import in_netns
+
+            self._sk = in_netns(netns, self._connect)
         self._fd = int(lib.nl_socket_get_fd(self._sk))
         line = lib.libnlplug_line_new(self._fd)
         if line == ffi.NULL:
@@ -100,12 +102,14 @@ class RouteSocket:
         self._line = ffi.gc(line, lib.libnlplug_line_free)
 
     def _connect(self) -> CData:
-        self._netns = netns_of_thread()
+        self._netns = _netns_of_thread()
         sk = lib.nl_socket_alloc()
         if sk == ffi.NULL:
             raise MemoryError("libnl has no memory for a socket")
         sk = ffi.gc(sk, lib.nl_socket_free)
         if lib.nl_connect(sk, lib.NETLINK_ROUTE) < 0:
+            from .refusals import refusal
+
             raise refusal(ffi.errno, "open a netlink socket", None)
         one = ffi.new("int *", 1)
         for option in (lib.NETLINK_EXT_ACK, lib.NETLINK_CAP_ACK):
@@ -134,21 +138,27 @@ class RouteSocket:
     def in_netns(self, call: Callable[[], T]) -> T:
         """Call ``call`` in the socket's namespace and return its result."""
         self._check()
-        if self._netns is not None and self._netns == netns_of_thread():
+        if self._netns is not None and self._netns == _netns_of_thread():
             return call()
-        fd = lib.libnlplug_netns_of(self.fileno())
-        if fd < 0:
-            raise cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
-        return visit(fd, "of the socket", call)
+        from .netns import visit
+
+        return visit(self._open_netns(), "of the socket", call)
 
     def netns_id(self) -> tuple[int, int]:
         """Return device and inode of the socket's namespace."""
-        fd = lib.libnlplug_netns_of(self.fileno())
-        if fd < 0:
-            raise cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
+        fd = self._open_netns()
         found = os.fstat(fd)
         os.close(fd)
         return found.st_dev, found.st_ino
+
+    def _open_netns(self) -> int:
+        """Return a new descriptor of the socket's namespace."""
+        fd = int(lib.libnlplug_netns_of(self.fileno()))
+        if fd < 0:
+            from .netns import cannot_enter
+
+            raise cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
+        return fd
 
     def make_room(self, answers: int) -> tuple[int, int]:
         """Enlarge the receive buffer for this many answers, as far as the system allows.
@@ -160,12 +170,12 @@ class RouteSocket:
         lib.getsockopt(self.fileno(), lib.SOL_SOCKET, lib.SO_SNDBUF, value, size)
         send = value[0] - 32
         lib.getsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, size)
-        if value[0] < answers * _ANSWER:
-            value[0] = answers * _ANSWER // 2  # which the kernel doubles
+        if value[0] < answers * _PER_ANSWER:
+            value[0] = answers * _PER_ANSWER // 2  # which the kernel doubles
             if lib.setsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUFFORCE, value, ffi.sizeof("int")) < 0:
                 lib.setsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, ffi.sizeof("int"))
             lib.getsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, size)
-        return send, max(1, value[0] // _ANSWER)
+        return send, max(1, value[0] // _PER_ANSWER)
 
     @property
     def forked(self) -> bool:
@@ -195,6 +205,10 @@ class RouteSocket:
         self._check()
         last = len(devices) - 1
         error, replies = _replies(lib.libnlplug_exchange(self._line, messages, len(messages), last))
+        if not error and not replies:
+            return {}
+        from .refusals import refusal, refusal_in, unanswered
+
         if error < 0:  # nothing was sent
             if self.closed:
                 raise ClosedError("this object was closed during a request")
@@ -220,7 +234,9 @@ class RouteSocket:
             if error or any(reply.kind == lib.NLMSG_ERROR for reply in replies):
                 raise self._error(error, replies, operation, device)
             for reply in replies:
-                if reply.kind == lib.NLMSG_DONE and (failed := -number(reply.payload[:4], signed=True)) > 0:
+                if reply.kind == lib.NLMSG_DONE and (failed := -_integer(reply.payload[:4])) > 0:
+                    from .refusals import refusal
+
                     raise refusal(failed, operation, device)
             if not any(reply.flags & lib.NLM_F_DUMP_INTR for reply in replies):
                 return [reply for reply in replies if reply.kind >= lib.NLMSG_MIN_TYPE]
@@ -305,7 +321,7 @@ class RouteSocket:
         """Return the interface index of every link."""
         brief = attribute(lib.IFLA_EXT_MASK, lib.RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
         replies = self.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, brief), "list the links", None)
-        return [number(reply.payload[4:8], signed=True) for reply in replies]
+        return [_integer(reply.payload[4:8]) for reply in replies]
 
     def _root(self, ifindex: int) -> QdiscInfo | None:
         """Return the root qdisc of a link, or None if it has none or is gone."""
@@ -317,12 +333,27 @@ class RouteSocket:
     def _error(self, error: int, replies: list[Reply], operation: str, device: str | None) -> Exception:
         if self.closed:
             return ClosedError("this object was closed during a request")
+        from .refusals import refusal, refusal_in, unanswered
+
         if error < 0:  # nothing was sent
             return refusal(-error, operation, device)
         for reply in replies:
             if reply.kind == lib.NLMSG_ERROR:
                 return refusal_in(reply.message, operation, device)
         return unanswered(error, operation, device)
+
+
+def _netns_of_thread() -> tuple[int, int] | None:
+    """Return device and inode of the calling thread's namespace, or None without /proc."""
+    try:
+        found = os.stat("/proc/thread-self/ns/net")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _integer(data: bytes) -> int:
+    return int.from_bytes(data, sys.byteorder, signed=True)
 
 
 class Reply(Record):

@@ -23,8 +23,7 @@ from _thread import RLock
 from pathlib import Path
 from typing import Callable
 
-from libnlplug import InvalidHandle, NetlinkError, PlugQdisc
-from libnlplug import plug as qdisc
+from libnlplug import InvalidHandle, NetlinkError, PlugQdisc, attaching
 from libnlplug import plug_qdisc as port
 from libnlplug.command import show as shows
 from libnlplug.command import watch
@@ -132,16 +131,16 @@ def matches(source: Source) -> None:
 def handles(source: Source) -> None:
     """A handle or parent is 32 bits, and what is printed of it is read as the same; else None or a ValueError."""
     text = source.text(HANDLES, 8)
-    number = messages.parse_handle(text)
-    if number is not None:
-        assert 0 <= number <= 0xFFFF_FFFF
-        assert messages.parse_handle(messages.handle_text(number)) == number
-    for check in (qdisc._parent_number, qdisc._handle_number):
+    handle = messages.parse_handle(text)
+    if handle is not None:
+        assert 0 <= handle <= 0xFFFF_FFFF
+        assert messages.parse_handle(messages.handle_text(handle)) == handle
+    for check in (messages.parent_classid, messages.checked_handle):
         value = text if source.below(8) else anything(source, HANDLES)
         with contextlib.suppress(ValueError, InvalidHandle):
             assert 0 < check(value) <= 0xFFFF_FFFF  # type: ignore[arg-type]
     with contextlib.suppress(ValueError):
-        assert 1 <= qdisc.checked_limit(anything(source, SIZES)) < 1 << 31  # type: ignore[arg-type]
+        assert 1 <= messages.checked_limit(anything(source, SIZES)) < 1 << 31  # type: ignore[arg-type]
 
 
 @target
@@ -307,8 +306,8 @@ def kernel_answers(source: Source) -> None:
         lambda: ifb.ifb_of(sk, 1),
         plug.buffer,
         plug.stats,
-        lambda: plug._create(None),
-        lambda: qdisc.attach_by(sk, "lo", lib.TC_H_ROOT, None, 1000),
+        lambda: attaching._create(sk, plug),
+        lambda: attaching.attach_by(sk, "lo", lib.TC_H_ROOT, None, 1000),
         lambda: hook.make_clsact(sk, 1, "lo"),
     )
     with contextlib.suppress(NetlinkError):

@@ -179,7 +179,7 @@ def test_a_configured_qdisc_of_a_class_is_never_displaced(prio: Wire) -> None:
 def blind_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """attach()'s first look sees nothing, as if what is there came right after it. True when that has happened."""
     happened: list[bool] = []
-    look = plugs._found
+    look = plugs.qdisc_at
 
     def blind(*asked: object) -> object:
         if happened:
@@ -187,7 +187,7 @@ def blind_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         happened.append(True)
         return None
 
-    monkeypatch.setattr(plugs, "_found", blind)
+    monkeypatch.setattr(plugs, "qdisc_at", blind)
     return happened
 
 

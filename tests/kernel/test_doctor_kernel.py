@@ -109,7 +109,7 @@ def test_a_guard_that_does_not_release_is_found(monkeypatch: pytest.MonkeyPatch)
     """Where what a killed holder held does not come back, the guard check fails: a guard that drops stands for it."""
     assert examined_here().state == "ok"
     monkeypatch.setattr(PlugQdisc, "hold", lambda self, timeout=None: Hold(self, timeout, "drop"))
-    monkeypatch.setattr(probe, "ANSWER", 0.5)
+    monkeypatch.setattr(probe, "AT_ONCE", 0.5)
     found = examined_here()
     assert found.state == "failed", found
     assert "did not arrive" in found.detail

@@ -205,7 +205,7 @@ def test_a_hold_that_cannot_be_left_for_recursion_is_not_begun(wire: Wire, plug:
 
 def test_attach_does_not_end_a_hold_that_begins_meanwhile(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plug that another process makes and holds between the look and the creation is adopted, and stays held."""
-    real, others = plug_module._found, []
+    real, others = plug_module.qdisc_at, []
 
     def found(*args):
         if others:
@@ -215,7 +215,7 @@ def test_attach_does_not_end_a_hold_that_begins_meanwhile(wire: Wire, monkeypatc
         others.append(holding_of_its_own(wire))
         return before
 
-    monkeypatch.setattr(plug_module, "_found", found)
+    monkeypatch.setattr(plug_module, "qdisc_at", found)
     with libnlplug.attach(wire.device, netns=wire.near) as mine:
         assert not mine.created
         numbers = expect_held(wire, mine)
@@ -225,7 +225,7 @@ def test_attach_does_not_end_a_hold_that_begins_meanwhile(wire: Wire, monkeypatc
 
 def test_attach_keeps_others_away_while_it_creates(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the second look and the creation another process begins to attach: it waits, and its hold stays on."""
-    real, looks, others = plug_module._found, [], []
+    real, looks, others = plug_module.qdisc_at, [], []
 
     def found(*args):
         seen = real(*args)
@@ -235,7 +235,7 @@ def test_attach_keeps_others_away_while_it_creates(wire: Wire, monkeypatch: pyte
             assert not others[0].has_said(within=0.6)
         return seen
 
-    monkeypatch.setattr(plug_module, "_found", found)
+    monkeypatch.setattr(plug_module, "qdisc_at", found)
     monkeypatch.setattr(holders, "VISIT_TIMEOUT", 0.9)  # of the other one: nobody answers it meanwhile
     try:
         with libnlplug.attach(wire.device, netns=wire.near) as mine:

@@ -16,9 +16,8 @@ from libnlplug import LaneShadowed, Match, PlugLane
 from libnlplug.lane import neighbours
 from libnlplug.lane.filters import FIRST_PRIO
 from libnlplug.lane.hook import hook_number
-from libnlplug.netlink.attributes import attribute
 from libnlplug.netlink.libnl import ffi, lib
-from libnlplug.netlink.messages import message
+from libnlplug.netlink.messages import attribute, message
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support import bpf, nft
 from tests.support.lane import UDP, Road, Sight, need, roots, tc, tc_filters, veth

@@ -83,7 +83,7 @@ def test_a_failed_release_of_a_new_plug_removes_it(wire: Wire, monkeypatch: pyte
         def __getattr__(self, name: str) -> object:
             return getattr(lib, name)
 
-    monkeypatch.setattr("libnlplug.plug.lib", Spoiled())
+    monkeypatch.setattr("libnlplug.netlink.messages.lib", Spoiled())
     with pytest.raises(libnlplug.NetlinkError, match=f"cannot release the new plug of {wire.device}"):
         libnlplug.attach(wire.device, limit=10_000, netns=wire.near)
     assert wire.near.kinds(wire.device) == ["noqueue"]

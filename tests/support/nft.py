@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from libnlplug.netlink.attributes import attribute
+from libnlplug.netlink.messages import attribute
 
 NETDEV, INET = 5, 1
 _NETFILTER, _BATCH_BEGIN, _BATCH_END = 12, 16, 17

@@ -8,7 +8,8 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libnlplug.netlink.attributes import attribute, attributes, number, text
+from libnlplug.netlink.attributes import attributes, integer, text
+from libnlplug.netlink.messages import attribute
 
 pairs = st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=40))
 
@@ -47,9 +48,9 @@ def test_a_length_that_lies_ends_the_reading(written: list[tuple[int, bytes]], d
 
 def test_numbers_and_texts() -> None:
     """A number is in the machine's byte order, of whatever width; a text ends at its NUL, and may be no UTF-8."""
-    assert number((0x0102).to_bytes(2, sys.byteorder)) == 0x0102
-    assert number((0x01020304).to_bytes(4, sys.byteorder)) == 0x01020304
-    assert number(b"") == 0
+    assert integer((0x0102).to_bytes(2, sys.byteorder)) == 0x0102
+    assert integer((0x01020304).to_bytes(4, sys.byteorder)) == 0x01020304
+    assert integer(b"") == 0
     assert text(b"plug\0rest") == "plug"
     assert text(b"") == ""
     assert text(b"a\xff") == "a\ufffd"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from libnlplug.command.parser import Args, UsageError, read
 from libnlplug.command.table import TOP, VERBS
 from libnlplug.command.units import LIMIT_MAX
-from libnlplug.plug import LIMIT_MAX as LIMIT_OF_A_PLUG
+from libnlplug.netlink.messages import LIMIT_MAX as LIMIT_OF_A_PLUG
 
 NAMES = [verb.name for verb in VERBS]
 WORDS = st.sampled_from(

@@ -12,8 +12,8 @@ from test_reply import ATTR_MSG, attribute, message
 
 import libnlplug
 from libnlplug.errors import NetlinkError
-from libnlplug.netlink.libnl import lib
-from libnlplug.netlink.refusals import check, refusal_in, unanswered
+from libnlplug.netlink.libnl import check, lib
+from libnlplug.netlink.refusals import refusal_in, unanswered
 
 # errno, the kernel's sentence, the class, the builtin it is too, words of the advice
 REFUSALS = [

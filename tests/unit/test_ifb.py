@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from libnlplug.lane.ifb import ADDRESS, Ifb, _read, alias_of
 from libnlplug.lane.inventory import Lane, _lane, ifb_name
-from libnlplug.netlink.attributes import attribute
 from libnlplug.netlink.libnl import lib
+from libnlplug.netlink.messages import attribute
 
 
 def ifb(name: str = "plug1-0", alias: str = "", address: bytes = ADDRESS) -> Ifb:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from libnlplug import Match
 from libnlplug.lane.filters import FIRST_PRIO, SLOTS, by_slot, ender, in_place, is_lanes, slot_of
 from libnlplug.lane.hook import Filter, _read, ingress_chain, tcx_programs
-from libnlplug.netlink.attributes import attribute
 from libnlplug.netlink.libnl import lib
+from libnlplug.netlink.messages import attribute
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support import bpf, nft
 from tests.support.netlab import Netns

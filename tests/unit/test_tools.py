@@ -117,9 +117,9 @@ def test_parts_that_end_well(tmp_path: Path) -> None:
 
 def test_the_first_broken_part_ends_all(tmp_path: Path) -> None:
     """The others are ended, no further one is begun, and what the broken one printed comes last."""
-    makefile = "slow:\n\t@echo begun; sleep 60\nbad:\n\t@echo the reason; false\nnext:\n\t@echo never\n"
+    makefile = "slow one two:\n\t@echo begun; sleep 60\nbad:\n\t@echo the reason; false\nnext:\n\t@echo never\n"
     begun = time.monotonic()
-    status, words = parts(tmp_path, makefile, "slow", "bad", "next")
+    status, words = parts(tmp_path, makefile, "slow", "one", "two", "bad", "next")
     assert status == 1
     assert time.monotonic() - begun < 30
     assert "never" not in words
@@ -157,14 +157,14 @@ def test_all_reports_are_there(tmp_path: Path) -> None:
     assert summary(tmp_path, first=ONE, second=TWO) == (0, f"{'first':16} 1 passed, 1 s\n{'second':16} 1 passed, 1 s\n")
 
 
-def test_a_missing_half(tmp_path: Path) -> None:
-    """A half without a report is a failure, and so is one that ran the other half's tests."""
+def test_a_missing_part(tmp_path: Path) -> None:
+    """A part without a report is a failure."""
     status, words = summary(tmp_path, first=ONE)
     assert status == 1
     assert "second.xml was not written" in words
 
 
-def test_the_same_half_twice(tmp_path: Path) -> None:
+def test_the_same_part_twice(tmp_path: Path) -> None:
     """A file of tests that is in no report is a failure."""
     status, words = summary(tmp_path, first=ONE, second=ONE)
     assert status == 1

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import libnlplug
 from libnlplug import InvalidHandle, PlugQdisc
+from libnlplug.attaching import _default_handle
 from libnlplug.netlink.libnl import lib
 from libnlplug.netlink.messages import handle_text, parse_handle
-from libnlplug.plug import _default_handle
 from tests.support.netlab import unable
 
 LIMIT_MAX = 2**31 - 1
@@ -43,6 +43,7 @@ class Deaf:
 def no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening a socket fails the test."""
     monkeypatch.setattr("libnlplug.plug.RouteSocket", NoSocket)
+    monkeypatch.setattr("libnlplug.netlink.route_socket.RouteSocket", NoSocket)
 
 
 NO_LIMITS = st.one_of(

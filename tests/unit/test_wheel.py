@@ -95,6 +95,7 @@ NAMES = {
     "libnlplug/netlink/netns.py",
     "libnlplug/netlink/refusals.py",
     "libnlplug/netlink/route_socket.py",
+    "libnlplug/attaching.py",
     "libnlplug/plug.py",
     "libnlplug/plug_qdisc.py",
     "libnlplug/py.typed",
