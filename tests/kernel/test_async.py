@@ -305,7 +305,7 @@ def test_two_holds_of_one_plug(wire: Wire, plug: PlugQdisc) -> None:
 
 
 def test_two_holds_at_once(wire: Wire, plug: PlugQdisc) -> None:
-    """gather() of holds of two plugs: both hold at the same time; if one task fails, the other hold is released, too."""
+    """gather() of holds of two plugs: both hold at once. One fails, the other goes on until it is cancelled."""
 
     async def hold(one: PlugQdisc, entered: list[PlugQdisc], failing: bool) -> None:
         async with one.hold(timeout=10):
@@ -387,7 +387,7 @@ def test_a_loop_that_ends_in_the_block(wire: Wire, plug: PlugQdisc) -> None:
 
 
 def test_a_record_has_the_task_s_context(wire: Wire, plug: PlugQdisc) -> None:
-    """What a filter of logging adds from a context variable, as the number of a request, it adds to this record, too."""
+    """A filter of logging that reads a context variable, as the number of a request, finds it for this record, too."""
     request: ContextVar[str] = ContextVar("request", default="none")
     seen: list[str] = []
 

@@ -148,8 +148,8 @@ def test_the_picture_of_the_queue_is_true(wire: Wire) -> None:
 
 @pytest.mark.parametrize("bypass", [False, True])
 def test_packets_that_bypass_qdiscs(bypass: bool) -> None:
-    """What a packet socket with PACKET_QDISC_BYPASS sends passes a hold, and docs/command.md says so; without the option
-    it is held."""
+    """What a packet socket with PACKET_QDISC_BYPASS sends passes a hold, and docs/command.md says so. Without it,
+    packets are held."""
     assert "`PACKET_QDISC_BYPASS`" in (ROOT / "docs" / "command.md").read_text()
     net = PlugNet()
     sender, receiver = (one.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) for one in (net.near, net.far))
@@ -171,6 +171,28 @@ def test_packets_that_bypass_qdiscs(bypass: bool) -> None:
         if not bypass:
             assert receiver.recv(200) == frame
     net.close()
+
+
+def test_packets_with_a_firewall_mark(lab: Namespace) -> None:
+    """The first lines of the how-to's block are run: a hold at that class holds marked packets and no others."""
+    (block,) = [one for one in blocks(ROOT / "docs" / "howto" / "haproxy.md") if " fw classid " in one.text]
+    lines = block.text.splitlines()
+    (parent,) = re.findall(r"--parent (\S+)", block.text)
+    (mark,) = re.findall(r"handle (\d+) fw", block.text)
+    for line in lines[:2]:
+        lab.check_output(*line.split())
+    neighbour = "192.0.2.2 lladdr 02:00:00:00:00:02 dev eth0 nud permanent"
+    lab.check_output("ip", "neigh", "add", *neighbour.split())
+    plain, marked = (lab.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    marked.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, int(mark))
+    with libnlplug.attach("eth0", parent=parent, netns=lab) as plug:
+        with plug.hold(timeout=30) as report:
+            for sender in (plain, marked, plain, marked, plain):
+                sender.sendto(b"x", ("192.0.2.2", 9))
+            assert plug.stats().qlen == 2
+        assert report.packets == 2
+    for sender in (plain, marked):
+        sender.close()
 
 
 @pytest.mark.parametrize("linger", [None, 0])
