@@ -7,7 +7,7 @@ import pytest
 
 import libnlplug
 from libnlplug import DeviceNotFound, PlugQdisc, QdiscNotFound
-from tests.support.netlab import Netns, Wire, random_name, up
+from tests.support.netlab import Netns, Wire, eventually, random_name, up
 
 VERBS = ["buffer", "release_one", "release_indefinite", "stats", "detach"]
 
@@ -130,6 +130,8 @@ def test_the_far_end_does_not_matter(wire: Wire, plug: PlugQdisc) -> None:
     plug.buffer()
     wire.far.ip(f"link set {wire.peer} down")
     wire.far.ip(f"link set {wire.peer} up", f"neigh replace {Wire.NEAR} lladdr {Wire.NEAR_MAC} dev {wire.peer}")
+    # Until the kernel's link watch has run, the device drops what it is to send.
+    eventually(lambda: wire.near.link(wire.device)["operstate"] == "UP", "the carrier is back")
     numbers = wire.send(3)
     assert plug.stats().qlen == 3
     plug.release_indefinite()
