@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""async with: what can be entered by ``with`` is entered and left in a thread, so that asyncio's loop runs on.
+"""async with: enter and leave a context manager in a thread, so that asyncio's loop goes on.
 
-A thread of its own for each, because the loop's default executor may be full of other work, and a release must not wait
-for that. The thread always finishes: if the task is cancelled while it enters, what was entered is left again before
-CancelledError is raised; if it is cancelled while it leaves, CancelledError is raised once it has left. If leaving
-fails, that error is raised instead. A block whose loop has ended is left without a thread, when it is thrown away.
+Each time, a new thread is used, because the loop's default executor may be busy and a release must not wait. The thread
+always finishes. If the task is cancelled while it enters, the manager is left again before CancelledError is raised. If
+it is cancelled while it leaves, CancelledError is raised afterwards, or the error of leaving if there is one. If the
+loop has ended, the block is left without a thread when the coroutine is thrown away.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _in_thread(work: Callable[[], Entered]) -> asyncio.Future[Entered]:
 
 
 async def _finished(work: asyncio.Future[Entered], entered: object) -> asyncio.CancelledError | None:
-    """Wait until the thread has finished, however often the task is cancelled; the first of those."""
+    """Wait until the thread has finished, even if the task is cancelled. Return the first CancelledError, or None."""
     import asyncio
 
     first = None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command ``libnlplug``: reads the words, does what they say, and ends with a documented status.
+"""The command ``libnlplug``: read the command line, call the verb's function, return a documented exit status.
 
     main()  -->  parser.read(words)  -->  the function that the table names  -->  exit status
 
-Nothing here needs libnl: what is missing is said by the verb that needs it, in one line.
+This module needs no libnl. A verb that needs it prints what to install, in one line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     try:
         args = read(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
@@ -51,7 +51,7 @@ def _do(args: Args) -> int:
 
 
 def _failed(error: Exception, args: Args) -> int:
-    """Say what failed; the status."""
+    """Print the error and return the exit status."""
     from .advice import as_typed, explained
 
     if isinstance(error, UsageError):
@@ -68,5 +68,5 @@ def _failed(error: Exception, args: Args) -> int:
         return FAILED
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # nearly always of stdout
         say(f"failed: {explained(error, args)}")
-    discard(sys.stdout)  # who closed a pipe knows it
+    discard(sys.stdout)  # no message for a closed pipe
     return FAILED

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Advice: an error in the words of the command line, with what its user can do about it.
+"""Write an error in the words of the command line, with what the user can do about it.
 
 The library says what failed and why, and advises whoever programs with it. Here options are named as they are typed,
-advice repeats the namespace, and a device that cannot take a plug is shown the way by a lane.
+advice repeats the namespace, and if a device cannot take a plug, the error suggests a lane.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STATUS = "/proc/self/status"
 
 
 def words(error: OSError) -> str:
-    """The sentence of an error."""
+    """Return the sentence of an error."""
     return str(error) if isinstance(error, NetlinkError) else error.strerror or str(error)
 
 

@@ -30,7 +30,7 @@ NOT_RUN, NOT_FOUND = 126, 127
 
 
 class Command:
-    """A program and its arguments. From the making of the object to close(), signals wait for run()."""
+    """A program and its arguments. Creating the object blocks the signals that run() forwards, until close()."""
 
     def __init__(self, words: list[str], say: Callable[[str], None]) -> None:
         self._words = words
@@ -42,7 +42,8 @@ class Command:
         self._mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, self._awaited)
 
     def run(self) -> int:
-        """Run it; its exit status, 128 and the signal's number if a signal ended it, 126 or 127 if it did not run."""
+        """Run the program. Return its exit status, 128 plus the number of the signal that ended it, or 126 or 127
+        if it did not run."""
         arrived_early = signal.sigpending() & self._awaited - {signal.SIGCHLD, signal.SIGWINCH}
         if arrived_early:  # it would not reach the program: a Ctrl-C goes to those that run already
             return 128 + int(min(arrived_early))
@@ -58,13 +59,13 @@ class Command:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else 128 - code
             arrived = signal.sigwaitinfo(self._awaited)
-            # The terminal sends to the program as well; that it hangs up, only to the leader of its session.
+            # The terminal signals the program as well, but it sends SIGHUP only to the leader of its session.
             from_terminal = arrived.si_code == lib.SI_KERNEL and arrived.si_signo != signal.SIGHUP
             if arrived.si_signo != signal.SIGCHLD and not from_terminal:
                 os.kill(pid, arrived.si_signo)
 
     def close(self) -> None:
-        """Signals mean again what they meant before; those that came too late for the program are forgotten."""
+        """Restore the signal mask, and discard signals that came too late for the program."""
         while signal.sigtimedwait(self._awaited, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask_before)

@@ -64,12 +64,12 @@ class Outcome:
         self._fail(NOT_HELD, sentence)
 
     def expired(self, sentence: str) -> None:
-        """The guard released it while the command still ran."""
+        """The guard released the packets while the command still ran."""
         self._fail(EXPIRED, sentence)
 
     def stays(self, sentence: str, made: bool) -> None:
-        """The temporary plug stays, because somebody else holds it now. The hold itself may have gone well. Who has not
-        made the plug need not speak of it."""
+        """The temporary plug stays, because another process holds it now. The hold itself may have gone well. Only
+        the process that made the plug reports it."""
         if not made:
             return
         does = f"'libnlplug detach {_place(self.args)}' does"
@@ -80,7 +80,7 @@ class Outcome:
             self.troubles.append(f"{sentence}; {elsewhere(stays, self.args)}")
 
     def _fail(self, status: int, sentence: str) -> None:
-        """The first failure counts: what comes after it, comes of it."""
+        """Only the first failure counts: later ones follow from it."""
         if not self.failed:
             self.failed = status
             did = "the command was not run" if self.ended is None else f"the command's status was {self.ended}"
@@ -88,7 +88,7 @@ class Outcome:
 
     @property
     def status(self) -> int:
-        """What this command ends with."""
+        """The exit status of this command."""
         return self.failed or self.ended or DONE
 
 
@@ -105,7 +105,7 @@ def hold(args: Args) -> int:
             if not left:
                 outcome.not_held(explained(gone, args))
     except OSError as error:
-        if isinstance(error, ValueError):  # a handle or a limit that cannot be: status 2
+        if isinstance(error, ValueError):  # an invalid handle or limit: status 2
             raise
         outcome.not_held(explained(error, args))
     finally:
@@ -166,7 +166,7 @@ def _what_to_hold(args: Args) -> Held:
         raise UsageError("option --handover needs --ip-proto tcp or --tcp-syn, and --dst-port", args.verb)
     if match is not None or args.ingress:
         if args.parent != "root":
-            raise UsageError("option --parent chooses a class: it goes with no packet option", args.verb)
+            raise UsageError("option --parent cannot be combined with packet options or --ingress", args.verb)
         if args.limit is not None:
             _refuse_if_lane_held(args, match)
         return lane_for(args, match)

@@ -28,7 +28,7 @@ def lane(args: Args) -> int:
     """libnlplug lane add|show|del DEV"""
     for key in _MEANS_NOTHING[args.action]:
         if key in args.typed:
-            raise UsageError(f"option {args.typed[key]} means nothing to 'lane {args.action}'", args.verb)
+            raise UsageError(f"'lane {args.action}' has no option {args.typed[key]}", args.verb)
     if args.dev is None and args.action != "show":
         raise UsageError(f"DEV is missing: 'lane {args.action}' needs the network device", args.verb)
     return {"add": _add, "show": _show, "del": _delete}[args.action](args)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Output: lines on stderr that fail nothing, and tables."""
+"""Print lines on stderr, without failing, and format tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def err(line: str) -> None:
-    """A line on stderr; where nobody can read it, that changes neither what is done nor the exit status."""
+    """Print a line on stderr. If nobody can read it, go on: that changes no exit status."""
     try:
         if sys.stderr is not None:  # print() would take stdout instead
             print(line.replace("\n", "\\n"), file=sys.stderr, flush=True)
@@ -24,18 +24,18 @@ def err(line: str) -> None:
 
 
 def say(sentence: str) -> None:
-    """The sentence on stderr, with the command's name before it."""
+    """Print the sentence on stderr, after the command's name."""
     err(f"libnlplug: {sentence}")
 
 
 def discard(stream: TextIO | None) -> None:
-    """Throw away what is still in the stream's buffer, so that it does not fail once more when Python ends."""
+    """Send the rest of the stream's buffer to /dev/null, so that it does not fail once more when Python ends."""
     if stream is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def table(heads: list[str], rows: list[list[str]], numbers: Container[str] = ()) -> list[str]:
-    """The lines of a table: columns are aligned, those named in ``numbers`` to the right."""
+    """Return the lines of a table with aligned columns; those named in ``numbers`` are aligned to the right."""
     every = [heads, *rows]
     widths = [max(len(row[at]) for row in every) for at in range(len(heads))]
     return [

@@ -60,7 +60,7 @@ def read(words: list[str]) -> Args:
     args.run = verb.run
     for key, typed in args.typed.items():
         if key not in [one.key for one in verb.options]:
-            raise UsageError(f"option {typed} means nothing to '{verb.name}'", verb)
+            raise UsageError(f"'{verb.name}' has no option {typed}", verb)
     _read_all(args, verb, words)
     for one in verb.all:
         args.__dict__.setdefault(one.key, one.default)
@@ -153,7 +153,7 @@ def _unknown(name: str, options: list[Option] | tuple[Option, ...], verb: Verb |
     if verb is None and elsewhere:
         return f"option {name} comes after the verb: {', '.join(elsewhere)}"
     if verb is not None and (elsewhere or any(name in one.names for one in TOP)):
-        return f"option {name} means nothing to '{verb.name}'"
+        return f"'{verb.name}' has no option {name}"
     return f"unknown option {name!r}{_meant(name, [one for option in [*options, HELP] for one in option.names])}"
 
 

@@ -248,7 +248,7 @@ VERBS: tuple[Verb, ...] = (
         more="'lane show' prints a line for each lane: DEVICE, HOOK (egress for leaving packets, ingress for arriving"
         " ones), MATCH, IFB (the device that carries its plug), and STATE: kept (by 'lane add'), alive (used by a"
         " running program, whose pid is shown), orphan (left behind; the device's next lane removes it), or drops (it"
-        " throws packets away; the reason and the mend are shown). --json prints a list with an object for each lane:"
+        " throws packets away; the reason and the remedy are shown). --json prints a list with an object for each lane:"
         " device, hook, match, state, pid (null unless alive), ifb, slot (its number at the device), ifindex (the"
         " ifb's), trouble (a sentence or null). 'lane del' with packet options deletes the lane that 'lane add' made"
         " with the same options; without any it deletes all lanes of the device.",

@@ -25,8 +25,7 @@ def attach(args: Args) -> int:
 
 
 def device_named(args: Args) -> str:
-    """The device that is meant: ip writes a link's peer or its lower device after its name, as eth0@if2, and a name
-    may have an @ in it as well."""
+    """Return the device's name without the '@if2' that ip writes after it. (A name may have an @ itself.)"""
     device: str = args.dev
     if "@" in device:
         from ..errors import DeviceNotFound
@@ -40,7 +39,7 @@ def device_named(args: Args) -> str:
 
 
 def opened(args: Args) -> PlugQdisc:
-    """The plug that is there."""
+    """Open the device's plug."""
     from ..plug import PlugQdisc
 
     return PlugQdisc.open(device_named(args), parent=args.parent, netns=args.netns)
@@ -75,8 +74,8 @@ def _tell(args: Args, plug: PlugQdisc, holder: Holder) -> None:
     if not holder.detached:
         from ..guard.holders import called
 
-        what = "sits on its mark and perhaps holds it" if holder.foreign else "is holding it and does not know of this"
-        say(f"released {args.dev}, although {called(holder)} {what}")
+        what = "owns the plug's lock name and may hold it" if holder.foreign else "still holds it and was not told"
+        say(f"released {args.dev}, but {called(holder)} {what}")
         return
     if plug.end_detached():
         plug.release_indefinite()

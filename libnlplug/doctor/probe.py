@@ -150,7 +150,7 @@ def _guard(plug: PlugQdisc, out: int) -> Iterator[Check]:
         _kill_a_holder(packets, out)
         packets.recv(1)
     except NetlinkError as error:
-        yield result("guard", "failed", str(error), "nothing can be held without a guard: mend what the message says")
+        yield result("guard", "failed", str(error), "nothing can be held without a guard: fix what the message says")
     except OSError as error:
         words = error.strerror or "the released packet did not arrive"
         yield result("guard", "failed", f"holding a packet did not work: {words}", "do not hold on this host")
@@ -194,7 +194,7 @@ def _guard_alone(sk: RouteSocket, lo: int, why: str) -> Iterator[Check]:
     try:
         guard = PlugQdisc(sk, "lo", lo, lib.TC_H_ROOT, 1 << 16).guard()
     except NetlinkError as error:
-        yield result("guard", "failed", str(error), "nothing can be held without a guard: mend what the message says")
+        yield result("guard", "failed", str(error), "nothing can be held without a guard: fix what the message says")
         return
     yield memory(guard.pid)
     guard.end()

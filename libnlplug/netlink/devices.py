@@ -99,9 +99,7 @@ def refuse_silent_class(sk: RouteSocket, ifindex: int, device: str, parent: int)
         there = by_handle[major]
         if there.kind in STOPPED_BY_SILENCE:
             hint = "hold chosen packets by a lane instead (PlugLane; 'hold' with packet options)"
-            why = (
-                f"{there.kind} {handle_text(major)} stops all its classes while one of them has packets and gives none"
-            )
+            why = f"{there.kind} {handle_text(major)} serves none of its classes while one of them holds packets back"
             message = f"cannot attach a plug to {device}: {why}; {hint}"
             raise NetlinkError(errno.EOPNOTSUPP, message, "attach a plug to", device, hint=hint)
         parent = there.parent

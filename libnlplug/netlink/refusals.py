@@ -93,7 +93,7 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
         _errno.ENODEV,
         "",
         DeviceNotFound,
-        "this network namespace has no such device: 'ip link' lists its devices",
+        "'ip link' lists the devices of this network namespace",
     ),
     (
         _errno.EEXIST,

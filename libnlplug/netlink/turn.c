@@ -22,7 +22,7 @@
 
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t awaited;	/* the sequence number of the request in progress */
-static char *said;		/* the buffer for what is to be said about it */
+static char *said;		/* where to copy the kernel's sentence */
 const char libnlplug_lost[] = "the kernel's answer was lost";
 
 /*

@@ -151,7 +151,7 @@ def shown(wire: Wire) -> str:
 def test_below_a_scheduler_that_a_silent_class_stops_it_is_refused(
     wire: Wire, kind: str, a_class: str, deep: bool
 ) -> None:
-    """hfsc, drr and qfq serve no class while one of them has packets and gives none: no plug is made below them."""
+    """hfsc, drr and qfq serve no class while one of them holds packets back: no plug is made below them."""
     tc = wire.near.tc
     if subprocess.run(["modprobe", "-q", f"sch_{kind.split()[0]}"]).returncode:
         unable(f"this kernel has no sch_{kind.split()[0]}")

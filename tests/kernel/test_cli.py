@@ -133,9 +133,7 @@ def test_release_while_somebody_holds_says_so(wire: Wire, plug: PlugQdisc, cli: 
     process = cli.holding(wire.device)
     numbers = expect_held(wire, plug)
     err = cli("release", wire.device).err
-    assert err == (
-        f"libnlplug: released {wire.device}, although process {process.pid} is holding it and does not know of this\n"
-    )
+    assert err == (f"libnlplug: released {wire.device}, but process {process.pid} still holds it and was not told\n")
     expect_flow(wire, numbers)
     let_end(process)
 
@@ -146,7 +144,7 @@ def test_release_says_that_another_user_may_hold(wire: Wire, plug: PlugQdisc, cl
         assert squatter.hear() == "sitting"
         who = f"process {squatter.pid} of uid {NOBODY}"
         err = cli("release", wire.device).err
-        assert err == f"libnlplug: released {wire.device}, although {who} sits on its mark and perhaps holds it\n"
+        assert err == f"libnlplug: released {wire.device}, but {who} owns the plug's lock name and may hold it\n"
         assert f"pid {squatter.pid} of uid {NOBODY}, perhaps no guard\n" in cli("show").out
 
 
