@@ -99,7 +99,7 @@ class Holdable(AsyncWith):
 
     @property
     def device(self) -> str:
-        """The name of it in messages."""
+        """What messages call it."""
         raise NotImplementedError
 
     @property
