@@ -21,12 +21,12 @@ REPORTS := $(THIRDS) unit parity
 SHORT := epochs hold_and_release hold_exclusive hold_ends threads_and_fork group guard_alone lane_hold
 LACKING := $(addprefix tests/kernel/test_lane_neighbours.py::test_,a_tcx_program_of_this_kernel_is_reported an_nftables_chain_of_this_kernel_is_not_bypassed)
 
-SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tools/testkernel/run tools/fresh tools/mutants tools/parts tools/summary tools/tested
+SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tests/matrix/pages tools/testkernel/run tools/fresh tools/mutants tools/parts tools/summary tools/tested
 
 # ARGS, and the tests $(1) unless ARGS names some
 tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
 
-.PHONY: help demo test lint types unit parity kernel-test $(THIRDS) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
+.PHONY: help demo test lint types unit parity kernel-test $(THIRDS) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb matrix-pages fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
 
 help: ## this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -83,6 +83,9 @@ matrix: .venv/test ## that wheel on other systems and Pythons: make matrix RELEA
 
 matrix-deb: ## the Debian packages in empty trees: make matrix-deb RELEASES=trixie
 	$(PYTHON) tests/matrix/packages $(RELEASES)
+
+matrix-pages: ## the steps of the pages, as written, in empty trees: make matrix-pages PARTS='install servers'
+	$(PYTHON) tests/matrix/pages $(PARTS)
 
 fresh: ## demo and test in an empty Debian: make fresh RELEASE=trixie
 	tools/fresh $(RELEASE)

@@ -3,7 +3,8 @@
 
 A thread of its own for each, because the loop's default executor may be full of other work, and a release must not wait
 for that. The thread always finishes: if the task is cancelled while it enters, what was entered is left again before
-CancelledError is raised; if it is cancelled while it leaves, CancelledError is raised once it has left.
+CancelledError is raised; if it is cancelled while it leaves, CancelledError is raised once it has left. If leaving
+fails, that error is raised instead. A block whose loop has ended is left without a thread, when it is thrown away.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class AsyncWith:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if _loop_has_ended():
+            self.__exit__(kind, error, traceback)
+            return
         leaving = _in_thread(lambda: self.__exit__(kind, error, traceback))
         cancelled = await _finished(leaving, self)
         leaving.result()
@@ -53,15 +57,27 @@ class AsyncWith:
         """Called if the task is cancelled: end a wait for others that the thread is in. There is none by default."""
 
 
+def _loop_has_ended() -> bool:
+    """Whether nothing can be awaited any more."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
+
+
 def _in_thread(work: Callable[[], Entered]) -> asyncio.Future[Entered]:
-    """What the work returns or raises."""
+    """What the work returns or raises. It sees the task's context variables, as in ``with``."""
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
+    from contextvars import copy_context
 
     loop = asyncio.get_running_loop()
     executor = ThreadPoolExecutor(1, "libnlplug")
     try:
-        return loop.run_in_executor(executor, work)
+        return loop.run_in_executor(executor, copy_context().run, work)
     except RuntimeError:  # no thread can be started: a release must happen all the same
         done: asyncio.Future[Entered] = loop.create_future()
         try:

@@ -6,11 +6,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 import time
+from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 
 from libnlplug import HoldExpired, Match, PlugBusy, PlugGroup, PlugLane, PlugQdisc, attach
+from libnlplug.guard import client as guard
 from libnlplug.guard.holders import Mark
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import expect_flow, expect_held, mark_of, marks
@@ -250,3 +254,157 @@ def test_no_thread_can_be_started(wire: Wire, plug: PlugQdisc, monkeypatch: pyte
     held: list[int] = []
     asyncio.run(main())
     expect_flow(wire, held)
+
+
+def slow_guard(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have guards start a second late."""
+    path.write_text(f"#!/bin/sh\nsleep 1\nexec {guard.PATH}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(guard, "PATH", str(path))
+
+
+def test_the_loop_runs_on_while_a_guard_starts(
+    wire: Wire, plug: PlugQdisc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guard that takes a second to start, and the task is cancelled meanwhile: the loop comes round all the time, and
+    nothing is held in the end."""
+    slow_guard(tmp_path / "guard", monkeypatch)
+
+    async def hold() -> None:
+        async with plug.hold(timeout=10):
+            pytest.fail("the block runs")
+
+    async def main() -> None:
+        task = asyncio.create_task(hold())
+        begun = time.monotonic()
+        assert await ticks(lambda: time.monotonic() - begun > 0.5) > 1  # a loop that is blocked comes round once
+        task.cancel()
+        assert await ticks(task.done) > 1
+        assert task.cancelled()
+
+    asyncio.run(main())
+    assert marks(wire.near) == []
+    expect_flow(wire, [])
+
+
+def test_two_holds_of_one_plug(wire: Wire, plug: PlugQdisc) -> None:
+    """gather() of two holds of one plug: one holds, the other one is refused."""
+
+    async def hold() -> list[int]:
+        async with plug.hold(timeout=10):
+            numbers = expect_held(wire, plug)
+            await asyncio.sleep(0.5)
+            return numbers
+
+    async def main() -> list[object]:
+        return await asyncio.gather(hold(), hold(), return_exceptions=True)
+
+    first, second = sorted(asyncio.run(main()), key=lambda one: isinstance(one, PlugBusy))
+    assert isinstance(second, PlugBusy)
+    expect_flow(wire, first)
+
+
+def test_two_holds_at_once(wire: Wire, plug: PlugQdisc) -> None:
+    """gather() of holds of two plugs: both hold at once. One fails, the other goes on until it is cancelled."""
+
+    async def hold(one: PlugQdisc, entered: list[PlugQdisc], failing: bool) -> None:
+        async with one.hold(timeout=10):
+            entered.append(one)
+            await ticks(lambda: len(entered) == 2)
+            if failing:
+                raise ZeroDivisionError
+            await asyncio.sleep(60)
+
+    async def main(other: PlugQdisc) -> None:
+        entered: list[PlugQdisc] = []
+        tasks = [asyncio.create_task(hold(plug, entered, False)), asyncio.create_task(hold(other, entered, True))]
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.gather(*tasks)
+        assert len(marks(wire.near)) == 1
+        held.extend(expect_held(wire, plug))
+        tasks[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+
+    held: list[int] = []
+    wire.near.ip("link add second type dummy")
+    with attach("second", netns=wire.near) as other:
+        asyncio.run(main(other))
+    assert marks(wire.near) == []
+    expect_flow(wire, held)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() and TaskGroup came with Python 3.11")
+def test_a_timeout_and_a_group_of_tasks(wire: Wire, plug: PlugQdisc) -> None:
+    """asyncio.timeout() around a hold in a TaskGroup is a TimeoutError; the group cancels the hold of another task."""
+
+    async def hold() -> None:
+        async with plug.hold():
+            held.extend(expect_held(wire, plug))
+            await asyncio.sleep(60)
+
+    async def late() -> None:
+        await ticks(lambda: held)
+        async with asyncio.timeout(0.1):
+            async with other.hold():
+                await asyncio.sleep(60)
+
+    async def main() -> None:
+        with pytest.raises(BaseException) as caught:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(hold())
+                group.create_task(late())
+        assert [type(one) for one in caught.value.exceptions] == [TimeoutError]
+
+    held: list[int] = []
+    wire.near.ip("link add second type dummy")
+    with attach("second", netns=wire.near) as other:
+        asyncio.run(main())
+    assert marks(wire.near) == []
+    expect_flow(wire, held)
+
+
+def test_a_loop_that_ends_in_the_block(wire: Wire, plug: PlugQdisc) -> None:
+    """Whoever stops and closes the loop and throws the task away has released: nothing waits until the process ends."""
+
+    async def hold() -> None:
+        async with plug.hold():
+            held.extend(expect_held(wire, plug))
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(60)
+
+    held: list[int] = []
+    loop = asyncio.new_event_loop()
+    coroutine = hold()
+    task = loop.create_task(coroutine)  # kept, or it would be closed here
+    loop.run_forever()
+    loop.close()
+    assert marks(wire.near) != []
+    coroutine.close()
+    assert not task.done()
+    assert marks(wire.near) == []
+    expect_flow(wire, held)
+
+
+def test_a_record_has_the_task_s_context(wire: Wire, plug: PlugQdisc) -> None:
+    """A filter of logging that reads a context variable, as the number of a request, finds it for this record, too."""
+    request: ContextVar[str] = ContextVar("request", default="none")
+    seen: list[str] = []
+
+    def note(_record: logging.LogRecord) -> bool:
+        seen.append(request.get())
+        return True
+
+    async def main() -> None:
+        request.set("4711")
+        with pytest.raises(HoldExpired):
+            async with plug.hold(timeout=0.05):
+                await asyncio.sleep(0.2)
+
+    logger = logging.getLogger("libnlplug")
+    logger.addFilter(note)
+    try:
+        asyncio.run(main())
+    finally:
+        logger.removeFilter(note)
+    assert seen == ["4711"]

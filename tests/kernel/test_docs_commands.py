@@ -26,7 +26,12 @@ from tests.support.doc_blocks import PAGES, ROOT, RUN, Block, blocks
 from tests.support.hold import child
 from tests.support.netlab import Wire
 
-STAND_INS = {"make": "exec python examples/demo/demo.py", "docker": 'echo "$LAB"'}
+STAND_INS = {
+    "make": "exec python examples/demo/demo.py",
+    "docker": 'echo "$LAB"',
+    "systemctl": "python -m http.server 80 >/dev/null 2>&1 &",
+}
+SOL_PACKET, PACKET_QDISC_BYPASS, EXPERIMENTAL = 263, 20, 0x88B5
 HAVE_COMMANDS = [
     page for page in PAGES if any(one.language in RUN and one.mark not in ("file", "not run") for one in blocks(page))
 ]
@@ -93,7 +98,7 @@ def follows(block: Block, other: Block | None) -> bool:
 def test_the_commands_of(page: Path, lab: Namespace, place: Path) -> None:
     """Every block of the page succeeds, and what the page shows as its output is what it prints."""
     path = f"{place}/.stand-ins:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    script = "set -e\nexport LAB=$$\n"
+    script = "set -e\nexport LAB=$$\nulimit -n $(ulimit -Hn)\n"  # a program may prepare for as many files: haproxy does
     shown: list[tuple[Block, Block]] = []
     before = None
     for block in blocks(page):
@@ -139,6 +144,55 @@ def test_the_picture_of_the_queue_is_true(wire: Wire) -> None:
         assert plug.stats().qlen == sum(map(len, epochs))
     assert plug is not None
     plug.close()
+
+
+@pytest.mark.parametrize("bypass", [False, True])
+def test_packets_that_bypass_qdiscs(bypass: bool) -> None:
+    """What a packet socket with PACKET_QDISC_BYPASS sends passes a hold, and docs/command.md says so. Without it,
+    packets are held."""
+    assert "`PACKET_QDISC_BYPASS`" in (ROOT / "docs" / "command.md").read_text()
+    net = PlugNet()
+    sender, receiver = (one.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) for one in (net.near, net.far))
+    sender.bind((net.device, 0))
+    receiver.bind((net.device, EXPERIMENTAL))
+    receiver.settimeout(1)
+    if bypass:
+        sender.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+    frame = b"\xff" * 6 + bytes(6) + struct.pack("!H", EXPERIMENTAL) + b"libnlplug" * 10
+    with libnlplug.attach(net.device, netns=net.near) as plug:
+        with plug.hold(timeout=30) as report:
+            sender.send(frame)
+            if bypass:
+                assert receiver.recv(200) == frame
+            else:
+                with pytest.raises(socket.timeout):
+                    receiver.recv(200)
+        assert report.packets == (0 if bypass else 1)
+        if not bypass:
+            assert receiver.recv(200) == frame
+    net.close()
+
+
+def test_packets_with_a_firewall_mark(lab: Namespace) -> None:
+    """The first lines of the how-to's block are run: a hold at that class holds marked packets and no others."""
+    (block,) = [one for one in blocks(ROOT / "docs" / "howto" / "haproxy.md") if " fw classid " in one.text]
+    lines = block.text.splitlines()
+    (parent,) = re.findall(r"--parent (\S+)", block.text)
+    (mark,) = re.findall(r"handle (\d+) fw", block.text)
+    for line in lines[:2]:
+        lab.check_output(*line.split())
+    neighbour = "192.0.2.2 lladdr 02:00:00:00:00:02 dev eth0 nud permanent"
+    lab.check_output("ip", "neigh", "add", *neighbour.split())
+    plain, marked = (lab.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    marked.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, int(mark))
+    with libnlplug.attach("eth0", parent=parent, netns=lab) as plug:
+        with plug.hold(timeout=30) as report:
+            for sender in (plain, marked, plain, marked, plain):
+                sender.sendto(b"x", ("192.0.2.2", 9))
+            assert plug.stats().qlen == 2
+        assert report.packets == 2
+    for sender in (plain, marked):
+        sender.close()
 
 
 @pytest.mark.parametrize("linger", [None, 0])

@@ -10,7 +10,23 @@ import subprocess
 from pathlib import Path
 from typing import IO
 
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "matrix"
 LONGEST = 3000  # seconds for the tests of one row
+BUILDER = ("make", "git")
+CERTIFICATES = "root/certificates"
+# In namespaces of its own: what is mounted, and what still runs, goes with the command.
+ENTER = """
+mount --bind "$1" "$1" && mount -t proc proc "$1/proc" || exit 1
+mount --rbind /sys "$1/sys" && mount --rbind /dev "$1/dev" || exit 1
+exec chroot "$@"
+"""
+ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
 
 
 class Failed(Exception):
@@ -65,3 +81,37 @@ def run(command: list[object], timeout: float = 600, **options: object) -> str:
         lines = (done.stdout + done.stderr).strip().splitlines()
         raise Failed(f"{' '.join(words[:4])}...: {lines[-1] if lines else done.returncode}")
     return str(done.stdout)
+
+
+def inside(tree: Path, *words: str) -> str:
+    """What a command prints that runs in the tree."""
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "sh", str(tree), *words]
+    kept = {one: os.environ[one] for one in ("http_proxy", "https_proxy") if one in os.environ}
+    if "PIP_CERT" in os.environ:  # what this host trusts: it may reach the network through a proxy
+        shutil.copy(os.environ["PIP_CERT"], tree / CERTIFICATES)
+        kept["PIP_CERT"] = f"/{CERTIFICATES}"
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, env={**ENVIRONMENT, **kept}, text=True, **streams)
+    if done.returncode:
+        raise Failed(f"{' '.join(words[:4])}: status {done.returncode}\n{done.stdout[-3000:]}")
+    return done.stdout
+
+
+def build(name: str) -> list[Path]:
+    """The packages, built in a tree of the release from the files that git knows."""
+    tree = BUILD / f"{name}-build"
+    make_tree(name, tree, BUILDER)
+    place = tree / "root/libnlplug"
+    copy_project(place)
+    print(inside(tree, "make", "-C", "/root/libnlplug", "deb"), end="", flush=True)
+    return sorted(deb for deb in (place / "dist").glob("*.deb") if "-dbgsym" not in deb.name)
+
+
+def copy_project(place: Path) -> None:
+    """The files that git knows, as they are now."""
+    shutil.rmtree(place, ignore_errors=True)
+    listed = run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT)
+    for file in filter(None, listed.split("\0")):
+        if (ROOT / file).exists():
+            (place / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, place / file)

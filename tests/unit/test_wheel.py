@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
 from configparser import ConfigParser
 from email.parser import HeaderParser
@@ -288,6 +289,29 @@ def test_an_editable_install_is_a_path(made: Path, tmp_path: Path) -> None:
     program = f"import sys; sys.path += {lines!r}; import libnlplug; print(libnlplug.__file__)"
     done = subprocess.run([sys.executable, "-S", "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == str(tree / "libnlplug" / "__init__.py"), done.stderr
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_type_checkers_see_an_editable_install(made: Path, tmp_path: Path, checker: str) -> None:
+    """In the clone's parent folder, for a virtual environment with the clone's path: a right program has no error, and
+    a wrong argument is one."""
+    if shutil.which(checker, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") is None:
+        pytest.skip(f"{checker} is not installed here")
+    (sdist,) = made.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path)
+    next(tmp_path.glob("libnlplug-*")).rename(tmp_path / "libnlplug")
+    venv.create(tmp_path / "venv")
+    (packages,) = tmp_path.glob("venv/lib/python*/site-packages")
+    (packages / "libnlplug.pth").write_text(f"{tmp_path / 'libnlplug'}\n")
+    python = tmp_path / "venv" / "bin" / "python"
+    words = [checker, "--python-executable" if checker == "mypy" else "--pythonpath", str(python)]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for limit, status in (("1 << 20", 0), ("'1mb'", 1)):
+        (tmp_path / "program.py").write_text(f"import libnlplug\n\nlibnlplug.attach('lo', limit={limit}).buffer()\n")
+        done = subprocess.run([*words, "program.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout + done.stderr
+        assert ("program.py:3" in done.stdout) == bool(status), done.stdout
 
 
 def test_the_host_s_libnl_is_used(unpacked: Path) -> None:
