@@ -141,6 +141,8 @@ ffi.cdef(
     #define ETH_P_ALL ...
     #define ETH_P_8021Q ...
     #define RTM_DELTFILTER ...
+    #define RTMGRP_LINK ...
+    #define RTMGRP_TC ...
     #define CLONE_NEWNET ...
     #define CLONE_NEWPID ...
     #define CLONE_NEWUSER ...
@@ -160,6 +162,9 @@ ffi.cdef(
     /* the network namespace of a socket, as a descriptor; ioctl() itself is declared in as many ways as there are
        C libraries */
     int libnlplug_netns_of(int fd);
+
+    /* this process's pidfd; not every Python has os.pidfd_open(), and not every C library knows its number */
+    int libnlplug_pidfd(void);
 
     /* libc */
     int setns(int fd, int nstype);
@@ -185,6 +190,7 @@ ffi.set_source(
     #include <sys/types.h>
     #include <sys/uio.h>
     #include <sys/ioctl.h>
+    #include <unistd.h>
     #include <linux/if.h>
     #include <linux/if_arp.h>
     #include <linux/if_ether.h>
@@ -210,6 +216,11 @@ ffi.set_source(
     static int libnlplug_netns_of(int fd)
     {
         return ioctl(fd, SIOCGSKNS, 0);
+    }
+
+    static int libnlplug_pidfd(void)
+    {
+        return syscall(434, getpid(), 0);
     }
     """,
     sources=[f"libnlplug/{source}" for source in SOURCES],

@@ -34,8 +34,6 @@ class _Lib:
     GUARD_ASK_COUNTERS: int
     GUARD_ASK_LINK: int
     GUARD_CONFIG: int
-    GUARD_PIDFD: int
-    GUARD_SOCKET: int
     GUARD_MARK: int
     GUARD_PLUG: int
     GUARD_NOT_ON: int
@@ -152,6 +150,8 @@ class _Lib:
     ETH_P_ALL: int
     ETH_P_8021Q: int
     RTM_DELTFILTER: int
+    RTMGRP_LINK: int
+    RTMGRP_TC: int
     CLONE_NEWNET: int
     CLONE_NEWPID: int
     CLONE_NEWUSER: int
@@ -182,6 +182,7 @@ class _Lib:
     def libnlplug_ingress_chain(self, device: bytes, name: CData, size: int) -> int: ...
     def libnlplug_wait_for_readers(self) -> int: ...
     def libnlplug_netns_of(self, fd: int) -> int: ...
+    def libnlplug_pidfd(self) -> int: ...
     def setns(self, fd: int, nstype: int) -> int: ...
     def unshare(self, flags: int) -> int: ...
     def getsockopt(self, sockfd: int, level: int, optname: int, optval: CData, optlen: CData) -> int: ...

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import errno
 
-from .errors import HandleInUse, PlugBusy, QdiscExists
+from .errors import HandleInUse, InvalidHandle, PlugBusy, QdiscExists
 from .netlink.libnl import lib
 from .netlink.messages import (
+    ETHERNET_HEADER,
     LIMIT_MAX,
     checked_handle,
     checked_limit,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from .plug import PlugQdisc
 
 DEFAULT_TXQUEUELEN = 1000  # the kernel's own (DEFAULT_TX_QUEUE_LEN)
-LINK_HEADER = 14  # bytes
 
 _ROOT_HANDLE = 0x504C_0000  # "PL"
 _CLASS_HANDLES = 0x5000_0000
@@ -49,10 +49,12 @@ def attach(
     ``tc qdisc add dev DEV root handle 504c: plug limit BYTES`` and ``... plug release_indefinite``, in one send.
 
     ``parent`` is 'root' or the class of a classful qdisc, as '1:4'. ``handle`` is a handle, as '40:'; the default is
-    504c: at the root, and 5000: plus the class's minor number at a class. ``limit`` is in bytes, link headers included,
-    1 to 2^31-1. None is the kernel's default: the device's txqueuelen times its MTU with link header. If the txqueuelen
-    is 0, that would drop every packet, so 1000 is used instead. ``netns`` is the network namespace: a name of
-    ``ip netns``, a path, a pid (int) or an object with a fileno(); None is the caller's.
+    504c: at the root, and 5000: plus the last three hex digits of the class's minor number at a class. 704c: at the
+    root, and 7000: plus these digits at a class, are reserved for the plugs that ``libnlplug hold`` creates for itself.
+    ``limit`` is in bytes, link headers included, 1 to 2^31-1. None is the kernel's default: the device's txqueuelen
+    times its MTU with link header. If the txqueuelen is 0, that would drop every packet, so 1000 is used instead.
+    ``netns`` is the network namespace: a name of ``ip netns``, a path, a pid (int) or an object with a fileno(); None
+    is the caller's.
 
     If the device has a plug there, it is adopted: only a given ``limit`` is sent to it. Raises QdiscExists if its
     handle differs from a given ``handle``, or if a configured qdisc of another kind is there; that is never replaced.
@@ -67,10 +69,9 @@ def attach(
 
 
 def attach_temporary(device: str, *, parent: str = "root", limit: int | None = None, netns: Netns = None) -> PlugQdisc:
-    """attach(), and a plug that it creates is temporary: its handle tells everybody that nobody wants to keep it.
-
-    So several processes may use one such plug at once, in any order, and the last one removes it. The handle is 704c:
-    at the root and 7000: plus the class's minor number elsewhere.
+    """attach(), but a plug that it creates is temporary: its handle marks it for removal by the last process that uses
+    it. So several processes may use one such plug at once, in any order. The handle is 704c: at the root, and 7000:
+    plus the last three hex digits of the class's minor number at a class.
     """
     return _attach(device, parent, None, limit, netns, temporary=True)
 
@@ -81,15 +82,22 @@ def _attach(
     """Check the arguments, and attach."""
     classid = parent_classid(parent)
     major = None if handle is None else checked_handle(handle)
+    if major == _default_handle(classid) | _TEMPORARY:
+        why = "that is the handle of a plug which 'libnlplug hold' creates and removes: choose another one"
+        raise InvalidHandle(None, f"handle is {handle!r}: {why}", "read the handle")
     checked = None if limit is None else checked_limit(limit)
     from .netlink.route_socket import RouteSocket
 
     sk = RouteSocket(netns)
-    if checked is not None:
-        from .netlink.devices import refuse_small_limit
+    try:
+        if checked is not None:
+            from .netlink.devices import refuse_small_limit
 
-        refuse_small_limit(sk, sk.link(device), device, checked, stacklevel=4)
-    return attach_by(sk, device, classid, major, checked, temporary=temporary)
+            refuse_small_limit(sk, sk.link(device), device, checked, stacklevel=4)
+        return attach_by(sk, device, classid, major, checked, temporary=temporary)
+    except BaseException:
+        sk.close()
+        raise
 
 
 def attach_by(
@@ -162,7 +170,7 @@ def _create(sk: RouteSocket, plug: PlugQdisc) -> None:
 
 def _own_default(link: LinkInfo) -> int:
     """Return the kernel's default limit for the usual txqueuelen, for a link where it would be 0."""
-    return min(DEFAULT_TXQUEUELEN * (link.mtu + LINK_HEADER), LIMIT_MAX)
+    return min(DEFAULT_TXQUEUELEN * (link.mtu + ETHERNET_HEADER), LIMIT_MAX)
 
 
 def _refuse_elsewhere(sk: RouteSocket, ifindex: int, handle: int, device: str) -> None:

@@ -201,11 +201,11 @@ class PlugGroup(Holdable):
 
     @property
     def limit(self) -> None:
-        """The plugs may have different ones."""
+        """None: the plugs may have different limits."""
         return None
 
     def limit_for(self, held: int, dropped: int) -> None:
-        """Each plug has a limit of its own, and which of them was too small is not known."""
+        """Return None: each plug has its own limit, and which of them was too small is unknown."""
 
     @property
     def device(self) -> str:
@@ -215,24 +215,24 @@ class PlugGroup(Holdable):
 
     @property
     def closed(self) -> bool:
-        """Whether close() was called, or all plugs are closed."""
+        """True after close(), or if all plugs are closed."""
         return self._closed or all(plug.closed for plug in self._plugs)
 
     @property
     def forked(self) -> bool:
-        """Whether this is a forked child of the process that the object belongs to."""
+        """True in a forked child of the process that made the group."""
         return self._sk is not None and self._sk.forked
 
     def socket(self) -> RouteSocket:
-        """The socket of the first plug that is open; ClosedError where none is, ForkedError in a child."""
+        """Return the socket of the first open plug. Raises ClosedError if all are closed, ForkedError in a child."""
         return self._open()
 
     def places(self) -> list[Place]:
-        """Where the plugs stand."""
+        """Return the places of the plugs."""
         return [plug.place for plug in self._plugs]
 
     def messages(self) -> tuple[bytes, ...]:
-        """Return the messages to the first plug. Those to the others differ only in the place."""
+        """Return the messages to the first plug. The messages to the others differ only in the place."""
         return self._plugs[0].messages()
 
     def note(self, action: str | None, *, deleted: bool = False) -> None:
@@ -241,12 +241,13 @@ class PlugGroup(Holdable):
             plug.note(action, deleted=deleted)
 
     def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
-        """The GroupError for an ``operation`` that the kernel refused to some plugs, errno by the place of the plug."""
+        """Return the error for an ``operation`` that the kernel refused for some plugs. ``failures`` has the errnos by
+        plug index."""
         errors = {self._plugs[place]: self._plugs[place].refusal(operation, code) for place, code in failures.items()}
         return GroupError.of(operation, len(self._plugs), errors)
 
     def release_without(self, guard: int) -> None:
-        """Release the plugs that nobody else holds, without the guard of this pid. GroupError names the others."""
+        """Release without the guard of this pid the plugs that nobody else holds. GroupError names the others."""
         sk = self._open()
         failures: dict[PlugQdisc, NetlinkError] = {}
         for plug in self._plugs:

@@ -99,7 +99,7 @@ class Holdable(AsyncWith):
 
     @property
     def device(self) -> str:
-        """The name of it in messages."""
+        """What messages call it."""
         raise NotImplementedError
 
     @property
@@ -204,6 +204,8 @@ class Hold(AsyncWith):
     child, leaving the block does nothing, because the hold is the parent's.
     """
 
+    frames = 0  # how many a subclass adds between the block and this class, for the place that a warning names
+
     def __init__(self, held: Holdable, timeout: float | None, on_death: OnDeath) -> None:
         if on_death not in ("release", "drop"):
             raise ValueError(f"on_death is {on_death!r}: it must be 'release' or 'drop'")
@@ -216,6 +218,10 @@ class Hold(AsyncWith):
         self._begun = 0.0
         self._over = False
         self._answer: Answer | None = None
+
+    def shown(self, device: str) -> str:
+        """Return how messages name the device. A lane's hold names the lane's device, not its ifb."""
+        return device
 
     def __enter__(self) -> HoldReport:
         if self._guard is not None:
@@ -307,24 +313,25 @@ class Hold(AsyncWith):
         report = self._report
         if answer.lost is not None:
             why = f"{answer.lost} during the hold, and the kernel may have dropped packets then without counting them"
-            message = f"how many packets were held and dropped on {answer.device} is unknown: {why}"
-            _warn(message, PacketsUncounted, 5)
+            message = f"how many packets were held and dropped on {self.shown(answer.device)} is unknown: {why}"
+            _warn(message, PacketsUncounted, 5 + self.frames)
         elif answer.known:
             report.packets, report.bytes, report.dropped = answer.packets, answer.bytes, answer.dropped
             if answer.dropped:
                 self._warn_of_drops(answer)
 
     def _without_guard(self) -> GuardUnavailable:
-        device = self._held.device
+        device, shown = self._held.device, self.shown(self._held.device)
         kept = "" if self._timeout is None else f", and its timeout of {self._timeout:g} s was perhaps not kept"
         message = (
-            f"the guard of the hold of {device} has gone or does not answer: this process has released it by itself now"
+            f"the guard of the hold of {shown} has gone or does not answer: this process has released it by itself now"
             f"{kept}; how many packets it held is not known"
         )
         return GuardUnavailable(None, message, "hold", device)
 
     def _expiry(self, answer: Answer) -> HoldExpired:
         device, seconds = self._held.device, self._report.seconds or 0.0
+        shown = self.shown(device)
         if answer.failures:
             done = f"the guard could not end it: {os.strerror(next(iter(answer.failures.values())))}"
         elif not answer.knows:
@@ -334,16 +341,17 @@ class Hold(AsyncWith):
         else:
             done = "the guard released it at that moment, and what came later was not held"
         if self._timeout is None:
-            return HoldExpired(None, f"the hold of {device} ended before its block did: {done}", "hold", device)
+            return HoldExpired(None, f"the hold of {shown} ended before its block did: {done}", "hold", device)
         late = max(0.0, seconds - self._timeout)
-        message = f"the hold of {device} overstayed its timeout of {self._timeout:g} s, by {late:.3f} s: {done}"
+        message = f"the hold of {shown} overstayed its timeout of {self._timeout:g} s, by {late:.3f} s: {done}"
         return HoldExpired(None, message, "hold", device)
 
     def _warn_of_drops(self, answer: Answer) -> None:
         needed = self._report.limit_needed = self._held.limit_for(answer.bytes, answer.dropped)
         advice = "give it a larger limit" if needed is None else f"a limit of {needed} bytes would have been enough"
-        message = f"{answer.dropped} packets were dropped while {self._held.device} was held, because the plug was full"
-        _warn(f"{message}: {advice}", PacketsDropped, 6)
+        shown = self.shown(self._held.device)
+        message = f"{answer.dropped} packets were dropped while {shown} was held, because the plug was full"
+        _warn(f"{message}: {advice}", PacketsDropped, 6 + self.frames)
 
 
 def _warn(message: str, kind: type[Warning], level: int) -> None:

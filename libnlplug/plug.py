@@ -50,6 +50,7 @@ from .netlink.messages import (
     qdisc_message,
     without_ack,
 )
+from .netlink.refusals import refusal
 from .netlink.route_socket import RouteSocket
 from .record import Record
 
@@ -118,7 +119,12 @@ class PlugQdisc(Holdable):
     def open(cls, device: str, *, parent: str = "root", netns: Netns = None) -> PlugQdisc:
         """Return the plug that the device has, or raise QdiscNotFound. This creates no plug, and sends it nothing."""
         classid = parent_classid(parent)
-        return open_by(RouteSocket(netns), device, classid)
+        sk = RouteSocket(netns)
+        try:
+            return open_by(sk, device, classid)
+        except BaseException:
+            sk.close()
+            raise
 
     @property
     def device(self) -> str:
@@ -280,8 +286,6 @@ class PlugQdisc(Holdable):
         if its handle is used elsewhere or by a qdisc of another kind (sch_api.c)."""
         if code in (errno.ENOENT, errno.EEXIST, errno.EINVAL):
             return self._gone(operation)
-        from .netlink.refusals import refusal
-
         return refusal(code, operation, self._device)
 
     def release_without(self, guard: int) -> None:
@@ -290,12 +294,12 @@ class PlugQdisc(Holdable):
 
         try:
             with Taken(self.socket(), self.place, "release", guard):
-                self._release_again_and_again()
+                self._release_with_retries()
         except PlugBusy as error:
             why = f"this hold's guard has gone, and process {error.pid} holds it now: it will release"
             raise PlugBusy.by(self._device, error.pid, why, "release") from None
 
-    def _release_again_and_again(self) -> None:
+    def _release_with_retries(self) -> None:
         for left in reversed(range(RELEASE_TRIES)):
             try:
                 return self.release_indefinite()
@@ -436,8 +440,8 @@ def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
     ifindex = sk.link(device)
     found = qdisc_at(sk, ifindex, parent, device)
     if found is None or found.kind != "plug":
-        there = f"a qdisc of kind {found.kind}" if found and found.handle else "no configured qdisc"
-        message = f"cannot open the plug of {device}: at {handle_text(parent)} is {there}; attach one first"
+        there = f"the {found.kind} there is no plug" if found and found.handle else "it has none"
+        message = f"cannot open the plug of {device} at {handle_text(parent)}: {there}; attach one first"
         raise QdiscNotFound(None, message, "open the plug of", device)
     return PlugQdisc(sk, device, ifindex, parent, found.handle)
 

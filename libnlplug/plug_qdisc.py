@@ -31,9 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .netlink.libnl import CData
 
-    Statics = tuple[CData, CData]
-
-_statics: Statics | None = None  # the C's nl_sock and qdisc; never changed, only replaced
+_statics: tuple[CData, CData] | None = None  # the C's nl_sock and qdisc; never changed, only replaced
 _forked = False  # True in a forked child, whose _statics belong to the parent
 
 
@@ -47,8 +45,7 @@ def qdisc_init() -> int:
     qdisc = ffi.gc(lib.rtnl_qdisc_alloc(), lib.rtnl_qdisc_put)
     if not nl_sock or not qdisc:
         return _failed("cannot start: libnl has no memory")
-    error = lib.nl_connect(nl_sock, lib.NETLINK_ROUTE)
-    if error < 0:
+    if (error := lib.nl_connect(nl_sock, lib.NETLINK_ROUTE)) < 0:
         return _failed("cannot open a netlink socket", error)
     lib.nl_socket_disable_msg_peek(nl_sock)
     lib.nl_socket_set_nonblocking(nl_sock)  # the kernel answers before the send returns
@@ -58,7 +55,7 @@ def qdisc_init() -> int:
 
 
 def plug_qdisc_release_indefinite_buffer() -> int:
-    """Release what the attached plug holds and hold no more; libnl's return value, or -1 before any attach.
+    """Release what the attached plug holds, and hold no more. Return libnl's value, or -1 before any attach.
 
     The kernel queues the release: a moment may pass before the last packet is out. By hand::
 
@@ -69,12 +66,12 @@ def plug_qdisc_release_indefinite_buffer() -> int:
 
 
 def plug_qdisc_plug_buffer() -> int:
-    """Hold what the attached plug is given from now on; libnl's return value, or -1 before any attach.
-
-    By hand::
+    """Hold what the attached plug gets from now on. Return libnl's value, or -1 before any attach. By hand::
 
         tc qdisc change dev DEVICE parent PARENT handle ID plug block
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --buffer
+
+    Packets that do not fit into the limit are dropped.
     """
     return _in_turn(_statics, lib.rtnl_qdisc_plug_buffer, lib.rtnl_qdisc_add, 0)
 
@@ -85,25 +82,27 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
     ``limit`` is in bytes, link headers included, 0 to 2^32-1; 0 leaves it to the kernel, whose default is the device's
     txqueuelen times its MTU with link header. ``parent`` and ``id`` are what libnl reads: 'root', '1:', '1:4', or a
     name of its classid file. With ``id`` None the kernel chooses a handle. An existing plug gets the new limit and is
-    released.
-
-    By hand::
+    released. By hand::
 
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID plug --limit LIMIT
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --release-indefinite
     """
     global _statics
-    if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit < 1 << 32:
-        return _failed(f"limit is {limit!r}: it must be a number of bytes, 0 to {(1 << 32) - 1}")
+    if type(limit) is not int:  # a bool is none
+        raise TypeError(f"limit is an int, not {limit!r}")
+    if not 0 <= limit < 1 << 32:
+        return _failed(f"limit is {limit}: it must be a number of bytes, 0 to {(1 << 32) - 1}")
     if _statics is None and qdisc_init() == -1:
         return -1
     if _forked or _statics is None:
         return _failed("the socket belongs to the parent process: call qdisc_init() in the child")
-    nl_sock, qdisc = _statics[0], _copy(_statics[1])  # a copy: other threads toggle the last attach's plug meanwhile
+    nl_sock, shared = _statics
+    copy = lib.nl_object_clone(ffi.cast("struct nl_object *", shared))  # other threads toggle the last attach's plug
+    if not copy:
+        raise MemoryError("libnl has no memory for a qdisc")
+    qdisc = ffi.gc(ffi.cast("struct rtnl_qdisc *", copy), lib.rtnl_qdisc_put)
     tc, number = ffi.cast("struct rtnl_tc *", qdisc), ffi.new("uint32_t *")
-
-    ifindex = lib.libnlplug_ifindex(nl_sock, _encoded(device))
-    if ifindex < 0:
+    if (ifindex := lib.libnlplug_ifindex(nl_sock, _encoded(device))) < 0:
         return _failed(f"cannot find device {device!r}: {os.strerror(-ifindex)}: 'ip link' lists the devices")
     lib.rtnl_tc_set_ifindex(tc, ifindex)
     if lib.rtnl_tc_str2handle(_encoded(parent), number) < 0:
@@ -116,7 +115,6 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
         if lib.rtnl_tc_str2handle(_encoded(id), number) < 0:
             return _failed(f"id {id!r} is no handle such as '1:'")
         lib.rtnl_tc_set_handle(tc, number[0])
-
     lib.rtnl_tc_set_kind(tc, b"plug")
     if limit:
         lib.rtnl_qdisc_plug_set_limit(qdisc, ffi.cast("int", limit))
@@ -135,11 +133,13 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
         _in_turn(ours, lib.rtnl_qdisc_plug_release_indefinite, lib.rtnl_qdisc_add, 0)
         raise
     if error < 0:
-        return _failed(f"cannot release the new plug of {device}, which goes on holding", error, said)
+        return _failed(f"cannot release the plug of {device}, which may still hold: release it again", error, said)
     return 0
 
 
-def _in_turn(statics: Statics | None, set_action: object, add: object, flags: int, said: CData = ffi.NULL) -> int:
+def _in_turn(
+    statics: tuple[CData, CData] | None, set_action: object, add: object, flags: int, said: CData = ffi.NULL
+) -> int:
     """Call ``set_action(qdisc)`` and ``add(nl_sock, qdisc, flags)`` under the lock. Return what add() returns."""
     if statics is None or _forked:
         return -1
@@ -155,20 +155,14 @@ def _leave_to_the_parent() -> None:
 os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
-def _copy(qdisc: CData) -> CData:
-    copy = ffi.cast("struct rtnl_qdisc *", lib.nl_object_clone(ffi.cast("struct nl_object *", qdisc)))
-    if not copy:
-        raise MemoryError("libnl has no memory for a qdisc")
-    return ffi.gc(copy, lib.rtnl_qdisc_put)
-
-
 def _encoded(text: str) -> bytes:
     """Return the text as bytes, or b"", which names nothing, if it has a NUL or a surrogate."""
+    if not isinstance(text, str):
+        raise TypeError(f"a device, a parent or an id is a str, not {text!r}")
     try:
-        encoded = os.fsencode(text)
+        return b"" if "\0" in text else os.fsencode(text)
     except UnicodeEncodeError:
         return b""
-    return b"" if b"\0" in encoded else encoded
 
 
 def _failed(sentence: str, error: int = 0, said: CData = ffi.NULL) -> int:

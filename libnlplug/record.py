@@ -10,11 +10,16 @@ class Record:
     __slots__: tuple[str, ...] = ()
 
     def __init__(self, *values: object) -> None:
+        if len(values) != len(self.__slots__):
+            raise TypeError(f"{type(self).__name__} has {len(self.__slots__)} values, not {len(values)}")
         for name, value in zip(self.__slots__, values):
             object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__}.{name} cannot be set: it is a result")
+        raise AttributeError(f"{type(self).__name__}.{name} is read-only")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__}.{name} is read-only")
 
     def as_dict(self) -> dict[str, object]:
         """Return the values by name, in order."""

@@ -72,7 +72,7 @@ class Outcome:
         made the plug need not speak of it."""
         if not made:
             return
-        does = f"'libnlplug detach {self.args.dev}' does"
+        does = f"'libnlplug detach {_place(self.args)}' does"
         stays = f"a 'libnlplug hold' removes the plug at its end; after another hold, {does}"
         if self.failed:
             self.troubles[-1] += f"; {elsewhere(stays, self.args)}"
@@ -220,6 +220,11 @@ def _refuse(plug: PlugQdisc, shown: str) -> None:
         raise busy(shown, holder, "hold")
 
 
+def _place(args: Args) -> str:
+    """Where the plug is, as a command line names it."""
+    return args.dev if args.parent == "root" else f"{args.dev} --parent {args.parent}"
+
+
 def _tell(outcome: Outcome) -> None:
     """Say on stderr what was held and what went wrong."""
     args, report = outcome.args, outcome.report
@@ -233,7 +238,7 @@ def _tell(outcome: Outcome) -> None:
     for trouble in outcome.troubles:
         say(trouble)
     if outcome.ended is not None and not outcome.failed:
-        uncounted = f"; {elsewhere(TEMPORARY.format(args.dev), args)}" if outcome.temporary else ""
+        uncounted = f"; {elsewhere(TEMPORARY.format(_place(args)), args)}" if outcome.temporary else ""
         say(f"{sentence(args.dev, report)}{uncounted}")
         shown = report.as_dict()
         about = HANDED_OVER.get(str(shown.get("handover")))

@@ -68,7 +68,7 @@ def _show(args: Args) -> int:
 
 
 def _state(one: LaneInfo) -> str:
-    more = one.trouble or (f"pid {one.pid}" if one.state == "alive" else "")
+    more = one.trouble or (f"pid {one.pid}" if one.pid else "")
     return f"{one.state}, {more}" if more else one.state
 
 

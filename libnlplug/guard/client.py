@@ -40,7 +40,7 @@ from ..errors import GuardUnavailable, NetlinkError, NotPermitted, PlugBusy
 from ..netlink.libnl import ffi, lib
 from ..record import Record
 from .holders import MARK_TIMEOUT, Place, busy, holder_of
-from .start import CGROUP, is_child, move_to_cgroup, start, wait
+from .start import CGROUP, is_child, listening, move_to_cgroup, send_config, start, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ ANSWER_TIMEOUT = 5  # seconds
 PREFIX = 16  # bytes of an answer that are the same in every version: id, error and step
 OTHER_VERSION = "libnlplug was upgraded or damaged since this process has loaded it: restart the process, or reinstall"
 
-if lib.GUARD_VERSION != 3:  # this file is newer or older than the compiled module that the process has loaded
+if lib.GUARD_VERSION != 4:  # this file is newer or older than the compiled module that the process has loaded
     raise ImportError(OTHER_VERSION)
 
 _LOST = {
@@ -110,20 +110,15 @@ class Guard:
         self._places = places
         self._is_child = False
         self.pid = 0
-        head = ffi.new("struct guard_config *", [lib.GUARD_VERSION, os.getpid(), len(places)])
-        for number, message in enumerate(messages):
-            ffi.buffer(head.messages[number])[: len(message)] = message
-        stands = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
-        config = ffi.buffer(head)[:] + ffi.buffer(stands)[:]
         try:
-            self._socket = sk.in_netns(lambda: self._start(config))
+            self._socket = sk.in_netns(lambda: self._start(messages))
         except NetlinkError as error:
             if error.operation == "hold":
                 raise
             kind = NotPermitted if isinstance(error, NotPermitted) else GuardUnavailable
             raise kind(error.errno, f"cannot hold {device}: {error}", "hold", device, hint=error.hint) from None
 
-    def _start(self, config: bytes) -> Socket:
+    def _start(self, messages: Sequence[bytes]) -> Socket:
         try:
             ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         except OSError as error:
@@ -133,10 +128,12 @@ class Guard:
             for option in (SO_RCVTIMEO, SO_SNDTIMEO):
                 ours.setsockopt(SOL_SOCKET, option, ffi.buffer(timeout)[:])
             try:
-                ours.send(config)
+                route = listening()
+                send_config(ours, configuration(self._places, messages, route.getsockname()[0]), route.fileno())
+                route.close()
                 self.pid = start(PATH, theirs.fileno())
             except OSError as error:
-                raise self._unavailable(error.errno or 0) from None
+                raise self._unavailable(error.errno or 0, error.filename or "") from None
             self._is_child = is_child(self.pid)
             theirs.close()
             self._move()
@@ -174,12 +171,7 @@ class Guard:
 
     def _refused(self, code: int, step: int) -> NetlinkError:
         """What its program says it cannot do."""
-        steps = {
-            lib.GUARD_PIDFD: "pidfd_open",
-            lib.GUARD_SOCKET: "its netlink sockets",
-            lib.GUARD_MARK: "the plug's mark, an abstract unix socket",
-        }
-        return self._unavailable(code, steps.get(step, ""))
+        return self._unavailable(code, "the plug's mark, an abstract unix socket" if step == lib.GUARD_MARK else "")
 
     def _not_permitted(self) -> NetlinkError:
         hint = "CAP_NET_ADMIN is missing: run as root or give the process that capability"
@@ -325,16 +317,24 @@ class Guard:
         self._socket.close()
 
 
+def configuration(places: Sequence[Place], messages: Sequence[bytes], port: int) -> bytes:
+    """Return what a guard is told at its start; ``port`` is its netlink socket's."""
+    head = ffi.new("struct guard_config *", [lib.GUARD_VERSION, os.getpid(), len(places), port])
+    for number, message in enumerate(messages):
+        ffi.buffer(head.messages[number])[: len(message)] = message
+    stands = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
+    return bytes(ffi.buffer(head)[:] + ffi.buffer(stands)[:])
+
+
 def _asked(to: Socket, question: bytes, plugs: int) -> tuple[CData | None, dict[int, int]]:
     """The answer, None if there is none, and the errno of each plug that failed."""
     size = ffi.sizeof("struct guard_answer")
     room = ffi.new("char[]", size + 4 * plugs)
-    done = lib.libnlplug_ask(to.fileno(), question, len(question), room, ffi.sizeof(room))
-    if done < size:
+    if lib.libnlplug_ask(to.fileno(), question, len(question), room, ffi.sizeof(room)) != ffi.sizeof(room):
         return None, {}
     answer = ffi.new("struct guard_answer *")
     ffi.buffer(answer)[:] = ffi.buffer(room)[:size]
     if answer.step != lib.GUARD_PLUG:
         return answer, {}
     errors = ffi.cast("int32_t *", room + size)
-    return (answer, {i: errors[i] for i in range(plugs) if errors[i]}) if done == size + 4 * plugs else (None, {})
+    return answer, {i: errors[i] for i in range(plugs) if errors[i]}

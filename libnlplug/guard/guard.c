@@ -12,27 +12,23 @@
  *	state	what happens			what the guard does			state after
  *	IDLE	HOLD				takes the marks, sends buffer		HELD
  *		  a mark is taken		says which one				IDLE
- *		  a buffer failed		says so, sends release			ENDING
+ *		  a buffer failed		says so, ends the hold			IDLE
  *		RELEASE				says how that hold ended, or NOT_ON	IDLE
  *		END, holder gone		ends					-
  *	HELD	HOLD				refuses: EBUSY				HELD
- *		RELEASE of this hold		sends release				ENDING
+ *		RELEASE of this hold		ends the hold, says how			IDLE
  *		RELEASE of another		says NOT_ON				HELD
- *		the time is up			sends release, or drop if so asked	ENDING
- *		holder gone			sends release, or drop if so asked	ENDING, leaving
- *		END; SIGTERM, visitor's END	sends release				ENDING, leaving
- *		namespace abandoned		sends release				ENDING, leaving
- *	ENDING	done, or refused for good	gives the marks back, answers RELEASE	IDLE
- *		failed for a passing reason	sends it again 10 ms later		ENDING
- *		HOLD				refuses: EBUSY				ENDING
- *		RELEASE of this hold		answers when it is done, or after 1 s	ENDING
- *		END, holder gone		goes on					ENDING, leaving
+ *		the time is up			ends the hold, with drop if so asked	IDLE
+ *		holder gone			ends the hold, with drop if so asked	-
+ *		END; SIGTERM, visitor's END	ends the hold				-
+ *		namespace abandoned		ends the hold				-
  *
- * A guard that is leaving ends as soon as it is IDLE. The holder is gone when its socket is closed, its pidfd is
- * readable, it is dying, or it runs another program. A detached hold goes on without its holder; only such a hold is
- * ended by SIGTERM and by a visitor's END, or when namespace.c finds that nobody else uses the network namespace. This
- * program has neither Python nor libnl: it shares nothing with the holder that could fail in both. It allocates all it
- * needs, but the marks, before it says that it is ready.
+ * To end a hold is to send release, or drop, again every 10 ms if it failed for a passing reason, and then to give the
+ * marks back; a holder that waits for longer than 1 s is told the failure. The holder is gone when its socket is closed,
+ * its pidfd is readable, it is dying, or it runs another program. A detached hold goes on without its holder; only such
+ * a hold is ended by SIGTERM and by a visitor's END, or when namespace.c finds that nobody else uses the network
+ * namespace. This program has neither Python nor libnl: it shares nothing with the holder that could fail in both. It
+ * allocates all it needs, but the marks, before it says that it is ready.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -64,15 +60,14 @@
 #include "protocol.h"
 
 enum {
-	COMMANDS, HOLDER,	/* descriptors 0 and 1: the holder's socket, its pidfd. They are polled, and then */
-	CHANGES, VISITOR, MARKS,	/* the netlink socket, the last one who came to a mark, and the marks */
+	COMMANDS, HOLDER, STAT, ROUTE,	/* descriptors: the holder's socket, its pidfd and /proc/PID/stat; netlink */
+	MARKS,			/* of what is polled, the place after those */
 	PORTION = 32,		/* plugs in one send */
-	ROOM = 512 * 1024,	/* bytes of the netlink socket's queue; the kernel allows twice as many */
-	TRIES = 100,		/* before the holder is told that its release fails for a passing reason */
+	TRIES = 100,		/* before a holder that waits is told that its release fails for a passing reason */
 	PAUSE = 10000000,	/* nanoseconds between two tries, and between two looks at the holder */
-	TICK = 1000000000,	/* nanoseconds between two looks at the namespace, and for a signal that was missed */
+	SECOND = 1000000000,	/* nanoseconds; also between two looks at the namespace, and for a missed signal */
 	EXITING = 0x4, SIGNALED = 0x400,	/* PF_EXITING and PF_SIGNALED of the kernel's include/linux/sched.h */
-	PIDFD_OPEN = 434, CLOSE_RANGE = 436,	/* system calls that a C library may be too old to know */
+	CLOSE_RANGE = 436,	/* a system call that the C library may be too old to know */
 	COUNTING = 1 << 30,	/* in the number of a message that asks for counters */
 	NOTHING = -1,		/* the number of no message */
 };
@@ -90,14 +85,11 @@ static struct plug *plugs;
 static int32_t *errors;				/* of the last message, for each plug */
 static struct pollfd *polled;
 static unsigned int count, marks;
-static int sk, holder_stat;
-static struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK | 1 << (RTNLGRP_TC - 1) };
 static unsigned long long holder_stack;		/* where its program has its stack; 0 where that is hidden */
 
-static enum { IDLE, HELD, ENDING } state;
+static int held, leaving;			/* the state; whether this guard ends with the hold that is on */
 static struct guard_question hold;		/* the one that is on */
 static int64_t begun;				/* CLOCK_MONOTONIC, nanoseconds */
-static int tries, asked, leaving;		/* ENDING: how often it failed; whether the holder waits. See above */
 static struct guard_answer last;		/* how the hold that is on, or was on last, ends */
 static int links_known;				/* whether each txqueuelen is */
 static volatile sig_atomic_t told_to_end;
@@ -107,7 +99,7 @@ static int64_t now_on(clockid_t clock)
 	struct timespec now;
 
 	clock_gettime(clock, &now);
-	return now.tv_sec * 1000000000LL + now.tv_nsec;
+	return now.tv_sec * (int64_t)SECOND + now.tv_nsec;
 }
 
 static int64_t time_left(void)
@@ -185,15 +177,15 @@ static int take(uint32_t final)
 	for (;;) {
 		const struct nlmsghdr *header = &datagram.header;
 
-		length = recv(sk, &datagram, sizeof datagram, MSG_DONTWAIT);
+		length = recv(ROUTE, &datagram, sizeof datagram, MSG_DONTWAIT);
 		if (length < 0 && errno == EAGAIN)
 			return ENOBUFS;
-		if (length < 0 && errno != EINTR) {	/* the queue was full; what is in it can still be read */
+		if (length < 0) {	/* the queue was full; what is in it can still be read */
 			links_known = 0;
 			last.lost = last.lost ? last.lost : GUARD_UNSEEN;
 		}
 		for (; length > 0 && NLMSG_OK(header, (unsigned int)length); header = NLMSG_NEXT(header, length)) {
-			if (header->nlmsg_pid != address.nl_pid || header->nlmsg_type == RTM_NEWLINK)
+			if (header->nlmsg_pid != config->port || header->nlmsg_type == RTM_NEWLINK)
 				read_change(header);
 			else if ((header->nlmsg_seq & ~COUNTING) < count)
 				read_answer(header, header->nlmsg_seq);
@@ -240,7 +232,7 @@ static int act(enum guard_message what, int counting)
 			length += write_message(request + length, what, end);
 		}
 		((struct nlmsghdr *)(request + final))->nlmsg_flags |= NLM_F_ACK;
-		error = send(sk, request, length, MSG_NOSIGNAL) < 0 ? errno : take(end - 1);
+		error = send(ROUTE, request, length, MSG_NOSIGNAL) < 0 ? errno : take(end - 1);
 		for (; at < end; at++) {
 			errors[at] = errors[at] ? errors[at] : error;
 			result = errors[at] && (!result || passing(errors[at])) ? errors[at] : result;
@@ -264,83 +256,78 @@ static int make_marks(uint32_t *plug)
 		int size = sprintf(name.sun_path + 1, "libnlplug-hold/%d/%x", place->ifindex, place->parent), error;
 		int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
+		polled[MARKS + marks++] = (struct pollfd){ .fd = fd, .events = POLLIN };
 		if (fd < 0 || bind(fd, (struct sockaddr *)&name, sizeof name.sun_family + 1 + size) ||
 		    listen(fd, 128)) {
 			error = errno;
-			*plug = marks;
-			close(fd);
+			*plug = marks - 1;
 			remove_marks();
 			return error;
 		}
-		polled[MARKS + marks++] = (struct pollfd){ .fd = fd, .events = POLLIN };
 	}
 	return 0;
 }
 
-/* Answer, with the errors of all plugs if they are what the answer is about. */
+/* Answer, with the errno of each plug from the last message. */
 static void answer(const struct guard_answer *answer)
 {
-	const struct iovec parts[] = { { (void *)answer, sizeof *answer }, { errors, count * sizeof *errors } };
-	struct msghdr message = { .msg_iov = (struct iovec *)parts, .msg_iovlen = answer->step == GUARD_PLUG ? 2 : 1 };
+	struct iovec parts[] = { { (void *)answer, sizeof *answer }, { errors, count * sizeof *errors } };
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
 
 	sendmsg(COMMANDS, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-/* ENDING: send what ends the hold. The marks go last: until then nobody else can have begun a hold that this ends. */
-static void try_to_end(void)
+/* The marks go last: until then nobody else can have begun a hold that this ends. ``asked``: the holder waits. */
+static void end_hold(enum guard_outcome outcome, int asked)
 {
-	int drop = last.outcome == GUARD_EXPIRED && hold.drop, counting = last.outcome == GUARD_RELEASED;
+	int drop = outcome == GUARD_EXPIRED && hold.drop;
 
-	last.error = act(drop ? GUARD_SEND_DROP : GUARD_SEND_RELEASE, counting && !tries);
-	last.step = last.error ? GUARD_PLUG : 0;
-	if (passing(last.error) && ++tries < TRIES)
-		return;
-	if (!passing(last.error)) {
-		last.held = now_on(CLOCK_MONOTONIC) - begun;
-		last.known = counting;
-		for (struct plug *plug = plugs; plug < plugs + count; plug++) {
-			last.known &= plug->counted && plug->counters.drops >= plug->drops_before;
-			last.packets += plug->counters.qlen;
-			last.bytes += plug->counters.backlog;
-			last.dropped += plug->counters.drops - plug->drops_before;
+	last.outcome = outcome;
+	last.known = outcome == GUARD_RELEASED;
+	for (int tries = 0;; last.known = 0) {	/* the first try may have released: later there is less to count */
+		last.error = act(drop ? GUARD_SEND_DROP : GUARD_SEND_RELEASE, last.known);
+		last.step = last.error ? GUARD_PLUG : 0;
+		if (!passing(last.error))
+			break;
+		if (++tries == TRIES && asked) {
+			answer(&last);
+			asked = 0;
 		}
-		if (counting && time_left() <= 0)
-			last.outcome = GUARD_EXPIRED;	/* this guard did not run in time */
-		remove_marks();
-		state = IDLE;
+		usleep(PAUSE / 1000);
 	}
+	last.held = now_on(CLOCK_MONOTONIC) - begun;
+	for (struct plug *plug = plugs; plug < plugs + count; plug++) {
+		last.known &= plug->counted && plug->counters.drops >= plug->drops_before;
+		last.packets += plug->counters.qlen;
+		last.bytes += plug->counters.backlog;
+		last.dropped += plug->counters.drops - plug->drops_before;
+	}
+	if (outcome == GUARD_RELEASED && time_left() <= 0)
+		last.outcome = GUARD_EXPIRED;	/* this guard did not run in time */
+	remove_marks();
+	held = 0;
 	if (asked)
 		answer(&last);
-	asked = 0;
-}
-
-static void end_hold(enum guard_outcome outcome)
-{
-	state = ENDING;
-	tries = 0;
-	last.outcome = outcome;
-	try_to_end();
 }
 
 static void leave(enum guard_outcome outcome)
 {
 	leaving = 1;
-	if (state == HELD)
-		end_hold(outcome);
+	if (held)
+		end_hold(outcome, 0);
 }
 
 static void begin_hold(const struct guard_question *question)
 {
-	struct guard_answer said = { .id = question->id, .step = GUARD_CONFIG };
+	struct guard_answer said = { .id = question->id };
 
-	if (state != IDLE) {
+	/* Nobody would end a detached hold without a timeout. */
+	if (!question->id || question->timeout < 0 || (question->detached && !question->timeout))
+		said.error = EINVAL;
+	else if (held)
 		said.error = EBUSY;
-	} else if (!question->id || question->timeout < 0 || (question->detached && !question->timeout)) {
-		said.error = EINVAL;	/* nobody would end a detached hold without a timeout */
-	} else {
-		said.error = make_marks(&said.plug);
+	else if ((said.error = make_marks(&said.plug)))
 		said.step = GUARD_MARK;
-	}
 	if (said.error) {
 		answer(&said);
 		return;
@@ -353,14 +340,14 @@ static void begin_hold(const struct guard_question *question)
 	links_known = 1;
 	last = (struct guard_answer){ .id = hold.id };
 	begun = now_on(CLOCK_MONOTONIC);
-	state = HELD;
+	held = 1;
 	said.error = act(GUARD_SEND_BUFFER, 1);
 	said.step = said.error ? GUARD_PLUG : 0;
 	for (struct plug *plug = plugs; plug < plugs + count; plug++)
 		plug->drops_before = plug->counted ? plug->counters.drops : UINT32_MAX;
 	answer(&said);
 	if (said.error)
-		end_hold(GUARD_NOT_ON);
+		end_hold(GUARD_NOT_ON, 0);
 }
 
 static void obey(void)
@@ -369,46 +356,31 @@ static void obey(void)
 	ssize_t length = recv(COMMANDS, &question, sizeof question, MSG_DONTWAIT | MSG_TRUNC);
 	struct guard_answer not_on = { .id = question.id };
 
-	if (length < 0 && (errno == EAGAIN || errno == EINTR))
+	if (length < 0 && errno == EAGAIN)
 		return;
-	if (length <= 0 && state != IDLE && hold.detached)
-		leaving = 1;	/* once the hold is over */
+	if (length <= 0 && held && hold.detached)
+		leaving = 1;
 	else if (length != sizeof question || question.what < GUARD_HOLD || question.what > GUARD_END)
 		leave(GUARD_EXPIRED);
 	else if (question.what == GUARD_HOLD)
 		begin_hold(&question);
 	else if (question.what == GUARD_END)
 		leave(GUARD_RELEASED);
-	else if (state == IDLE || question.id != hold.id)
-		answer(state == IDLE && question.id == last.id ? &last : &not_on);
-	else {
-		asked = 1;
-		if (state == HELD)
-			end_hold(time_left() <= 0 ? GUARD_EXPIRED : GUARD_RELEASED);
-	}
+	else if (held && question.id == hold.id)
+		end_hold(time_left() <= 0 ? GUARD_EXPIRED : GUARD_RELEASED, 1);
+	else
+		answer(!held && question.id == last.id ? &last : &not_on);
 }
 
-/* The last visitor has asked for something, or has gone. With the right to it, he may end a detached hold. */
-static void obey_visitor(void)
+/* Tell a visitor of a mark who holds. With the right to it, one who comes from ``end`` ends a detached hold. */
+static void receive_visitor(int mark)
 {
-	struct guard_question question = { 0 };
-	struct ucred peer = { .uid = -1 };
-	socklen_t size = sizeof peer;
-	int fd = polled[VISITOR].fd;
-
-	polled[VISITOR].fd = -1;
-	if (recv(fd, &question, sizeof question, MSG_DONTWAIT) == sizeof question && question.what == GUARD_END &&
-	    hold.detached && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) &&
-	    (!peer.uid || peer.uid == geteuid()))
-		leave(GUARD_RELEASED);
-	close(fd);
-}
-
-/* Tell who connects to a mark who holds. Only the last one is listened to; who is not heard comes again. */
-static void tell_visitor(int mark)
-{
+	static const char end[] = "\0libnlplug-end/";
 	struct guard_info info = { config->holder, hold.detached, getpid(), 0, hold.timeout, 0, hold.limit };
-	int fd = accept4(mark, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct sockaddr_un from = { 0 };
+	struct ucred visitor = { .uid = -1 };
+	socklen_t from_size = sizeof from, size = sizeof visitor;
+	int fd = accept4(mark, (struct sockaddr *)&from, &from_size, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	if (fd < 0) {
 		usleep(PAUSE / 1000);	/* no descriptor is left, say, and the visitor stays: this must not spin */
@@ -416,9 +388,10 @@ static void tell_visitor(int mark)
 	}
 	info.since = now_on(CLOCK_REALTIME) - (now_on(CLOCK_MONOTONIC) - begun);
 	send(fd, &info, sizeof info, MSG_NOSIGNAL | MSG_DONTWAIT);
-	if (polled[VISITOR].fd >= 0)
-		close(polled[VISITOR].fd);
-	polled[VISITOR].fd = fd;
+	if (hold.detached && !memcmp(from.sun_path, end, sizeof end - 1) &&
+	    !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &visitor, &size) && (!visitor.uid || visitor.uid == geteuid()))
+		leave(GUARD_RELEASED);
+	close(fd);
 }
 
 /*
@@ -436,7 +409,7 @@ static int holder_left(void)
 	unsigned int flags;
 	int left;
 
-	if (pread(holder_stat, line, sizeof line - 1, 0) <= 0 || !strrchr(line, ')') ||
+	if (pread(STAT, line, sizeof line - 1, 0) <= 0 || !strrchr(line, ')') ||
 	    sscanf(strrchr(line, ')'), words, &flags, &left, &stack) < 3)
 		return 0;
 	holder_stack = holder_stack ? holder_stack : stack;
@@ -445,17 +418,16 @@ static int holder_left(void)
 
 static void watch(void)
 {
-	while (!leaving || state != IDLE) {
-		int looks = state == HELD && !hold.detached;
-		int64_t left = state == HELD ? time_left() : INT64_MAX, most = looks || state == ENDING ? PAUSE : TICK;
+	while (!leaving || held) {
+		int looks = held && !hold.detached, ready;
+		int64_t left = held ? time_left() : INT64_MAX, most = looks ? PAUSE : held ? SECOND : INT64_MAX;
 		struct timespec wait;
-		int ready;
 
-		left = left < 0 ? 0 : state != IDLE && left > most ? most : left;
-		wait = (struct timespec){ left / 1000000000, left % 1000000000 };
+		left = left < 0 ? 0 : left > most ? most : left;
+		wait = (struct timespec){ left / SECOND, left % SECOND };
 		polled[COMMANDS].fd = leaving ? -1 : COMMANDS;
-		polled[HOLDER].fd = leaving || (state != IDLE && hold.detached) ? -1 : HOLDER;
-		polled[CHANGES].fd = state == HELD ? sk : -1;
+		polled[HOLDER].fd = held && hold.detached ? -1 : HOLDER;
+		polled[ROUTE].fd = held ? ROUTE : -1;
 		ready = ppoll(polled, MARKS + marks, &wait, NULL);
 		if (ready < 0)
 			for (unsigned int i = 0; i < MARKS + marks; i++)
@@ -463,23 +435,19 @@ static void watch(void)
 		/* What the holder asked for counts, even if it has died since. */
 		if (polled[COMMANDS].revents)
 			obey();
-		else if (told_to_end && hold.detached && state == HELD)
+		else if (told_to_end && held && hold.detached)
 			leave(GUARD_RELEASED);
 		else if (polled[HOLDER].revents || (looks && holder_left()))
 			leave(GUARD_EXPIRED);
-		else if (state == ENDING)
-			try_to_end();
 		else if (!ready && leaving && namespace_is_abandoned())
 			leave(GUARD_RELEASED);
-		if (state == HELD && time_left() <= 0)
-			end_hold(GUARD_EXPIRED);
-		if (polled[CHANGES].revents)
+		if (held && time_left() <= 0)
+			end_hold(GUARD_EXPIRED, 0);
+		if (polled[ROUTE].revents)
 			take(NOTHING);
-		if (polled[VISITOR].revents)
-			obey_visitor();
 		for (unsigned int i = 0; i < marks; i++)
 			if (polled[MARKS + i].revents)
-				tell_visitor(polled[MARKS + i].fd);
+				receive_visitor(polled[MARKS + i].fd);
 	}
 }
 
@@ -497,15 +465,13 @@ static void reset(void)
 	cpu_set_t every;
 	int fd;
 
-	if (syscall(CLOSE_RANGE, 1, ~0U, 0)) {	/* it came with Linux 5.9 */
+	if (syscall(CLOSE_RANGE, COMMANDS + 1, ~0U, 0)) {	/* it came with Linux 5.9 */
 		DIR *all = opendir("/proc/self/fd");
 		struct dirent *one;
 
 		while (all && (one = readdir(all)))
 			if (atoi(one->d_name) > 0 && atoi(one->d_name) != dirfd(all))
 				close(atoi(one->d_name));
-		for (fd = 1; !all && fd < 4096; fd++)
-			close(fd);
 		if (all)
 			closedir(all);
 	}
@@ -537,23 +503,7 @@ static void reset(void)
 	mlockall(MCL_CURRENT | MCL_FUTURE);
 }
 
-/* Open the holder's state in /proc. Its pidfd tells its number there, whichever pid namespace /proc shows. */
-static void open_stat(void)
-{
-	FILE *lines = fopen("/proc/self/fdinfo/1", "re");
-	char line[64], path[32];
-	int pid = 0;
-
-	while (lines && fgets(line, sizeof line, lines) && !sscanf(line, "Pid: %d", &pid))
-		;
-	if (lines)
-		fclose(lines);
-	snprintf(path, sizeof path, "/proc/%d/stat", pid);
-	holder_stat = open(path, O_RDONLY | O_CLOEXEC);
-	holder_left();
-}
-
-/* Take the configuration: 0, or an errno. */
+/* Everything that can fail comes before the answer that says it did not. */
 static int read_config(size_t length)
 {
 	const struct guard_place *places = (struct guard_place *)(config + 1);
@@ -580,40 +530,21 @@ static int read_config(size_t length)
 	return 0;
 }
 
-/* Open the netlink socket, which hears of links and qdiscs: 0, or an errno. */
-static int open_socket(void)
-{
-	struct sockaddr *name = (struct sockaddr *)&address;
-	socklen_t size = sizeof address;
-	const int room = ROOM;
-
-	sk = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-	if (sk < 0 || bind(sk, name, size) || getsockname(sk, name, &size))
-		return errno;
-	if (setsockopt(sk, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room))
-		setsockopt(sk, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
-	return 0;
-}
-
-/* Everything that can fail comes before the answer that says it did not. */
+/* Take the configuration, which the kernel gives to this process with the descriptors from HOLDER to ROUTE. */
 static int serve(void)
 {
 	struct guard_answer said = { .step = GUARD_CONFIG };
 	ssize_t length = recv(COMMANDS, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+	struct iovec part = { NULL, length };
+	char room[CMSG_SPACE((MARKS - HOLDER) * sizeof(int))];
+	struct msghdr message = { NULL, 0, &part, 1, room, sizeof room, 0 };
 
-	config = length > 0 ? calloc(1, length) : NULL;
-	if (!config || recv(COMMANDS, config, length, 0) != length)
+	part.iov_base = config = length > 0 ? calloc(1, length) : NULL;
+	if (!config || recvmsg(COMMANDS, &message, 0) != length)
 		return 1;
 	said.error = read_config(length);
-	if (!said.error) {
-		said.step = GUARD_PIDFD;
-		said.error = syscall(PIDFD_OPEN, config->holder, 0) == HOLDER ? 0 : errno;
-	}
-	if (!said.error) {
-		open_stat();
-		said.step = GUARD_SOCKET;
-		said.error = open_socket();
-	}
+	if (!said.error)
+		holder_left();	/* to know its program */
 	send(COMMANDS, &said, sizeof said, MSG_NOSIGNAL);
 	if (!said.error)
 		watch();

@@ -19,7 +19,6 @@ import sys
 import time
 from _socket import (
     AF_UNIX,
-    MSG_NOSIGNAL,
     SO_PEERCRED,
     SO_RCVTIMEO,
     SO_SNDTIMEO,
@@ -31,7 +30,7 @@ from _socket import (
 from _socket import socket as Socket
 
 from ..errors import NetlinkError, PlugBusy
-from ..netlink.libnl import ffi, lib
+from ..netlink.libnl import ffi
 from ..record import Record
 
 TYPE_CHECKING = False
@@ -197,7 +196,7 @@ def end_detached_guard(sk: RouteSocket, mark: str) -> bool:
     while holder_of(sk, mark) is not None:
         if time.monotonic() > deadline:
             return False
-        sk.in_netns(lambda: _visit(mark, end=True))  # the guard may miss it if others visit it at the same time
+        sk.in_netns(lambda: _visit(mark, end=True))
         time.sleep(0.001)
     return True
 
@@ -257,11 +256,12 @@ def _visit(mark: str, *, end: bool = False) -> tuple[tuple[int, int] | None, byt
     try:
         for option in (SO_RCVTIMEO, SO_SNDTIMEO):
             visitor.setsockopt(SOL_SOCKET, option, ffi.buffer(ffi.new("long[2]", [0, int(VISIT_TIMEOUT * 1e6)]))[:])
+        if end:
+            visitor.bind(f"\0libnlplug-end/{os.urandom(8).hex()}")
         visitor.connect("\0" + mark)
         peer = visitor.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
         received = visitor.recv(64)
         if end:
-            visitor.send(ffi.buffer(ffi.new("struct guard_question *", [lib.GUARD_END]))[:], MSG_NOSIGNAL)
             visitor.recv(64)  # until it hangs up, after the release
     except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):  # no owner, or it ends at this moment
         return None, None

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What a holder and its guard say to each other, over a SOCK_SEQPACKET pair. Before it starts the guard, the holder
- * sends guard_config, with a guard_place for each plug after it; later guard_question. The guard answers each of them,
- * but END, with guard_answer; if step is GUARD_PLUG, the errno of each plug follows, an int32_t, 0 for none. Every hold
- * has an id, never 0; a question about a hold that is not on changes nothing. Another version may change all but this:
+ * sends guard_config, with a guard_place for each plug after it, and three descriptors: its pidfd, its /proc/PID/stat,
+ * and a netlink socket that hears of links and qdiscs. The guard answers that, and each guard_question but END, with
+ * guard_answer. After the answer to a question comes the errno of each plug, an int32_t, 0 for none. Every hold has an
+ * id, never 0; a question about a hold that is not on changes nothing. Another version may change all but this:
  * guard_config begins with the version, guard_answer with id, error, step. No preprocessor lines: cffi reads this file,
  * too.
  */
-enum guard_version { GUARD_VERSION = 3 };
+enum guard_version { GUARD_VERSION = 4 };
 enum guard_what { GUARD_HOLD = 1, GUARD_RELEASE, GUARD_END };
 enum guard_message { GUARD_SEND_BUFFER, GUARD_SEND_RELEASE, GUARD_SEND_DROP, GUARD_ASK_COUNTERS, GUARD_ASK_LINK };
 /* What an error is about. */
-enum guard_step { GUARD_CONFIG = 1, GUARD_PIDFD, GUARD_SOCKET, GUARD_MARK, GUARD_PLUG };
+enum guard_step { GUARD_CONFIG = 1, GUARD_MARK, GUARD_PLUG };
 /* What became of the hold that RELEASE asks about. NOT_ON: it is neither on nor the one that ended last. */
 enum guard_outcome { GUARD_NOT_ON, GUARD_RELEASED, GUARD_EXPIRED };
 /* Why the kernel may have thrown packets away during a hold without counting them. UNSEEN: too much happened. */
@@ -20,7 +21,7 @@ enum guard_lost {
 };
 
 struct guard_config {
-	uint32_t version, holder, count, unused;	/* the holder's pid; how many plugs */
+	uint32_t version, holder, count, port;	/* the holder's pid; how many plugs; the netlink socket's port */
 	char messages[5][64];	/* a netlink message for each guard_message; the guard fills in the plug's place */
 };
 
@@ -45,7 +46,10 @@ struct guard_answer {
 	uint64_t packets, bytes, dropped;	/* in the plugs right before the release; since right before buffer */
 };
 
-/* For whoever connects to a mark. If he sees another pid of the guard, he cannot know ``holder`` either. */
+/*
+ * For whoever connects to a mark. If he sees another pid of the guard, he cannot know ``holder`` either. If he connects
+ * from an abstract address that begins with "libnlplug-end/", he asks for the end of a detached hold.
+ */
 struct guard_info {
 	uint32_t holder, detached, guard, unused;
 	int64_t timeout, since, limit;		/* since: CLOCK_REALTIME, nanoseconds */

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Start a guard's process so that its holder's children, namespaces and cgroup are what they were.
+"""Start a guard's process so that its holder's children, namespaces and cgroup are what they were, and give it what it
+watches: this process's pidfd and state, and a netlink socket that hears of links and qdiscs.
 
 What kills a whole cgroup kills the guard with its holder. With LIBNLPLUG_GUARD_CGROUP=root in the environment, the
 guard is moved to the root of every mounted cgroup hierarchy before it holds anything. That takes root's rights.
@@ -10,14 +11,52 @@ from __future__ import annotations
 import errno
 import os
 import time
+from _socket import AF_NETLINK, SCM_RIGHTS, SO_RCVBUF, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET
+from _socket import socket as Socket
 
 from ..netlink.libnl import ffi, lib
 
-__all__ = ["CGROUP", "is_child", "move_to_cgroup", "start", "wait"]
+__all__ = ["CGROUP", "is_child", "listening", "move_to_cgroup", "send_config", "start", "wait"]
 
+ROOM = 512 * 1024  # bytes of the netlink socket's queue; the kernel allows twice as many
 CGROUP = "LIBNLPLUG_GUARD_CGROUP"
 OWN = "/proc/thread-self/ns/pid"
 CHILDREN = "/proc/thread-self/ns/pid_for_children"
+
+
+def listening() -> Socket:
+    """Return a netlink socket in this thread's namespace that hears of changes of links and qdiscs."""
+    try:
+        route = Socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC)
+        route.bind((0, lib.RTMGRP_LINK | lib.RTMGRP_TC))
+        route.setsockopt(SOL_SOCKET, SO_RCVBUF, ROOM)
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), "its netlink socket") from None
+    try:
+        route.setsockopt(SOL_SOCKET, lib.SO_RCVBUFFORCE, ROOM)
+    except PermissionError:  # the system's maximum has to do
+        pass
+    return route
+
+
+def send_config(commands: Socket, config: bytes, route: int) -> None:
+    """Send the guard its configuration, and the descriptors of what it watches; ``route`` is the netlink socket's.
+    OSError says what refuses it."""
+    pidfd = lib.libnlplug_pidfd()
+    if pidfd < 0:
+        raise OSError(ffi.errno, os.strerror(ffi.errno), "pidfd_open")
+    state = -1
+    try:
+        try:
+            state = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, PermissionError):  # without /proc, the pidfd alone must do
+            pass
+        given = ffi.buffer(ffi.new("int[]", [pidfd, pidfd if state < 0 else state, route]))[:]
+        commands.sendmsg([config], [(SOL_SOCKET, SCM_RIGHTS, given)])
+    finally:
+        os.close(pidfd)
+        if state >= 0:
+            os.close(state)
 
 
 def start(path: str, commands: int) -> int:

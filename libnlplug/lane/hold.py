@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         def ready(self) -> list[str]: ...
         def broken_since(self, shadowed: list[str]) -> NetlinkError | None: ...
         def gone(self) -> QdiscNotFound: ...
+        def shown(self, device: str) -> str: ...
         def explained(self, error: NetlinkError) -> NetlinkError: ...
 
 
@@ -85,12 +86,18 @@ class LaneReport(HoldReport):
 class LaneHold(Hold):
     """A hold of a lane, made by PlugLane.hold(). It checks the lane when it begins and when it ends."""
 
+    frames = 2
+
     def __init__(self, lane: HeldLane, timeout: float | None, on_death: OnDeath, handover: bool) -> None:
         super().__init__(lane.plug, timeout, on_death)
         self._lane = lane
         self._report: LaneReport = LaneReport()
         self._handover = Handover(lane.socket(), lane.match, timeout) if handover else None
         self._shadowed: list[str] = []
+
+    def shown(self, device: str) -> str:
+        """Return the lane's device and match."""
+        return self._lane.shown(device)
 
     def __enter__(self) -> LaneReport:
         self._shadowed = self._lane.ready()
@@ -166,7 +173,8 @@ class LaneHold(Hold):
         raise HoldExpired(None, message, "hold", device)
 
     def _compare_backlog(self, held: int) -> None:
-        """Warn if more SYNs were held than the listeners have room for."""
+        """Warn if more SYNs were held than the listeners of one address and port have room for. (Those of another
+        address cannot take them: an IPv4 listener takes no connection over IPv6.)"""
         match = self._lane.match
         if not match.tcp_syn or match.dst_port is None:
             return
@@ -174,15 +182,17 @@ class LaneHold(Hold):
             listeners = sockets_of(self._lane.socket(), match, half_done=False).listeners
         except NetlinkError:
             return
-        rooms = [sum(one.backlog for one in listeners if one.port == port) for port in {one.port for one in listeners}]
+        rooms: dict[str, int] = {}
+        for one in listeners:  # those that share an address and a port (SO_REUSEPORT) share the connections
+            rooms[str(one)] = rooms.get(str(one), 0) + one.backlog
         if not rooms:
             return
-        self._report.backlog = min(rooms)
-        if held > min(rooms):
+        self._report.backlog = min(rooms.values())
+        if held > self._report.backlog:
             import warnings
 
             self._report.backlog_needed = held
-            warnings.warn(backlog_sentence(held, min(rooms)), BacklogTooSmall, stacklevel=4)
+            warnings.warn(backlog_sentence(held, self._report.backlog), BacklogTooSmall, stacklevel=4)
 
 
 def backlog_sentence(held: int, backlog: int) -> str:

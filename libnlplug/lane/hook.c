@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -118,18 +119,17 @@ int libnlplug_ingress_chain(const char *device, char *name, size_t size)
 		char family_version_and_id[4];
 	} request = { { sizeof request, GET_CHAIN, NLM_F_REQUEST | NLM_F_DUMP, 1, 0 }, "" };
 	struct timeval patience = { .tv_sec = 2 };
-	char answers[32768] __attribute__((aligned(8)));
-	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER);
-	int found = 0;
+	const size_t room = 32768;
+	char *answers = malloc(room);	/* the stack of a thread may be smaller */
+	int fd = answers ? socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER) : -1;
+	int found = fd < 0 ? -errno : 0;
 
-	if (fd < 0)
-		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-	if (send(fd, &request, sizeof request, 0) < 0)
+	if (!found && send(fd, &request, sizeof request, 0) < 0)
 		found = -errno;
 	while (!found) {
 		struct nlmsghdr *header = (struct nlmsghdr *)answers;
-		ssize_t length = recv(fd, answers, sizeof answers, 0);
+		ssize_t length = recv(fd, answers, room, 0);
 
 		if (length < 0 && errno == EINTR)
 			continue;
@@ -138,6 +138,8 @@ int libnlplug_ingress_chain(const char *device, char *name, size_t size)
 		for (; !found && NLMSG_OK(header, length); header = NLMSG_NEXT(header, length))
 			found = look_at(header, device, name, size);
 	}
-	close(fd);
+	if (fd >= 0)
+		close(fd);
+	free(answers);
 	return found == ENOENT ? 0 : found;
 }

@@ -30,6 +30,7 @@ from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .create import LIMIT, Wanted, make_or_adopt, undo
 from .filters import by_slot, in_place
 from .hold import LaneHold
+from .hook import is_up
 from .ifb import unnamed
 from .inventory import hooks, lane_mark, lock, now, plug_of, states
 from .match import Match
@@ -101,6 +102,7 @@ class PlugLane(AsyncWith):
         self._plug: PlugQdisc | None = None
         self._mark: Mark | None = None  # where there is one, close() undoes the lane
         self._undone = False
+        self._was_up = False  # the device, when the hold began
         self._sk = RouteSocket(netns)
         try:
             self._ifindex = self._sk.link(device)
@@ -199,18 +201,16 @@ class PlugLane(AsyncWith):
         """Prepare a hold: raise NetlinkError if the lane cannot hold its packets, else return what shadows it. If the
         process that made the lane has died, the lane becomes this object's."""
         there = hooks(self._sk, self._ifindex, self._device)
-        lane = now(self._sk, self._lane)
-        self._refuse_broken(lane, there)
-        assert lane is not None
-        at_hook = there[self._ingress]
-        refuse_to_bypass(self._sk, self._device, self._ifindex, self._ingress, at_hook, "hold the lane of")
+        lane = self._refuse_broken(there)
+        self._was_up = is_up(self._sk, self._ifindex)
         if self._mark is None and not lane.kept and states(self._sk, [lane], there)[lane.ifb.name] == "orphan":
             self._inherit()
         return self._shadows(there)
 
-    def _refuse_broken(self, lane: Lane | None, there: Hooks) -> None:
-        """Raise QdiscNotFound if the lane does not take the packets of its match, or cannot hold them."""
-        ifb = self.ifb
+    def _refuse_broken(self, there: Hooks) -> Lane:
+        """Return the lane as it is now. Raise QdiscNotFound if it does not take the packets of its match, or cannot
+        hold them, NetlinkError if they would bypass something."""
+        ifb, lane = self.ifb, now(self._sk, self._lane)
         if lane is None:
             raise self.gone()
         if not in_place(by_slot(there[self._ingress]).get(lane.slot, []), lane.ifb.ifindex, lane.filters):
@@ -220,20 +220,27 @@ class PlugLane(AsyncWith):
         elif plug_of(self._sk, lane) is None:
             why = f"the plug of its ifb {ifb} is gone"
         else:
-            return
+            at_hook = there[self._ingress]
+            refuse_to_bypass(self._sk, self._device, self._ifindex, self._ingress, at_hook, "hold the lane of")
+            return lane
         raise self.gone(f"it is gone or broken: {why}; close it and make it again")
 
     def broken_since(self, shadowed: list[str]) -> NetlinkError | None:
         """Return the error that has kept the lane from holding since ready() returned ``shadowed``, or None."""
         try:
             there = hooks(self._sk, self._ifindex, self._device)
-            self._refuse_broken(now(self._sk, self._lane), there)
+            self._refuse_broken(there)
             new = [sentence for sentence in self._shadows(there) if sentence not in shadowed]
+            down = self._was_up and not is_up(self._sk, self._ifindex)
         except NetlinkError as error:
             return error
+        of = f"the hold of the lane of {self._device}"
+        if down and not self._ingress:
+            message = f"{of} lost what it held: the device is down, and the kernel drops what is released to it"
+            return NetlinkError(errno.ENETDOWN, message, "hold the lane of", self._device)
         if not new:
             return None
-        message = f"the hold of the lane of {self._device} may have missed packets: meanwhile {'; '.join(new)}"
+        message = f"{of} may have missed packets: meanwhile {'; '.join(new)}"
         return NetlinkError(errno.EEXIST, message, "hold the lane of", self._device)
 
     def _inherit(self) -> None:
@@ -254,9 +261,13 @@ class PlugLane(AsyncWith):
         message = f"cannot hold the lane of {self._device}: {why or deleted}"
         return QdiscNotFound(errno.ENOENT, message, "hold the lane of", self._device)
 
+    def shown(self, device: str) -> str:
+        """Return what a message says instead of the ifb's name: this lane's device and match."""
+        return f"{self._device} ({self._match}{' arriving' * self._ingress})" if device == self.ifb else device
+
     def explained(self, error: NetlinkError) -> NetlinkError:
         """Let an error of the plug name this lane's device and match."""
-        return unnamed(error, self.ifb, f"{self._device} ({self._match}{' arriving' * self._ingress})")
+        return unnamed(error, self.ifb, self.shown(self.ifb))
 
     def close(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
         """Remove the lane: release, delete the filters, wait at most ``timeout`` seconds until it is empty, delete the

@@ -9,7 +9,7 @@ proves nothing about its owner.
 from __future__ import annotations
 
 import time
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_SEQPACKET
 from _socket import socket as Socket
 
 from ..errors import PlugBusy
@@ -50,7 +50,7 @@ class Lock:
         self._name = name
         self._operation = operation
         self._device = device
-        self._mark = Mark(name, silent=True)
+        self._mark = Mark(name)
 
     def __enter__(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -59,10 +59,24 @@ class Lock:
                 if time.monotonic() > deadline:
                     why = f"somebody keeps the lock of its lanes, the socket @{self._name} ('ss -xap' may show who)"
                     raise PlugBusy.by(self._device, 0, why, self._operation)
-                time.sleep(0.001)
+                self._queue_up()
         except BaseException:
             self._mark.close()
             raise
+
+    def _queue_up(self) -> None:
+        """Wait until the owner closes the socket. The kernel then wakes those who have connected, the first one
+        first."""
+        visitor = self._sk.in_netns(lambda: Socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC))
+        try:
+            visitor.settimeout(1.0)
+            visitor.connect("\0" + self._name)
+            visitor.recv(1)
+        except OSError:  # there is no owner any more, it does not listen yet, or it goes on
+            pass
+        finally:
+            visitor.close()
+        time.sleep(0.001)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -11,11 +11,10 @@ from ..errors import NetlinkError
 from ..record import Record
 from .attributes import attributes, integer, text
 from .libnl import ffi, lib
-from .messages import attribute, handle_text, link_message
+from .messages import ETHERNET_HEADER, attribute, handle_text, link_message
 from .route_socket import RouteSocket
 
 __all__ = [
-    "ETHERNET_HEADER",
     "Device",
     "device_of",
     "load_ifb",
@@ -27,7 +26,6 @@ __all__ = [
 # These qdiscs serve no class while one class has packets but gives none, as a plug does that holds: drr_dequeue(),
 # qfq_dequeue(), hfsc_dequeue() and ets_qdisc_dequeue() in net/sched.
 STOPPED_BY_SILENCE = ("hfsc", "drr", "qfq", "ets")
-ETHERNET_HEADER = 14  # bytes
 GSO_MAX_SIZE = 65536  # bytes, the kernel's default
 
 
@@ -60,7 +58,10 @@ class Device(Record):
 
 def device_of(sk: RouteSocket, ifindex: int) -> Device:
     """Return the device with this interface index, or raise DeviceNotFound."""
-    return _read(sk.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find", f"device {ifindex}")[0].payload)
+    replies = sk.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find", f"device {ifindex}")
+    if not replies:
+        raise NetlinkError(None, f"cannot find device {ifindex}: the kernel answered with no link", "find")
+    return _read(replies[0].payload)
 
 
 def ports_of(sk: RouteSocket, ifindex: int) -> list[str]:

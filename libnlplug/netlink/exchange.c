@@ -120,13 +120,21 @@ static int says_done(const struct nlmsghdr *header)
 /* Receive up to ``count`` datagrams with one call. Return their number, or -1. */
 static int receive(int fd, struct mmsghdr *datagrams, unsigned int count)
 {
-	ssize_t size;
+	int received;
 
-	if (count > 1)
-		return recvmmsg(fd, datagrams, count, MSG_DONTWAIT, NULL);
-	size = recvmsg(fd, &datagrams->msg_hdr, MSG_DONTWAIT);
-	datagrams->msg_len = size;
-	return size < 0 ? -1 : 1;
+	if (count > 1) {
+		received = recvmmsg(fd, datagrams, count, MSG_DONTWAIT, NULL);
+	} else {
+		ssize_t size = recvmsg(fd, &datagrams->msg_hdr, MSG_DONTWAIT);
+
+		datagrams->msg_len = size;
+		received = size < 0 ? -1 : 1;
+	}
+	if (received > 0 && !datagrams->msg_len) {	/* the descriptor is another socket's now, which is at its end */
+		errno = EBADF;
+		return -1;
+	}
+	return received;
 }
 
 /*
@@ -141,6 +149,7 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 	int one_message = length <= NLMSG_ALIGN(((const struct nlmsghdr *)messages)->nlmsg_len);
 	struct libnlplug_answer *answer = NULL;
 	int over = 0, lost = 0, error = 0, unsent;
+	char rest;
 
 	pthread_mutex_lock(&line->lock);
 	unsent = line->fd < 0 ? EBADF : send_request(line->fd, messages, length);
@@ -167,7 +176,7 @@ struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const c
 		}
 	}
 	if (error)
-		while (recv(line->fd, &over, 1, MSG_DONTWAIT) >= 0)
+		while (recv(line->fd, &rest, 1, MSG_DONTWAIT) > 0)
 			;	/* empty the queue, so that the next request gets only its own answer */
 	pthread_mutex_unlock(&line->lock);
 

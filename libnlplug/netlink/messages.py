@@ -10,6 +10,7 @@ from ..errors import InvalidHandle
 from .libnl import check, ffi, lib
 
 __all__ = [
+    "ETHERNET_HEADER",
     "LIMIT_MAX",
     "aligned",
     "attribute",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 
 LIMIT_MAX = (1 << 31) - 1
+ETHERNET_HEADER = 14  # bytes
 
 
 def encoded(text: str) -> bytes | None:

@@ -13,7 +13,7 @@ from _thread import allocate_lock, start_new_thread
 from ..errors import NetlinkError, NetnsNotFound, NotPermitted
 from .libnl import ffi, lib
 
-__all__ = ["Netns", "cannot_enter", "in_netns", "visit"]
+__all__ = ["Netns", "cannot_enter", "in_netns", "netns_of_thread", "visit"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 
     Netns = Union[str, "os.PathLike[str]", int, HasFileno, None]
     T = TypeVar("T")
+
+
+def netns_of_thread() -> tuple[int, int] | None:
+    """Return device and inode of the calling thread's namespace, or None without /proc."""
+    try:
+        found = os.stat("/proc/thread-self/ns/net")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def in_netns(netns: Netns, call: Callable[[], T]) -> T:

@@ -128,6 +128,10 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
 )
 
 
+# Their hints are about a plug, so a request about a link or a filter is refused without them.
+_OF_QDISCS = (QdiscNotFound, ParentNotClassful, QdiscExists)
+
+
 def parse_reply(message: bytes) -> tuple[int, str | None] | None:
     """Return the errno and the extended ack's sentence of an NLMSG_ERROR message, or None if it is too short.
 
@@ -153,16 +157,23 @@ def refusal_in(message: bytes, operation: str, device: str | None) -> NetlinkErr
     reply = parse_reply(message)
     if reply is None or not 0 <= reply[0] < 4096:
         return unanswered(_errno.EBADMSG, operation, device)
-    return refusal(reply[0], operation, device, reply[1])
+    request = lib.NLMSG_HDRLEN + 4
+    kind = integer(message[request + 4 : request + 6])
+    about_qdisc = kind in (lib.RTM_NEWQDISC, lib.RTM_DELQDISC, lib.RTM_GETQDISC)
+    return refusal(reply[0], operation, device, reply[1], about_qdisc=about_qdisc)
 
 
-def refusal(errno: int, operation: str, device: str | None, ext_ack: str | None = None) -> NetlinkError:
+def refusal(
+    errno: int, operation: str, device: str | None, ext_ack: str | None = None, *, about_qdisc: bool = True
+) -> NetlinkError:
     """Return the exception for an ``errno`` from the kernel, which has carried out no part of the request."""
     error_class, hint = NetlinkError, ""
     for code, words, its_class, its_hint in _REFUSALS:
         if code == errno and words in (ext_ack or ""):
             error_class, hint = its_class, its_hint
             break
+    if not about_qdisc and error_class in _OF_QDISCS:
+        hint = ""
     why = os.strerror(errno)
     if ext_ack:
         why = f"{ext_ack.rstrip('.')} ({why})"

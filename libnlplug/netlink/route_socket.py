@@ -15,8 +15,11 @@ import sys
 
 from ..errors import ClosedError, DeviceNotFound, ForkedError, NetlinkError
 from ..record import Record
+from .attributes import integer
 from .libnl import ffi, lib
 from .messages import aligned, attribute, encoded, link_message, qdisc_message
+from .netns import cannot_enter, in_netns, netns_of_thread, visit
+from .refusals import refusal, refusal_in, unanswered
 
 __all__ = ["LinkInfo", "QdiscInfo", "Reply", "RouteSocket", "qdisc_info"]
 
@@ -89,12 +92,7 @@ class RouteSocket:
     def __init__(self, netns: Netns = None) -> None:
         self._generation = _generation
         self._netns: tuple[int, int] | None = None
-        if netns is None:
-            self._sk: CData | None = self._connect()
-        else:
-            from .netns import in_netns
-
-            self._sk = in_netns(netns, self._connect)
+        self._sk: CData | None = in_netns(netns, self._connect)
         self._fd = int(lib.nl_socket_get_fd(self._sk))
         line = lib.libnlplug_line_new(self._fd)
         if line == ffi.NULL:
@@ -102,14 +100,12 @@ class RouteSocket:
         self._line = ffi.gc(line, lib.libnlplug_line_free)
 
     def _connect(self) -> CData:
-        self._netns = _netns_of_thread()
+        self._netns = netns_of_thread()
         sk = lib.nl_socket_alloc()
         if sk == ffi.NULL:
             raise MemoryError("libnl has no memory for a socket")
         sk = ffi.gc(sk, lib.nl_socket_free)
         if lib.nl_connect(sk, lib.NETLINK_ROUTE) < 0:
-            from .refusals import refusal
-
             raise refusal(ffi.errno, "open a netlink socket", None)
         one = ffi.new("int *", 1)
         for option in (lib.NETLINK_EXT_ACK, lib.NETLINK_CAP_ACK):
@@ -138,10 +134,8 @@ class RouteSocket:
     def in_netns(self, call: Callable[[], T]) -> T:
         """Call ``call`` in the socket's namespace and return its result."""
         self._check()
-        if self._netns is not None and self._netns == _netns_of_thread():
+        if self._netns is not None and self._netns == netns_of_thread():
             return call()
-        from .netns import visit
-
         return visit(self._open_netns(), "of the socket", call)
 
     def netns_id(self) -> tuple[int, int]:
@@ -155,8 +149,6 @@ class RouteSocket:
         """Return a new descriptor of the socket's namespace."""
         fd = int(lib.libnlplug_netns_of(self.fileno()))
         if fd < 0:
-            from .netns import cannot_enter
-
             raise cannot_enter("of the socket", ffi.errno, "CAP_NET_ADMIN")
         return fd
 
@@ -205,10 +197,6 @@ class RouteSocket:
         self._check()
         last = len(devices) - 1
         error, replies = _replies(lib.libnlplug_exchange(self._line, messages, len(messages), last))
-        if not error and not replies:
-            return {}
-        from .refusals import refusal, refusal_in, unanswered
-
         if error < 0:  # nothing was sent
             if self.closed:
                 raise ClosedError("this object was closed during a request")
@@ -234,9 +222,7 @@ class RouteSocket:
             if error or any(reply.kind == lib.NLMSG_ERROR for reply in replies):
                 raise self._error(error, replies, operation, device)
             for reply in replies:
-                if reply.kind == lib.NLMSG_DONE and (failed := -_integer(reply.payload[:4])) > 0:
-                    from .refusals import refusal
-
+                if reply.kind == lib.NLMSG_DONE and (failed := -integer(reply.payload[:4], signed=True)) > 0:
                     raise refusal(failed, operation, device)
             if not any(reply.flags & lib.NLM_F_DUMP_INTR for reply in replies):
                 return [reply for reply in replies if reply.kind >= lib.NLMSG_MIN_TYPE]
@@ -321,7 +307,7 @@ class RouteSocket:
         """Return the interface index of every link."""
         brief = attribute(lib.IFLA_EXT_MASK, lib.RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
         replies = self.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, brief), "list the links", None)
-        return [_integer(reply.payload[4:8]) for reply in replies]
+        return [integer(reply.payload[4:8], signed=True) for reply in replies]
 
     def _root(self, ifindex: int) -> QdiscInfo | None:
         """Return the root qdisc of a link, or None if it has none or is gone."""
@@ -333,27 +319,12 @@ class RouteSocket:
     def _error(self, error: int, replies: list[Reply], operation: str, device: str | None) -> Exception:
         if self.closed:
             return ClosedError("this object was closed during a request")
-        from .refusals import refusal, refusal_in, unanswered
-
         if error < 0:  # nothing was sent
             return refusal(-error, operation, device)
         for reply in replies:
             if reply.kind == lib.NLMSG_ERROR:
                 return refusal_in(reply.message, operation, device)
         return unanswered(error, operation, device)
-
-
-def _netns_of_thread() -> tuple[int, int] | None:
-    """Return device and inode of the calling thread's namespace, or None without /proc."""
-    try:
-        found = os.stat("/proc/thread-self/ns/net")
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _integer(data: bytes) -> int:
-    return int.from_bytes(data, sys.byteorder, signed=True)
 
 
 class Reply(Record):

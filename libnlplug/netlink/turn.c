@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-or-later
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The drop-in port calls libnl's rtnl_qdisc_add() through these functions. Python programs have threads and signals, so
  * they send one request at a time and give each request its own answer.

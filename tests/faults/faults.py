@@ -135,9 +135,9 @@ FAULTS = (
     Fault("seccomp refuses pidfd_open", "refused", others.refusing("pidfd_open"), 3, 0),
     Fault("seccomp refuses unix sockets", "refused", others.refusing("unix sockets"), 3, 0),
     Fault(
-        "a thread with a stack of 48 KiB",
+        "a thread with a stack of 36 KiB",
         "works",
-        tested("guard_cannot_start.a_thread_with_a_small_stack_may_hold"),
+        tested("guard_cannot_start.a_thread_with_a_small_stack_may_hold", kilobytes=36),
         1,
         0,
     ),

@@ -14,28 +14,30 @@
 static void forget(void)
 {
 	remove_marks();
-	if (polled && polled[VISITOR].fd > HOLDER)
-		close(polled[VISITOR].fd);
 	free(polled);
 	free(plugs);
 	free(errors);
 	free(config);
-	if (sk > HOLDER)
-		close(sk);
-	if (holder_stat > HOLDER)
-		close(holder_stat);
-	close(HOLDER);
 	polled = NULL;
 	plugs = NULL;
 	errors = NULL;
 	config = NULL;
-	sk = holder_stat = 0;
-	address.nl_pid = 0;
 	hold = (struct guard_question){ 0 };
 	last = (struct guard_answer){ 0 };
-	state = IDLE;
-	count = tries = asked = leaving = links_known = 0;
+	count = held = leaving = links_known = 0;
 	holder_stack = 0;
+}
+
+/* Give the guard a pidfd and a netlink socket, as its holder does; standard error stays where the holder's stat would be. */
+static void give(void)
+{
+	struct sockaddr_nl name = { .nl_family = AF_NETLINK, .nl_pid = 1, .nl_groups = RTMGRP_LINK | RTMGRP_TC };
+
+	progress = fcntl(3, F_DUPFD, 10);
+	dup2(syscall(SYS_pidfd_open, getpid(), 0), HOLDER);
+	dup2(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), ROUTE);
+	if (bind(ROUTE, (struct sockaddr *)&name, sizeof name))
+		exit(3);
 }
 
 int main(void)
@@ -43,7 +45,7 @@ int main(void)
 	FILE *cases = fdopen(fcntl(0, F_DUPFD, 10), "rb");
 	int pair[2];
 
-	close(HOLDER);
+	give();
 	for (;;) {
 		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 			return 3;
@@ -52,7 +54,6 @@ int main(void)
 		if (!next_case(cases, pair[1]))
 			return 0;
 		close(pair[1]);
-		close(HOLDER);
 		serve();
 		forget();
 	}

@@ -32,6 +32,7 @@ from libnlplug.command.units import format_size, parse_size, parse_time
 from libnlplug.guard import client as guard
 from libnlplug.guard import holders as holders_room
 from libnlplug.guard.holders import Place
+from libnlplug.guard.start import listening, send_config
 from libnlplug.lane import filters as redirect
 from libnlplug.lane import hook, ifb
 from libnlplug.lane import inventory as lanes
@@ -395,7 +396,9 @@ def guard_program(source: Source) -> None:
     with ours:
         config, *commands = guard_words(source)
         ours.setblocking(False)
-        ours.send(config)
+        with contextlib.closing(listening()) as route:
+            config = config[:12] + struct.pack("=I", route.getsockname()[0]) + config[16:]
+            send_config(ours, config, route.fileno())
         descriptors = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
         pid = os.posix_spawn(guard.PATH, ["libnlplug-guard", "of", "fuzz"], {}, file_actions=descriptors)
         theirs.close()
@@ -426,7 +429,7 @@ def guard_words(source: Source) -> list[bytes]:
         count = source.below(4)
         said = source.number(32) & 0xFFFF_FFFF if source.sometimes(20) else count
         version = lib.GUARD_VERSION if source.below(20) else source.below(9)
-        head = struct.pack("=IIII", version, os.getpid(), said, 0)
+        head = struct.pack("=IIII", version, os.getpid(), said, 1)  # the port of guard_cases.c
         places = b"".join(struct.pack("=iII", source.one_of((1, 1, 77)), *source.numbers(2)) for _ in range(count))
         config = source.cut(head + b"".join(messages) + places)
     questions = []

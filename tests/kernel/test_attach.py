@@ -9,9 +9,9 @@ import subprocess
 import pytest
 
 import libnlplug
-from libnlplug import PlugQdisc, QdiscExists
+from libnlplug import NetlinkError, PlugQdisc, QdiscExists
 from libnlplug import plug as plugs
-from tests.support.netlab import FRAME, Wire, unable
+from tests.support.netlab import FRAME, Wire, descriptors, unable
 
 BAND_1, BAND_3 = 0x1_0001, 0x1_0003  # a packet's priority that is a class of qdisc 1: goes there
 
@@ -226,11 +226,11 @@ def test_open_finds_the_plug_and_sends_it_nothing(wire: Wire, plug: PlugQdisc) -
 @pytest.mark.parametrize(
     ("there", "parent", "said"),
     [
-        (None, "root", "at root is no configured qdisc"),
-        ("prio bands 3", "root", "at root is a qdisc of kind prio"),
-        ("prio bands 3", "1:2", "at 1:2 is no configured qdisc"),
-        ("prio bands 3", "1:9", "at 1:9 is no configured qdisc"),
-        ("prio bands 3", "7:1", "at 7:1 is no configured qdisc"),
+        (None, "root", "at root: it has none; attach one first"),
+        ("prio bands 3", "root", "at root: the prio there is no plug"),
+        ("prio bands 3", "1:2", "at 1:2: it has none"),
+        ("prio bands 3", "1:9", "at 1:9: it has none"),
+        ("prio bands 3", "7:1", "at 7:1: it has none"),
     ],
 )
 def test_open_never_creates(wire: Wire, there: str | None, parent: str, said: str) -> None:
@@ -253,3 +253,24 @@ def test_ingress_and_clsact_do_not_matter(wire: Wire) -> None:
     plug.detach()
     wire.expect(numbers)
     assert "clsact" in wire.near.kinds(wire.device)
+
+
+@pytest.mark.parametrize(("parent", "handle"), [("root", "704c:"), ("1:3", "7003:")])
+def test_a_handle_of_a_temporary_plug_is_refused(wire: Wire, parent: str, handle: str) -> None:
+    """'libnlplug hold' removes a plug with this handle, so nobody else may attach one with it."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio bands 3")
+    before = wire.near.qdiscs(wire.device)
+    with pytest.raises(libnlplug.InvalidHandle, match=f"handle is '{handle}': .* choose another one"):
+        libnlplug.attach(wire.device, parent=parent, handle=handle, netns=wire.near)
+    assert wire.near.qdiscs(wire.device) == before
+
+
+def test_a_refusal_leaves_no_descriptor_open(wire: Wire) -> None:
+    """What attach() and open() refuse keeps no socket, also while the exception is kept."""
+    before, kept = descriptors(), []
+    for call in (libnlplug.attach, PlugQdisc.open):
+        for parent in ("root", "7:1"):
+            with pytest.raises(NetlinkError) as raised:
+                call("nosuch0" if parent == "root" else wire.device, parent=parent, netns=wire.near)
+            kept.append(raised.value)
+    assert descriptors() == before

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import threading
 
 import pytest
 
-from libnlplug import GuardUnavailable, HoldExpired, PlugQdisc
+from libnlplug import GuardUnavailable, HoldExpired, NetlinkError, PlugQdisc
 from libnlplug.hold import PacketsUncounted
 from tests.support.hold import (
     Child,
@@ -152,6 +153,21 @@ def test_a_release_that_fails_for_a_passing_reason_is_sent_again(wire: Wire, plu
     assert not held.expired
     expect_flow(wire, numbers)
     assert marks(wire.near) == []
+
+
+def test_a_release_that_goes_on_failing_is_told_and_tried_on(wire: Wire, plug: PlugQdisc, tmp_path) -> None:
+    """Leaving raises the error after a second; the guard goes on, and the traffic flows when the reason has passed."""
+    pid = plug.guard().pid
+    hold = plug.hold()
+    hold.__enter__()
+    numbers = expect_held(wire, plug)
+    with Strace(pid, tmp_path, "-e", "trace=sendto", "-e", "inject=sendto:error=ENOBUFS"):
+        with pytest.raises(NetlinkError, match="cannot release") as caught:
+            hold.__exit__(None, None, None)
+        assert caught.value.errno == errno.ENOBUFS
+        numbers += expect_held(wire, plug)
+    expect_flow(wire, numbers)
+    eventually(lambda: marks(wire.near) == [], "the mark goes")
 
 
 # -- struck between any two steps

@@ -304,7 +304,7 @@ def test_a_hold_of_what_is_gone_does_not_begin(wire: Wire, plug: PlugQdisc, spoi
     spoil(wire)
     with pytest.raises(error, match=f"cannot buffer on {wire.device}: .*{words}"), plug.hold():
         pytest.fail("entered")
-    assert marks(wire.near) == []
+    eventually(lambda: marks(wire.near) == [], "no mark is left")
 
 
 def kill_guard(plug: PlugQdisc) -> None:

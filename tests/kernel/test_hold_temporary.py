@@ -158,5 +158,5 @@ def test_at_a_class_the_handle_tells_too(wire: Wire) -> None:
     before = wire.near.kinds(wire.device)
     process = Cli(wire.near).holding(wire.device, "--parent", "1:2")
     assert wire.near.qdisc(wire.device, "1:2")["handle"] == "7002:"
-    assert "libnlplug attach" in let_end(process).err
+    assert f"run 'libnlplug attach {wire.device} --parent 1:2' before" in let_end(process).err
     assert wire.near.kinds(wire.device) == before

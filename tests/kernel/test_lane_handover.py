@@ -313,3 +313,16 @@ def test_more_connections_than_the_backlog_has_room_for(town: Town) -> None:
             assert "and the listener has room for 4 connections at once" in said[0]
             assert f"somaxconn of {count} are enough" in said[0]
             assert [one.filename for one in caught if str(one.message) in said] == [__file__]
+
+
+def test_the_backlog_of_each_address_counts_by_itself(town: Town) -> None:
+    """Listeners of one address and port share the connections, those of another address take none of them: with two
+    for IPv4 and one for IPv6, the smaller room counts."""
+    for address, backlog in (("0.0.0.0", 4), ("0.0.0.0", 5), ("::1", 16)):
+        town.listener(address, backlog=backlog)
+    with pytest.warns(BacklogTooSmall, match="room for 9 connections"), town.lane.hold(timeout=5) as report:
+        for _ in range(10):
+            town.client(wait=False)
+        eventually(lambda: town.lane.plug.stats().qlen >= 10, "they wait")
+    assert report.backlog == 9
+    assert report.backlog_needed == report.packets >= 10  # after a second a client sends another SYN

@@ -11,7 +11,17 @@ from contextlib import suppress
 
 import pytest
 
-from libnlplug import HoldExpired, Match, PlugBusy, PlugLane, PlugQdisc, QdiscNotFound
+from libnlplug import (
+    HoldExpired,
+    Match,
+    NetlinkError,
+    PacketsDropped,
+    PlugBusy,
+    PlugLane,
+    PlugQdisc,
+    QdiscNotFound,
+)
+from libnlplug.hold import PacketsUncounted
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child, child, expect_ended, marks
 from tests.support.lane import FAR, UDP, Flow, Road, listed, tc, veth
@@ -155,6 +165,60 @@ def test_a_lane_that_breaks_during_a_hold_is_told(road: Road, ingress: bool) -> 
     assert (held.packets, held.bytes, held.dropped) == (None, None, None)
     flow.expect(numbers)
     lane.close()
+
+
+@HOOKS
+def test_a_filter_that_comes_behind_a_lane_during_its_hold_is_told(road: Road, ingress: bool) -> None:
+    """What the lane held bypasses a filter that somebody has put behind it meanwhile: leaving says so, as entering."""
+    hook = "ingress" if ingress else "egress"
+    lane, flow = PlugLane(road.device, UDP, ingress=ingress, netns=road.near), road.flow(ingress)
+    words = "the matchall filter of preference 65500 would not see the packets that the lane takes"
+    with pytest.raises(NetlinkError, match=words), lane.hold() as held:
+        numbers = flow.expect_held(lane)
+        tc(road.near, f"filter add dev {road.device} {hook} pref 65500 matchall action pass")
+    assert (held.packets, held.bytes, held.dropped) == (None, None, None)
+    flow.expect(numbers)
+    lane.close()
+    tc(road.near, f"filter del dev {road.device} {hook} pref 65500")
+
+
+@HOOKS
+def test_a_device_that_is_down_when_its_hold_ends(wire: Wire, ingress: bool) -> None:
+    """What is released to a device that has gone down is lost: an error says so, and the counts are not known. What is
+    given back to its ingress arrives."""
+    lane = PlugLane(wire.device, UDP, ingress=ingress, netns=wire.near)
+    with suppress(NetlinkError) if ingress else pytest.raises(NetlinkError, match="the device is down, and the k"):
+        with lane.hold() as held:
+            wire.send(3)
+            wire.near.ip(f"link set {wire.device} down")
+    assert (held.packets, held.dropped) == ((0, 0) if ingress else (None, None))
+    with lane.hold() as held:
+        wire.near.ip(f"link set {wire.device} up")
+    assert held.packets == 0
+    lane.close()
+
+
+def test_messages_name_the_device_and_the_match(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody knows the ifb: warnings, the error and the log's record name the lane's device and match. The warnings
+    point to the block."""
+    wire.shrink()
+    shown = f"{wire.device} ({UDP} arriving)"
+    with PlugLane(wire.device, UDP, ingress=True, netns=wire.near) as lane:
+        with pytest.raises(HoldExpired) as raised, lane.hold(timeout=0.05):
+            eventually(lambda: marks(wire.near) == [], "the time is up")
+    assert str(raised.value).startswith(f"the hold of {shown} overstayed its timeout of 0.05 s")
+    assert raised.value.device == wire.device
+    assert [record.getMessage() for record in caplog.records] == [str(raised.value)]
+
+    shown = f"{wire.device} ({UDP})"
+    with PlugLane(wire.device, UDP, limit=300, netns=wire.near) as lane:
+        with pytest.warns(PacketsDropped) as full, lane.hold():
+            wire.send(5)
+        with pytest.warns(PacketsUncounted) as unknown, lane.hold():
+            wire.near.ip(f"link set {lane.ifb} txqueuelen 7")
+    assert str(full[0].message).startswith(f"2 packets were dropped while {shown} was held")
+    assert f"dropped on {shown} is unknown: its txqueuelen was changed" in str(unknown[0].message)
+    assert [warning.filename for warning in (*full, *unknown)] == [__file__, __file__]
 
 
 @HOOKS

@@ -150,3 +150,22 @@ def test_in_a_forked_child_everything_is_minus_1_until_init(port: Wire) -> None:
     numbers = port.send(3)
     assert plug_qdisc_release_indefinite_buffer() == 0
     port.expect(numbers)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (b"lo", "root", "1:", 1000),
+        (None, "root", "1:", 1000),
+        ("lo", b"root", "1:", 1000),
+        ("lo", "root", 1, 1000),
+        ("lo", "root", "1:", "1000"),
+        ("lo", "root", "1:", 1000.0),
+        ("lo", "root", "1:", True),
+    ],
+)
+def test_an_argument_of_another_type_is_a_type_error(port: Wire, arguments: tuple) -> None:
+    """What is no text, or no int, is a TypeError, and nothing is sent."""
+    with pytest.raises(TypeError):
+        port.near.run(plug_qdisc_attach, *arguments)
+    assert "plug" not in port.near.kinds("lo")

@@ -126,10 +126,13 @@ def test_a_new_process_that_does_not_serve_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_the_cost_of_a_lane_is_measured() -> None:
-    """The short form of the lane's benchmark measures each case on both devices, with a lane that is in place."""
+    """The short form of the lane's benchmark measures each of its cases on both kinds of device."""
     argv = ["unshare", "--net", sys.executable, str(BENCHMARKS / "lane" / "run.py"), "--short"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
-    cases = ["no lane, once more", "leaving", "arriving"]
+    lanes = ["1 lane", "10 lanes"]
+    several = [f"{hook}, {count}" for hook in ("leaving", "arriving") for count in lanes]
+    u32 = [f"leaving, {count} of u32 filters" for count in lanes]
+    cases = ["no lane, once more", *several, "leaving, 10 lanes, all different", *u32]
     assert rows == [f"{device}, {case}" for device in ("lo", "veth") for case in cases]

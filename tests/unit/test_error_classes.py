@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import errno
 import pickle
+import struct
 
 import pytest
 from test_reply import ATTR_MSG, attribute, message
@@ -69,6 +70,16 @@ def test_an_unknown_refusal_is_the_base_class() -> None:
     assert type(error) is NetlinkError
     assert str(error) == "cannot buffer on eth0: Something new (Invalid argument)"
     assert (error.errno, error.hint) == (errno.EINVAL, None)
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EEXIST, errno.EOPNOTSUPP])
+def test_a_request_about_a_link_gets_no_advice_about_plugs(code: int) -> None:
+    """The advice to attach a plug, or to choose another parent, is for requests about qdiscs."""
+    about_link = struct.pack("=H", lib.RTM_NEWLINK)
+    reply = bytearray(message(code))
+    reply[24:26] = about_link  # the type in the request's header
+    assert refusal_in(bytes(reply), "make the ifb", "ifb9").hint is None
+    assert refusal_in(message(code), "buffer on", "eth0").hint
 
 
 def test_no_answer_has_no_errno() -> None:

@@ -14,7 +14,7 @@ import struct
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,10 +25,11 @@ from libnlplug import ForkedError, GuardUnavailable, NotPermitted, PlugBusy
 from libnlplug.guard import client as guard
 from libnlplug.guard.client import Guard
 from libnlplug.guard.holders import Place, end_detached_guard, holder_of, mark_name
-from libnlplug.guard.start import start
+from libnlplug.guard.start import listening, send_config, start
 from libnlplug.netlink.libnl import ffi, lib
 from libnlplug.netlink.messages import qdisc_message, without_ack
 from libnlplug.netlink.route_socket import RouteSocket
+from tests.support.hold import NOBODY, needs_root
 from tests.support.netlab import Netns, eventually, unprivileged
 
 PLACES = [Place("lo", 1, 0x7_0000, 0x7_0000), Place("lo", 1, 0x8_0000, 0x8_0000)]
@@ -52,14 +53,8 @@ MESSAGES = [
 ]
 
 
-def configuration(
-    messages: list[bytes] = MESSAGES, places: list[Place] = PLACES, version: int = lib.GUARD_VERSION
-) -> bytes:
-    head = ffi.new("struct guard_config *", [version, os.getpid(), len(places)])
-    for number, raw in enumerate(messages):
-        ffi.buffer(head.messages[number])[: len(raw)] = raw
-    stands = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
-    return ffi.buffer(head)[:] + ffi.buffer(stands)[:]
+def configuration(messages: list[bytes] = MESSAGES, version: int = lib.GUARD_VERSION) -> bytes:
+    return struct.pack("=I", version) + guard.configuration(PLACES, messages, 0)[4:]
 
 
 class Talk:
@@ -68,9 +63,13 @@ class Talk:
     def __init__(self, netns: Netns | None, config: bytes | None = None) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(5)
-        with theirs:
-            self.socket.send(configuration() if config is None else config)
-            run = netns.run if netns else lambda call, *args: call(*args)
+        self._is_ready = False
+        run = netns.run if netns else lambda call, *args: call(*args)
+        with theirs, closing(run(listening)) as route:
+            config = configuration() if config is None else config
+            if len(config) > 16:  # its port's place
+                config = config[:12] + struct.pack("=I", route.getsockname()[0]) + config[16:]
+            send_config(self.socket, config, route.fileno())
             self.pid = run(start, guard.PATH, theirs.fileno())
 
     def say(
@@ -87,8 +86,9 @@ class Talk:
         size = ffi.sizeof("struct guard_answer")
         ffi.buffer(answer)[:] = received[:size]
         errors = [code for (code,) in struct.iter_unpack("=i", received[size:])]
-        assert len(errors) == (len(PLACES) if answer.step == lib.GUARD_PLUG else 0)
-        failures = [(plug, code) for plug, code in enumerate(errors) if code]
+        assert len(errors) == (len(PLACES) if self._is_ready else 0)
+        self._is_ready = True
+        failures = [(plug, code) for plug, code in enumerate(errors) if code and answer.step == lib.GUARD_PLUG]
         return answer, failures
 
     def hold(self, hold: int, **how: int) -> tuple[int, int]:
@@ -373,6 +373,29 @@ def test_a_visitor_may_end_a_detached_hold(talk: Talk, netns: Netns, detached: i
     assert end_detached_guard(sk, MARKS[1]) is bool(detached)
     sk.close()
     eventually(lambda: marks(netns) == ([] if detached else sorted(MARKS)), "the visitor has gone, the marks stay")
+
+
+def test_a_visitor_without_the_right_ends_nothing(talk: Talk, netns: Netns) -> None:
+    """Who asks who holds, and another user who asks for the end, are told the holder; the detached hold goes on."""
+    needs_root()
+    assert talk.hold(1, detached=1, timeout=MINUTE) == (0, 0)
+
+    def visit() -> int:
+        pid = os.fork()
+        if pid:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as visitor:
+            visitor.bind("\0libnlplug-end/nobody")
+            visitor.connect("\0" + MARKS[0])
+            os._exit(not visitor.recv(64) or visitor.recv(64) != b"")
+
+    assert netns.run(visit) == 0
+    sk = RouteSocket(netns)
+    assert holder_of(sk, MARKS[0]) is not None
+    assert marks(netns) == sorted(MARKS)
+    assert end_detached_guard(sk, MARKS[0])
+    sk.close()
 
 
 @pytest.mark.parametrize("goodbye", [True, False])

@@ -29,10 +29,15 @@ FLOORS = (
     ("errors", "record", "async_with", "_version", "_libnl"),
 )
 NOTHING = ("errors", "record", "async_with", "_version")
-ONLY = {"plug_qdisc": {"netlink.libnl", "errors"}, **dict.fromkeys(NOTHING, set())}  # what these may import
+LIGHT = ("command", "command.table", "command.parser", "command.units", "command.output", "command.completion")
+# What these may import. The last ones work without libnl.
+ONLY = {"plug_qdisc": {"netlink.libnl", "errors"}, **dict.fromkeys(NOTHING, set())}
+ONLY |= dict.fromkeys(LIGHT, {*LIGHT, "command.advice", "command.manual", "errors", "_version"})
 ONLY_FROM = {"_libnl": {"netlink.libnl"}, "plug_qdisc": set()}  # who may import these
 USES_THE_FACE = {"pytest_plugin"}  # as a program does
 LOADS_BY_NAME = {"", "command"}  # the face, and the command, load a module when it is first needed
+
+LONGEST = 60  # lines of a function
 
 Sources = dict[str, str]
 
@@ -56,7 +61,8 @@ def imports(name: str, tree: ast.AST, names: set[str]) -> set[str]:
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name[len("libnlplug") :].lstrip(".") for alias in node.names if ours(alias.name)}
+            modules = {alias.name[len("libnlplug") :].lstrip(".") for alias in node.names if ours(alias.name)}
+            found |= modules | {""} if modules else set()  # it binds the face
         elif isinstance(node, ast.ImportFrom) and (node.level or ours(node.module or "")):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = [part for part in (node.module or "").split(".") if part and part != "libnlplug"]
@@ -110,8 +116,9 @@ def arrows(texts: Sources) -> list[str]:
 
 
 def circle(texts: Sources) -> list[str]:
-    """The modules from which the imports lead back, within a room too."""
+    """The modules from which the imports lead back, within a room too. The command loads its verbs by their names."""
     left = graph(texts)
+    left["command"] |= {f"command.{module}" for module in re.findall(r'"(\w+)\.\w+"', texts["command.table"])}
     while leaves := [name for name, others in left.items() if not others & set(left)]:
         for name in leaves:
             del left[name]
@@ -119,49 +126,66 @@ def circle(texts: Sources) -> list[str]:
 
 
 def reaches(texts: Sources) -> list[str]:
-    """Where a module uses the underscored names of another: imported, as an attribute of an object that is not
-    ``self`` or ``cls`` (a class may also make its own objects), by getattr(), or by loading a module by its name."""
+    """Where a module uses the underscored names of another: imported, as an attribute of an object that is not its own,
+    or by their names; and where it loads a module by its name."""
     wrong = []
     for name, text in texts.items():
-        tree = parsed(text)
-        own = names_of_own_objects(tree)
-        for node in ast.walk(tree):
-            reach = False
-            if isinstance(node, ast.ImportFrom) and (node.level or ours(node.module or "")):
-                reach = any(underscored(one.name) and one.name not in ("_libnl", "_version") for one in node.names)
-            elif isinstance(node, ast.Attribute) and underscored(node.attr):
-                reach = ast.unparse(node) != "os._exit" and not (
-                    isinstance(node.value, ast.Name) and node.value.id in own
-                )
-            elif isinstance(node, ast.Call):
-                reach = name not in LOADS_BY_NAME and by_name(node)
-            if reach:
-                wrong.append(f"{name}:{node.lineno} {ast.unparse(node)}")
+        for scope in parsed(text).body:
+            own = own_objects(parsed(text), scope)
+            for node in ast.walk(scope):
+                if is_reach(node, own) or (name not in LOADS_BY_NAME and is_by_name(node, own)):
+                    wrong.append(f"{name}:{getattr(node, 'lineno', 0)} {ast.unparse(node)}")
     return wrong
 
 
-@functools.cache
-def names_of_own_objects(tree: ast.Module) -> set[str]:
-    """What the module calls the objects whose underscored attributes are its own."""
+def own_objects(tree: ast.Module, scope: ast.AST) -> set[str]:
+    """The names of objects whose underscored attributes are the module's own: ``self``, ``cls``, its classes, and what
+    this function or class makes of them by ``name = Class(...)`` or ``name = cls.__new__(cls)``."""
     classes = {one.name for one in tree.body if isinstance(one, ast.ClassDef)}
-    made = {one.targets[0].id for one in ast.walk(tree) if makes(one, classes)}
+    made = {
+        node.targets[0].id
+        for node in ast.walk(scope)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func) in {*classes, "cls.__new__"}
+    }
     return {"self", "cls", *classes, *made}
 
 
-def makes(node: ast.AST, classes: set[str]) -> bool:
-    """Whether it is ``name = Class(...)`` with one of these classes, or ``name = cls.__new__(cls)``."""
-    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
-        return False
-    return isinstance(node.targets[0], ast.Name) and ast.unparse(node.value.func) in {*classes, "cls.__new__"}
+def is_reach(node: ast.AST, own: set[str]) -> bool:
+    """Whether it uses an underscored name of another module or object, or calls another object ``self`` or ``cls``."""
+    if isinstance(node, ast.ImportFrom) and (node.level or ours(node.module or "")):
+        return any(underscored(one.name) and one.name not in ("_libnl", "_version") for one in node.names)
+    if isinstance(node, ast.Attribute) and underscored(node.attr):
+        of_own = isinstance(node.value, ast.Name) and node.value.id in own
+        return not of_own and ast.unparse(node) != "os._exit"
+    if isinstance(node, ast.MatchClass):
+        return any(map(underscored, node.kwd_attrs))
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in ("self", "cls")
 
 
-def by_name(node: ast.Call) -> bool:
-    """Whether it loads a module by its name, or takes an underscored attribute by its name."""
-    called = ast.unparse(node.func)
-    if called.split(".")[-1] in ("import_module", "__import__"):
-        return True
-    names = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-    return called in ("getattr", "setattr", "hasattr") and any(map(underscored, names))
+BY_NAME = ("exec", "eval", "__import__", "importlib", "import_module", "pkgutil", "attrgetter", "__dict__")
+BY_NAME += ("__getattribute__",)
+OPEN = ("lib", "args")  # whose names are composed: libnl's constants, and a command line's options
+
+
+def is_by_name(node: ast.AST, own: set[str]) -> bool:
+    """Whether it loads a module by its name, or takes an attribute by a name that is underscored or not written out."""
+    if isinstance(node, ast.Name):
+        return node.id in BY_NAME
+    if isinstance(node, ast.Attribute):
+        return node.attr in BY_NAME and ast.unparse(node.value) not in OPEN
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        module = node.module if isinstance(node, ast.ImportFrom) else ""
+        return bool({module, *(alias.name for alias in node.names)} & set(BY_NAME))
+    if isinstance(node, ast.Subscript):
+        return ast.unparse(node.value) == "sys.modules"
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
+        of, name, *_ = node.args
+        written = isinstance(name, ast.Constant) and isinstance(name.value, str)
+        return underscored(name.value) if written else ast.unparse(of) not in {*own, *OPEN}
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "vars" and ast.unparse(node.args[0]) not in OPEN
 
 
 def underscored(name: str) -> bool:
@@ -209,6 +233,21 @@ def test_no_room_uses_anothers_underscored_names() -> None:
         ("group", "def f(self): self._plugs[0]._sk"),
         ("group", "def f(plug): plug._sk"),
         ("group", "def f(plug): getattr(plug, '_buffer')"),
+        ("group", "def f(plug, name): getattr(plug, name)"),
+        ("group", "def f(plug): vars(plug)['_sk']"),
+        ("group", "def f(plug): plug.__dict__['_sk']"),
+        ("group", "from operator import attrgetter"),
+        ("group", "def f(plug): object.__getattribute__(plug, '_sk')"),
+        ("group", "def f(plugs): return [self._sk for self in plugs]"),
+        ("group", "def f(plug):\n    cls = plug\n    cls._sk"),
+        ("group", "def f(): plug = PlugGroup(())\ndef g(plug): plug._sk"),
+        ("netlink.netns", "import libnlplug.errors"),
+        ("netlink.netns", "from importlib import import_module as load"),
+        ("netlink.netns", "load = __import__"),
+        ("netlink.netns", "exec('from ..plug import PlugQdisc')"),
+        ("netlink.netns", "import sys; sys.modules['libnlplug.plug']"),
+        ("command.verbs", "from . import main"),
+        ("command.table", "from ..plug import PlugQdisc"),
         ("group", "from . import plug_qdisc"),
         ("lane.match", "from ..doctor import examine"),
         ("lane.match", "def f(): from .lane import PlugLane"),
@@ -223,12 +262,28 @@ def test_a_breach_is_found(module: str, line: str) -> None:
 
 
 def test_what_is_bound_is_used() -> None:
-    """Every function and constant of _libnl is used by a module, or by the C that is compiled into it. (The names of
-    flower's keys for addresses and ports are composed.)"""
-    compiled = "".join(path.read_text() for path in PACKAGE.glob("*/*.c"))
+    """Every function and constant of _libnl is used by a module, by the C that is compiled into it, or by the guard,
+    with which it shares protocol.h. (The names of flower's keys for addresses and ports are composed.)"""
+    compiled = "".join(
+        re.sub(r"/\*.*?\*/|//[^\n]*", "", path.read_text(), flags=re.S) for path in PACKAGE.glob("*/*.c")
+    )
     used = set(re.findall(r"\blib\.(\w+)", "".join(sources().values()))) | set(re.findall(r"\w+", compiled))
     composed = re.compile(r"TCA_FLOWER_KEY_(IPV[46]|PORT|TCP|UDP|SCTP)_(SRC|DST)")
     assert [name for name in dir(lib) if name not in used and not composed.match(name)] == []
+
+
+def test_no_function_is_long() -> None:
+    """No function of the package has more than 60 lines, in Python or in C."""
+    long = []
+    for name, text in sources().items():
+        for node in ast.walk(parsed(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno - node.lineno >= LONGEST:
+                long.append(f"{name}.{node.name}")
+    for path in PACKAGE.glob("*/*.c"):
+        for body in re.findall(r"^\{\n.*?^\}$", path.read_text(), re.M | re.S):
+            if body.count("\n") >= LONGEST:
+                long.append(f"{path.name}: {body[:80]}")
+    assert long == []
 
 
 def test_the_stub_has_the_public_names() -> None:

@@ -29,7 +29,7 @@ def test_compared_by_value() -> None:
 def test_they_do_not_change() -> None:
     """Setting a value is an AttributeError that says why."""
     stats = PlugStats(1, 2, 3, 4, 5)
-    with pytest.raises(AttributeError, match="PlugStats.qlen cannot be set: it is a result"):
+    with pytest.raises(AttributeError, match="PlugStats.qlen is read-only"):
         stats.qlen = 0
     with pytest.raises(AttributeError):
         stats.other = 0  # type: ignore[attr-defined]
@@ -41,3 +41,14 @@ def test_shown_and_sent() -> None:
     stats = PlugStats(1, 2, 3, 4, 5)
     assert repr(stats) == "PlugStats(qlen=1, backlog=2, drops=3, packets=4, bytes=5)"
     assert pickle.loads(pickle.dumps(stats)) == copy.copy(stats) == copy.deepcopy(stats) == stats
+
+
+def test_every_value_has_its_name() -> None:
+    """A record with too few or too many values is a TypeError; none of its values can be deleted."""
+    for count in (4, 6):
+        with pytest.raises(TypeError, match=f"PlugStats has 5 values, not {count}"):
+            PlugStats(*range(count))
+    stats = PlugStats(1, 2, 3, 4, 5)
+    with pytest.raises(AttributeError, match="PlugStats.qlen is read-only"):
+        del stats.qlen
+    assert stats.qlen == 1

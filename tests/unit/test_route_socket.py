@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from libnlplug import ClosedError, DeviceNotFound, ForkedError, NetlinkError, PlugQdisc
 from libnlplug.netlink import route_socket
 from libnlplug.netlink.libnl import lib
-from libnlplug.netlink.messages import link_message
+from libnlplug.netlink.messages import joined, link_message
 from libnlplug.netlink.route_socket import Reply, RouteSocket, qdisc_info
 from tests.support.netlab import Netns
 
@@ -244,6 +244,24 @@ def test_what_cannot_be_sent_is_certain(sk: RouteSocket) -> None:
     assert caught.value.errno == errno.EMSGSIZE
     failures = sk.execute_all(too_long, ["lo", "lo"], "find")
     assert [failures[seq].errno for seq in (0, 1)] == [errno.EMSGSIZE] * 2
+    assert sk.link("lo") == LOOPBACK
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+def test_a_descriptor_that_is_another_sockets_is_a_failure(sk: RouteSocket, requests: int) -> None:
+    """A program that has closed all descriptors gave the socket's number to a socket at its end: no endless loop."""
+    batch = joined([link_message(lib.RTM_GETLINK, 0, LOOPBACK)] * requests)
+    with socket.socket() as listener, socket.socket() as ended, socket.socket(fileno=os.dup(sk.fileno())) as kept:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        ended.connect(listener.getsockname())
+        listener.accept()[0].close()
+        os.dup2(ended.fileno(), sk.fileno())
+        try:
+            failures = sk.execute_all(batch, ["lo"] * requests, "find")
+        finally:
+            os.dup2(kept.fileno(), sk.fileno())
+    assert sorted(failures) == list(range(requests))
     assert sk.link("lo") == LOOPBACK
 
 
