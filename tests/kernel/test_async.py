@@ -375,6 +375,7 @@ def test_a_loop_that_ends_in_the_block(wire: Wire, plug: PlugQdisc) -> None:
 
     held: list[int] = []
     loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # asyncio tells of a task that is thrown away
     coroutine = hold()
     task = loop.create_task(coroutine)  # kept, or it would be closed here
     loop.run_forever()

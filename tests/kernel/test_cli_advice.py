@@ -15,7 +15,7 @@ from tests.support.command import Cli, let_end
 from tests.support.hold import expect_flow
 from tests.support.netlab import Wire, unable
 
-PIDFD_OPEN = 434
+PIDFD_OPEN, SOCKET, AF_NETLINK = 434, 41, 16
 UDP = ("--ip-proto", "udp")
 
 
@@ -126,9 +126,20 @@ def test_a_filtered_system_call_is_not_a_missing_right(wire: Wire, cli: Cli) -> 
     assert "plug" not in wire.near.kinds(wire.device)
 
 
-FILTERED = f"""
+@pytest.mark.parametrize(("words", "status"), [(("show",), 1), (("hold", "lo", "--", "true"), 125)])
+def test_a_unit_without_netlink_sockets(wire: Wire, cli: Cli, words: tuple[str, ...], status: int) -> None:
+    """Where the kernel refuses AF_NETLINK as RestrictAddressFamilies= of a unit has it do, the line names that setting,
+    and no missing right."""
+    if platform.machine() != "x86_64":
+        unable("the number of the system call is not known here")
+    err = cli(*words, before=(sys.executable, "-c", WITHOUT_NETLINK), status=status).err
+    assert "CAP_NET_ADMIN is missing" not in err
+    assert "RestrictAddressFamilies= must allow AF_NETLINK" in err
+
+
+FILTER = """
 import ctypes, os, struct, sys
-code = [(0x20, 0, 0, 0), (0x15, 0, 1, {PIDFD_OPEN}), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
+code = CODE
 text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in code))
 class Program(ctypes.Structure):
     _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
@@ -137,3 +148,8 @@ libc.prctl(38, 1, 0, 0, 0)
 assert libc.prctl(22, 2, ctypes.byref(Program(len(code), ctypes.cast(text, ctypes.c_void_p)))) == 0
 os.execv(sys.argv[1], sys.argv[1:])
 """
+ALLOW, EPERM, EAFNOSUPPORT = (6, 0, 0, 0x7FFF0000), (6, 0, 0, 0x50001), (6, 0, 0, 0x50061)
+FILTERED = FILTER.replace("CODE", str([(0x20, 0, 0, 0), (0x15, 0, 1, PIDFD_OPEN), EPERM, ALLOW]))
+# The system call, then its first argument: the address family.
+NO_NETLINK = [(0x20, 0, 0, 0), (0x15, 0, 3, SOCKET), (0x20, 0, 0, 16), (0x15, 0, 1, AF_NETLINK), EAFNOSUPPORT, ALLOW]
+WITHOUT_NETLINK = FILTER.replace("CODE", str(NO_NETLINK))
