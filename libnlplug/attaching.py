@@ -56,6 +56,8 @@ def attach(
     ``netns`` is the network namespace: a name of ``ip netns``, a path, a pid (int) or an object with a fileno(); None
     is the caller's.
 
+    The kernel may lose packets that leave while a qdisc is created or removed at the root. Keep the plug to avoid that.
+
     If the device has a plug there, it is adopted: only a given ``limit`` is sent to it. Raises QdiscExists if its
     handle differs from a given ``handle``, or if a configured qdisc of another kind is there; that is never replaced.
 
@@ -111,10 +113,10 @@ def attach_by(
     if _is_free(found):
         wanted = handle or _default_handle(parent) | (_TEMPORARY if temporary else 0)
         if parent != lib.TC_H_ROOT:
-            from .netlink.devices import refuse_silent_class
+            from .netlink.devices import refuse_parent
 
             _refuse_elsewhere(sk, link.ifindex, wanted, device)
-            refuse_silent_class(sk, link.ifindex, device, parent)
+            refuse_parent(sk, link.ifindex, device, parent)
         new = _own_default(link) if limit is None and link.txqueuelen == 0 else limit
         plug = PlugQdisc(sk, device, link.ifindex, parent, wanted, created=True, temporary=temporary, limit=new)
         from .guard.holders import Taken

@@ -112,7 +112,7 @@ breaks(
 breaks(
     "attach: below a scheduler that a silent class stops",
     ATTACH,
-    "            refuse_silent_class(sk, link.ifindex, device, parent)\n",
+    "            refuse_parent(sk, link.ifindex, device, parent)\n",
     "",
     "kernel/test_attach::test_below_a_scheduler_that_a_silent_class_stops_it_is_refused",
 )

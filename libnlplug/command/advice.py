@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .parser import Args
 
 # Qdiscs a class of which can be held while the others flow.
-_CLASSFUL = ("prio", "htb", "multiq", "mq", "mqprio")
+_CLASSFUL = ("prio", "htb")
 _AT_A_CLASS = "hold at a class of it"
 _NET_ADMIN = 1 << 12
 _STATUS = "/proc/self/status"

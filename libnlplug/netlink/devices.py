@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Find the kind of a device, its ports and largest packet, and qdiscs below which a plug would stop all classes."""
+"""Find the kind of a device, its ports and largest packet, and refuse limits and parents that a plug must not have."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ __all__ = [
     "load_ifb",
     "ports_of",
     "refuse_small_limit",
-    "refuse_silent_class",
+    "refuse_parent",
 ]
 
 # These qdiscs serve no class while one class has packets but gives none, as a plug does that holds: drr_dequeue(),
 # qfq_dequeue(), hfsc_dequeue() and ets_qdisc_dequeue() in net/sched.
 STOPPED_BY_SILENCE = ("hfsc", "drr", "qfq", "ets")
+# When the qdisc of a class of these is deleted, they put noop there, which drops every packet: mq_graft() and others in
+# net/sched. (prio and htb put a pfifo there.)
+LEFT_WITHOUT_QUEUE = ("mq", "mqprio", "taprio", "multiq", "tbf", "red", "sfb")
 GSO_MAX_SIZE = 65536  # bytes, the kernel's default
 
 
@@ -90,16 +93,22 @@ def refuse_small_limit(sk: RouteSocket, ifindex: int, name: str, limit: int, sta
         warnings.warn(sentence, RuntimeWarning, stacklevel=stacklevel)
 
 
-def refuse_silent_class(sk: RouteSocket, ifindex: int, device: str, parent: int) -> None:
-    """Raise NetlinkError if ``parent`` is a class of a qdisc that would serve no other class while a plug holds."""
+def refuse_parent(sk: RouteSocket, ifindex: int, device: str, parent: int) -> None:
+    """Raise NetlinkError if ``parent`` is a class of a qdisc that would serve no other class while a plug holds, or
+    that would leave the class without a queue when the plug is removed."""
     by_handle = {one.handle: one for one in sk.qdiscs() if one.ifindex == ifindex}
     seen: set[int] = set()
     while (major := parent & 0xFFFF_0000) in by_handle and major not in seen:
-        seen.add(major)
         there = by_handle[major]
+        why = ""
         if there.kind in STOPPED_BY_SILENCE:
+            why = "serves none of its classes while one of them holds packets back"
+        elif there.kind in LEFT_WITHOUT_QUEUE and not seen:
+            why = "leaves a class without a queue when its plug is removed, and the class then drops every packet"
+        seen.add(major)
+        if why:
             hint = "hold chosen packets by a lane instead (PlugLane; 'hold' with packet options)"
-            why = f"{there.kind} {handle_text(major)} serves none of its classes while one of them holds packets back"
+            why = f"{there.kind} {handle_text(major)} {why}"
             message = f"cannot attach a plug to {device}: {why}; {hint}"
             raise NetlinkError(errno.EOPNOTSUPP, message, "attach a plug to", device, hint=hint)
         parent = there.parent

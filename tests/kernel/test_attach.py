@@ -160,7 +160,7 @@ def test_below_a_scheduler_that_a_silent_class_stops_it_is_refused(
     if deep:
         tc(f"qdisc add dev {wire.device} parent 1:4 handle 2: prio bands 3")
     before = shown(wire)
-    with pytest.raises(libnlplug.NetlinkError, match=f"{kind.split()[0]} 1: stops all its classes") as caught:
+    with pytest.raises(libnlplug.NetlinkError, match=f"{kind.split()[0]} 1: serves none of its classes") as caught:
         libnlplug.attach(wire.device, parent="2:3" if deep else "1:4", netns=wire.near)
     assert caught.value.errno == errno.EOPNOTSUPP
     assert shown(wire) == before
@@ -274,3 +274,16 @@ def test_a_refusal_leaves_no_descriptor_open(wire: Wire) -> None:
                 call("nosuch0" if parent == "root" else wire.device, parent=parent, netns=wire.near)
             kept.append(raised.value)
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("kind", ["tbf rate 1gbit burst 1mb limit 10mb", "red limit 100000 avpkt 1000 bandwidth 100mbit burst 50"])
+def test_a_parent_that_would_be_left_without_a_queue_is_refused(wire: Wire, kind: str) -> None:
+    """When a plug at its class is removed, each of these drops every packet: so no plug is made there."""
+    name = kind.split()[0]
+    if subprocess.run(["modprobe", "-q", f"sch_{name}"]).returncode:
+        unable(f"this kernel has no sch_{name}")
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: {kind}")
+    with pytest.raises(libnlplug.NetlinkError, match=f"{name} 1: leaves a class without a queue") as caught:
+        libnlplug.attach(wire.device, parent="1:1", netns=wire.near)
+    assert caught.value.errno == errno.EOPNOTSUPP
+    wire.expect(wire.send(3))

@@ -146,12 +146,18 @@ def test_lo(netns: Netns) -> None:
 
 @pytest.mark.parametrize("root", ["mq", "prio"])
 def test_a_configured_multi_queue_root_stays(netns: Netns, root: str) -> None:
-    """An mq that somebody configured has a handle, and is no default: it is not displaced, its classes take plugs."""
+    """An mq that somebody configured has a handle, and is no default: it is not displaced. A class of it takes no plug,
+    because the kernel would leave it without a queue; a class of prio does."""
     tap = Tap(netns, 256)
     netns.tc(f"qdisc replace dev {tap.device} root handle 8: {root}")
     with pytest.raises(libnlplug.QdiscExists, match=f"{root} 8: is there"):
         libnlplug.attach(tap.device, netns=netns)
-    with libnlplug.attach(tap.device, parent="8:1", netns=netns) as plug:
-        assert ("plug", plug.handle) in tap.kinds()
-    assert tap.kinds()[0] == (root, "8:")
+    before = tap.kinds()
+    if root == "mq":
+        with pytest.raises(libnlplug.NetlinkError, match="mq 8: leaves a class without a queue"):
+            libnlplug.attach(tap.device, parent="8:1", netns=netns)
+    else:
+        with libnlplug.attach(tap.device, parent="8:1", netns=netns) as plug:
+            assert ("plug", plug.handle) in tap.kinds()
+    assert tap.kinds()[0] == before[0] == (root, "8:")
     tap.close()
