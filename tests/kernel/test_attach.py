@@ -276,7 +276,9 @@ def test_a_refusal_leaves_no_descriptor_open(wire: Wire) -> None:
     assert descriptors() == before
 
 
-@pytest.mark.parametrize("kind", ["tbf rate 1gbit burst 1mb limit 10mb", "red limit 100000 avpkt 1000 bandwidth 100mbit burst 50"])
+@pytest.mark.parametrize(
+    "kind", ["tbf rate 1gbit burst 1mb limit 10mb", "red limit 100000 avpkt 1000 bandwidth 100mbit burst 50"]
+)
 def test_a_parent_that_would_be_left_without_a_queue_is_refused(wire: Wire, kind: str) -> None:
     """When a plug at its class is removed, each of these drops every packet: so no plug is made there."""
     name = kind.split()[0]
