@@ -184,7 +184,7 @@ def _zsh_option(one: Option) -> str:
 def _zsh_word(verb: Verb, one: Option) -> str:
     choices = _choices(verb) if one.choices or verb.name == "help" else []
     action = f"({' '.join(choices)})" if choices else _ACTIONS.get(one.key, " ")
-    return _quoted(f"{':' if one.needed else '::'}{one.names[0]}:{action}")
+    return _quoted(f"{':' if one.needed is True else '::'}{one.names[0]}:{action}")
 
 
 def _quoted(text: str) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from ..errors import DeviceNotFound
 from .advice import elsewhere
 from .output import say, table
-from .parser import UsageError
 from .table import DONE, FAILED, PACKETS
 from .verbs import device_named
 
@@ -21,16 +20,10 @@ if TYPE_CHECKING:
     from .parser import Args
 
 _PARTS = tuple(one.key for one in PACKETS)
-_MEANS_NOTHING = {"add": ("json",), "show": (*_PARTS, "ingress", "limit"), "del": ("limit", "json")}
 
 
 def lane(args: Args) -> int:
     """libnlplug lane add|show|del DEV"""
-    for key in _MEANS_NOTHING[args.action]:
-        if key in args.typed:
-            raise UsageError(f"'lane {args.action}' has no option {args.typed[key]}", args.verb)
-    if args.dev is None and args.action != "show":
-        raise UsageError(f"DEV is missing: 'lane {args.action}' needs the network device", args.verb)
     return {"add": _add, "show": _show, "del": _delete}[args.action](args)
 
 

@@ -49,7 +49,7 @@ def usage(verb: Verb) -> str:
 
 def _place(one: Option) -> str:
     text = "|".join(one.choices) or one.names[0]
-    return text if one.needed else f"[{text}]"
+    return text if one.needed is True else f"[{text}]"
 
 
 def help_of(verb: Verb | None, width: int = 80) -> str:

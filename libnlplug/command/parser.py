@@ -86,9 +86,13 @@ def _read_all(args: Args, verb: Verb, words: list[str]) -> None:
             raise _stray(verb, words)
     if verb.command and not args.command:
         raise UsageError(_needs_command(verb), verb)
+    action = args.__dict__.get("action", "")
     for place in places:
-        if place.needed:
+        if place.needed is True or (place.needed and action in place.needed):
             raise UsageError(f"{place.names[0]} is missing: {place.help}", verb)
+    for one in verb.options:
+        if one.only and one.key in args.typed and action not in one.only:
+            raise UsageError(f"'{verb.name} {action}' has no option {args.typed[one.key]}", verb)
 
 
 def _stray(verb: Verb, words: list[str]) -> UsageError:

@@ -61,15 +61,22 @@ class Option:
         read: Callable[[str], object] = str,
         default: object = None,
         choices: tuple[str, ...] = (),
-        needed: bool = False,
+        needed: bool | tuple[str, ...] = False,
         key: str = "",
         run: str = "",
+        only: tuple[str, ...] = (),
     ) -> None:
         self.names, self.help, self.value, self.read, self.choices = names, help, value, read, choices
-        self.needed, self.run = needed, run
+        self.needed, self.run, self.only = needed, run, only
         self.is_option = names[0].startswith("-")
         self.default = False if self.is_option and not value else default
         self.key = key or max(names, key=len).lstrip("-").replace("-", "_").lower()
+
+    def of(self, *actions: str) -> Option:
+        """Return this option for these actions of a verb only."""
+        help = f"{self.help} ({' and '.join(actions)})"
+        named = {"value": self.value, "read": self.read, "key": self.key, "only": actions}
+        return Option(*self.names, help=help, **named)  # type: ignore[arg-type]
 
     @property
     def shown(self) -> str:
@@ -239,11 +246,16 @@ VERBS: tuple[Verb, ...] = (
         Option(
             "ACTION", needed=True, choices=("add", "show", "del"), help="add a lane, show the lanes, or delete them"
         ),
-        Option("DEV", read=units.device, help="the network device; 'lane show' without it shows all"),
-        *PACKETS,
-        INGRESS,
-        _limit("4mb"),
-        JSON,
+        Option(
+            "DEV",
+            read=units.device,
+            needed=("add", "del"),
+            help="the network device; 'lane show' without it shows all",
+        ),
+        *(one.of("add", "del") for one in PACKETS),
+        INGRESS.of("add", "del"),
+        _limit("4mb").of("add"),
+        JSON.of("show"),
         NETNS,
         more="'lane show' prints a line for each lane: DEVICE, HOOK (egress for leaving packets, ingress for arriving"
         " ones), MATCH, IFB (the device that carries its plug), and STATE: kept (by 'lane add'), alive (used by a"

@@ -291,12 +291,14 @@ def test_an_editable_install_is_a_path(made: Path, tmp_path: Path) -> None:
     assert done.stdout.strip() == str(tree / "libnlplug" / "__init__.py"), done.stderr
 
 
-@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+PROGRAMS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+CHECKERS = ["mypy", *filter(lambda name: shutil.which(name, path=PROGRAMS), ["pyright"])]
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
 def test_type_checkers_see_an_editable_install(made: Path, tmp_path: Path, checker: str) -> None:
     """In the clone's parent folder, for a virtual environment with the clone's path: a right program has no error, and
     a wrong argument is one."""
-    if shutil.which(checker, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") is None:
-        pytest.skip(f"{checker} is not installed here")
     (sdist,) = made.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path)
@@ -306,7 +308,7 @@ def test_type_checkers_see_an_editable_install(made: Path, tmp_path: Path, check
     (packages / "libnlplug.pth").write_text(f"{tmp_path / 'libnlplug'}\n")
     python = tmp_path / "venv" / "bin" / "python"
     words = [checker, "--python-executable" if checker == "mypy" else "--pythonpath", str(python)]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": PROGRAMS}
     for limit, status in (("1 << 20", 0), ("'1mb'", 1)):
         (tmp_path / "program.py").write_text(f"import libnlplug\n\nlibnlplug.attach('lo', limit={limit}).buffer()\n")
         done = subprocess.run([*words, "program.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
