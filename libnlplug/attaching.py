@@ -95,7 +95,7 @@ def _attach(
         if checked is not None:
             from .netlink.devices import refuse_small_limit
 
-            refuse_small_limit(sk, sk.link(device), device, checked, stacklevel=4)
+            refuse_small_limit(sk, sk.ifindex_of(device), device, checked, stacklevel=4)
         return attach_by(sk, device, classid, major, checked, temporary=temporary)
     except BaseException:
         sk.close()

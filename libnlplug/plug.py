@@ -437,7 +437,7 @@ class PlugQdisc(Holdable):
 
 def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
     """PlugQdisc.open() with an open socket."""
-    ifindex = sk.link(device)
+    ifindex = sk.ifindex_of(device)
     found = qdisc_at(sk, ifindex, parent, device)
     if found is None or found.kind != "plug":
         there = f"the {found.kind} there is no plug" if found and found.handle else "it has none"

@@ -61,7 +61,7 @@ def _has_classes(args: Args) -> bool:
 
     try:
         sk = RouteSocket(args.netns)
-        found = sk.qdisc(sk.link(args.dev), parse_handle(args.parent) or 0, args.dev)
+        found = sk.qdisc(sk.ifindex_of(args.dev), parse_handle(args.parent) or 0, args.dev)
     except OSError:
         return False
     return found is not None and found.kind in _CLASSFUL

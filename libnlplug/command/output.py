@@ -31,7 +31,9 @@ def say(sentence: str) -> None:
 def discard(stream: TextIO | None) -> None:
     """Send the rest of the stream's buffer to /dev/null, so that it does not fail once more when Python ends."""
     if stream is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def table(heads: list[str], rows: list[list[str]], numbers: Container[str] = ()) -> list[str]:

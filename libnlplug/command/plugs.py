@@ -32,7 +32,7 @@ def plugs(sk: RouteSocket, device: str | None, *, here: bool = False) -> list[di
     where the holder did not set it), guard (pid), detached, foreign, uid. ``here`` says that the socket's namespace is
     the calling thread's: then no privilege is needed.
     """
-    index = sk.link(device) if device is not None else None
+    index = sk.ifindex_of(device) if device is not None else None
     found = []
     for info in sk.every_qdisc():
         if info.kind != "plug" or index not in (None, info.ifindex):

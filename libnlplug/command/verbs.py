@@ -32,7 +32,7 @@ def device_named(args: Args) -> str:
         from ..netlink.route_socket import RouteSocket
 
         try:
-            RouteSocket(args.netns).link(device)
+            RouteSocket(args.netns).ifindex_of(device)
         except DeviceNotFound:
             vars(args)["dev"] = device = device.partition("@")[0]
     return device

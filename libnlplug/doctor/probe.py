@@ -99,7 +99,7 @@ def _probe_inside(flags: int, out: int) -> Iterator[Check]:
     ifb_is_safe = _ifb_is_safe()
     _enter_new(flags)
     sk = RouteSocket()
-    lo = sk.link("lo")
+    lo = sk.ifindex_of("lo")
     _send(message(lib.RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, lo, lib.IFF_UP, lib.IFF_UP)))
     try:
         plug = attach("lo")
@@ -117,7 +117,7 @@ def _probe_outside(refusal: str) -> Iterator[Check]:
     """Ask with bad options: the kernel looks for the qdisc's kind first, and then refuses the options."""
     why = f"no network namespace can be made to try it in ({refusal})"
     sk = RouteSocket()
-    lo = sk.link("lo")
+    lo = sk.ifindex_of("lo")
     plug = ffi.new("struct tcmsg *", {"tcm_ifindex": lo, "tcm_parent": lib.TC_H_ROOT, "tcm_handle": 1 << 16})
     bad_options = attribute(lib.TCA_KIND, b"plug\0") + attribute(lib.TCA_OPTIONS, b"\0")  # too short to be a plug's
     try:

@@ -74,7 +74,7 @@ def create_ifb(sk: RouteSocket, name: str, alias: str, packet: int) -> int:
             message = f"cannot make the ifb {name}: {error.ext_ack or 'Operation not supported'}; {hint}"
             raise PlugUnavailable(error.errno, message, "make the ifb", name, hint=hint) from None
         raise
-    ifindex = sk.link(name)
+    ifindex = sk.ifindex_of(name)
     set_alias(sk, ifindex, name, alias)
     _quieten(sk, ifindex, name)
     up = _link(ifindex)

@@ -200,7 +200,7 @@ def is_dead(one: Filter) -> bool:
 
 def lanes(sk: RouteSocket, device: str) -> list[LaneInfo]:
     """Return all lanes of a device, also those of which only the filters are left because the ifb was deleted."""
-    ifindex = sk.link(device)
+    ifindex = sk.ifindex_of(device)
     there = hooks(sk, ifindex, device)
     here = [lane for lane in all_lanes(sk) if lane.ifindex == ifindex]
     are_now = states(sk, here, there)

@@ -105,7 +105,7 @@ class PlugLane(AsyncWith):
         self._was_up = False  # the device, when the hold began
         self._sk = RouteSocket(netns)
         try:
-            self._ifindex = self._sk.link(device)
+            self._ifindex = self._sk.ifindex_of(device)
             if checked is not None:
                 refuse_small_limit(self._sk, self._ifindex, device, checked, stacklevel=4)
             with lock(self._sk, self._ifindex, device, "make a lane on"):

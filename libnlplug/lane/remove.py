@@ -35,7 +35,7 @@ def delete_lanes(sk: RouteSocket, device: str, match: Match | None, ingress: boo
 
     Raise PlugBusy, and undo nothing, if the process of one of them is alive, or if one is being held.
     """
-    ifindex = sk.link(device)
+    ifindex = sk.ifindex_of(device)
     hook = None if ingress is None else "ingress" if ingress else "egress"
     with lock(sk, ifindex, device, "delete the lanes of"):
         there = {lane.ifb.ifindex: lane for lane in all_lanes(sk)}

@@ -228,7 +228,7 @@ class RouteSocket:
                 return [reply for reply in replies if reply.kind >= lib.NLMSG_MIN_TYPE]
         raise NetlinkError(None, f"cannot {operation}: it changes faster than it can be read", operation, device)
 
-    def link(self, device: str) -> int:
+    def ifindex_of(self, device: str) -> int:
         """Return the interface index of ``device`` in the socket's namespace, or raise DeviceNotFound."""
         return self.link_info(device).ifindex
 

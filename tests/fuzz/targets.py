@@ -298,7 +298,7 @@ def kernel_answers(source: Source) -> None:
     sk = line.sk
     plug = PlugQdisc(sk, "lo", 1, lib.TC_H_ROOT, 0x504C_0000)
     questions = (
-        lambda: sk.link("lo"),
+        lambda: sk.ifindex_of("lo"),
         lambda: sk.link_name(1),
         lambda: sk.qdisc(1, lib.TC_H_ROOT, "lo"),
         sk.qdiscs,

@@ -168,7 +168,7 @@ def test_moments_are_told_apart() -> None:
         trap = Trap(patch, 2, lambda: seen.append(trap.count))
         sk = RouteSocket()
         for _ in range(3):
-            sk.link("lo")
+            sk.ifindex_of("lo")
         sk.close()
     assert (seen, trap.count) == ([2], 3)
 

@@ -77,7 +77,7 @@ class Admin:
             options = attribute(lib.TCA_BPF_ACT + 5, struct.pack("=i", program))  # TCA_BPF_FD
             options += attribute(lib.TCA_BPF_ACT + 6, b"test\0")  # TCA_BPF_NAME
             options += attribute(lib.TCA_BPF_ACT + 7, struct.pack("=I", 1))  # TCA_BPF_FLAGS: direct action
-            index = sk.link(self.road.device)
+            index = sk.ifindex_of(self.road.device)
             flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
             place = {"tcm_ifindex": index, "tcm_parent": hook_number(self.ingress)}
             place["tcm_info"] = prio << 16 | 0x0300  # ETH_P_ALL in network byte order

@@ -79,7 +79,7 @@ there = number("/run/netns/given")
 assert namespace_of(RouteSocket("given")) == there
 kept = RouteSocket("given")
 subprocess.run(["ip", "netns", "del", "given"], check=True)
-assert kept.link("lo") == 1
+assert kept.ifindex_of("lo") == 1
 assert namespace_of(kept) == there
 try:
     RouteSocket("given")

@@ -37,7 +37,7 @@ def sk():
 
 def test_lo_is_found(sk: RouteSocket) -> None:
     """A device is looked up by name, and by index."""
-    assert sk.link("lo") == LOOPBACK
+    assert sk.ifindex_of("lo") == LOOPBACK
     assert sk.link_name(LOOPBACK) == "lo"
 
 
@@ -46,11 +46,11 @@ def test_no_name_disturbs_the_socket(name: str) -> None:
     """Any text is a device's index or DeviceNotFound; lo is found afterwards."""
     sk = RouteSocket()
     try:
-        index = sk.link(name)
+        index = sk.ifindex_of(name)
     except DeviceNotFound:
         index = None
     assert index != LOOPBACK
-    assert sk.link("lo") == LOOPBACK
+    assert sk.ifindex_of("lo") == LOOPBACK
     sk.close()
 
 
@@ -58,7 +58,7 @@ def test_no_name_disturbs_the_socket(name: str) -> None:
 def test_a_device_is_a_text(sk: RouteSocket, name: object) -> None:
     """A device of any other type is a TypeError that shows how one is named."""
     with pytest.raises(TypeError, match="as 'eth0'"):
-        sk.link(name)  # type: ignore[arg-type]
+        sk.ifindex_of(name)  # type: ignore[arg-type]
 
 
 def other_socket(to: RouteSocket) -> socket.socket:
@@ -85,7 +85,7 @@ def test_an_answer_that_is_cut_off_is_lost(netns: Netns) -> None:
         assert sent(other, 40000)
         with pytest.raises(NetlinkError, match=f"{os.strerror(errno.EMSGSIZE)}; the kernel's answer did not arrive"):
             sk.ask(link_message(lib.RTM_GETLINK, 0, LOOPBACK), "find", "lo")
-    assert sk.link("lo") == LOOPBACK
+    assert sk.ifindex_of("lo") == LOOPBACK
     sk.close()
 
 
@@ -96,8 +96,8 @@ def test_a_full_queue_is_a_lost_answer(netns: Netns) -> None:
         while sent(other, 4000):
             pass
         with pytest.raises(NetlinkError, match=f"{os.strerror(errno.ENOBUFS)}; the kernel's answer did not arrive"):
-            sk.link("lo")
-    assert sk.link("lo") == LOOPBACK
+            sk.ifindex_of("lo")
+    assert sk.ifindex_of("lo") == LOOPBACK
     sk.close()
 
 
@@ -166,7 +166,7 @@ def test_close_in_one_thread_while_others_call(sk: RouteSocket) -> None:
         started.wait()
         try:
             for _ in range(100_000):
-                sk.link("lo")
+                sk.ifindex_of("lo")
         except BaseException as error:
             seen.append(error)
 
@@ -195,7 +195,7 @@ def test_a_forked_child_is_refused(sk: RouteSocket) -> None:
                     seen.append(type(error).__name__)
             plug.close()
             own = RouteSocket()
-            seen.append(str(own.link("lo")))
+            seen.append(str(own.ifindex_of("lo")))
         finally:
             os.write(write, " ".join(seen).encode())
             os._exit(0)
@@ -203,7 +203,7 @@ def test_a_forked_child_is_refused(sk: RouteSocket) -> None:
     with os.fdopen(read) as pipe:
         assert pipe.read().split() == [ForkedError.__name__] * len(USES) + ["1"]
     os.waitpid(pid, 0)
-    assert sk.link("lo") == LOOPBACK
+    assert sk.ifindex_of("lo") == LOOPBACK
 
 
 def test_thousands_of_sockets() -> None:
@@ -214,7 +214,7 @@ def test_thousands_of_sockets() -> None:
     try:
         sockets = [RouteSocket() for _ in range(count)]
         assert count > 1024
-        assert {sk.link("lo") for sk in sockets} == {LOOPBACK}
+        assert {sk.ifindex_of("lo") for sk in sockets} == {LOOPBACK}
         for sk in sockets:
             sk.close()
     finally:
@@ -229,7 +229,7 @@ def test_forgotten_sockets_are_closed() -> None:
         for _ in range(20):
             plug_of(RouteSocket())
             with pytest.raises(DeviceNotFound):
-                RouteSocket().link("nosuch0")
+                RouteSocket().ifindex_of("nosuch0")
         assert len(os.listdir("/proc/self/fd")) == before
     finally:
         gc.enable()
@@ -244,7 +244,7 @@ def test_what_cannot_be_sent_is_certain(sk: RouteSocket) -> None:
     assert caught.value.errno == errno.EMSGSIZE
     failures = sk.execute_all(too_long, ["lo", "lo"], "find")
     assert [failures[seq].errno for seq in (0, 1)] == [errno.EMSGSIZE] * 2
-    assert sk.link("lo") == LOOPBACK
+    assert sk.ifindex_of("lo") == LOOPBACK
 
 
 @pytest.mark.parametrize("requests", [1, 2])
@@ -262,7 +262,7 @@ def test_a_descriptor_that_is_another_sockets_is_a_failure(sk: RouteSocket, requ
         finally:
             os.dup2(kept.fileno(), sk.fileno())
     assert sorted(failures) == list(range(requests))
-    assert sk.link("lo") == LOOPBACK
+    assert sk.ifindex_of("lo") == LOOPBACK
 
 
 def test_no_descriptor_is_left_for_a_socket() -> None:
@@ -299,7 +299,7 @@ def test_a_thread_with_a_small_stack_may_ask() -> None:
 import threading
 from libnlplug.netlink.route_socket import RouteSocket
 threading.stack_size(65536)
-thread = threading.Thread(target=lambda: print(RouteSocket().link("lo")))
+thread = threading.Thread(target=lambda: print(RouteSocket().ifindex_of("lo")))
 thread.start()
 thread.join()
 """
