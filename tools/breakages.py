@@ -514,7 +514,7 @@ breaks(
 breaks(
     "lane: more connections than the backlog has room for are not said",
     LANE_HOLD,
-    "        if held > min(rooms):",
+    "        if held > self._report.backlog:",
     "        if False:",
     "kernel/test_lane_handover::test_more_connections_than_the_backlog_has_room_for",
 )
