@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import functools
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import libnlplug
-from tests.support.netlab import Netns, Wire, unable
+from libnlplug import plug_qdisc
+from tests.support.netlab import AUTOLOAD, Netns, Wire, eventually, need_guest, unable
 
 DURATIONS = Path(__file__).with_name("durations.txt")  # seconds and file, as measured: `make durations` writes it
 
@@ -73,3 +75,21 @@ def plug(wire: Wire):
     made = libnlplug.attach(wire.device, netns=wire.near)
     yield made
     made.close()
+
+
+@pytest.fixture
+def unloaded(netns: Netns):
+    """The kernel without the module; it loads it again when it is asked for. Yields the program that loads modules."""
+    need_guest("modules are taken out of the test kernel only, never out of a host's")
+    if not Path("/sys/module/sch_plug").exists():
+        pytest.skip("sch_plug is built into this kernel")
+    plug_qdisc.qdisc_init()  # lets go of the namespace that the port's socket keeps alive
+
+    def remove() -> bool:  # namespaces and their plugs go a moment after they were closed
+        return subprocess.run(["rmmod", "sch_plug"], stderr=subprocess.DEVNULL).returncode == 0
+
+    eventually(remove, "no plug uses the module any more", within=20)
+    loader = AUTOLOAD.read_text().strip()
+    yield loader
+    AUTOLOAD.write_text(loader)
+    subprocess.run([loader, "sch_plug"], check=True)

@@ -12,8 +12,6 @@ import socket
 import threading
 
 import pytest
-from test_cost import counts, sent, traced
-from test_threads_and_fork import in_child
 
 import libnlplug
 from libnlplug import (
@@ -28,7 +26,8 @@ from libnlplug import (
 )
 from libnlplug.netlink.route_socket import QdiscInfo, RouteSocket
 from tests.support.fleet import Fleet, fleet_of
-from tests.support.netlab import Netns, eventually, unprivileged
+from tests.support.netlab import Netns, eventually, in_child, unprivileged
+from tests.support.trace import counts, sent, traced
 
 BATCH_OF_ONE_SMALL_BUFFER = 76  # messages of 60 bytes in the smallest SO_SNDBUF that the kernel grants
 

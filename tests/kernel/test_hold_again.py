@@ -8,11 +8,11 @@ import signal
 import time
 
 import pytest
-from test_cost import counts, traced
 
 from libnlplug import HoldExpired, PlugBusy, PlugQdisc
 from tests.support.hold import Child, child, expect_ended, expect_flow, expect_held, holder_of, wait_until
 from tests.support.netlab import Wire, eventually, in_thread
+from tests.support.trace import counts, traced
 
 TIMES = 5  # of a hold, of which the last one is looked at
 

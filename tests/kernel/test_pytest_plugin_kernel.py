@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from test_without_sch_plug import AUTOLOAD, unloaded  # noqa: F401
 
-from tests.support.netlab import descriptors, eventually
+from tests.support.netlab import AUTOLOAD, descriptors, eventually
 
 pytest_plugins = ["pytester"]
 
@@ -125,7 +124,7 @@ def test_nothing_is_left_behind(pytester: pytest.Pytester) -> None:
     assert descriptors() == open_before
 
 
-def test_a_host_without_sch_plug(pytester: pytest.Pytester, unloaded: str) -> None:  # noqa: F811
+def test_a_host_without_sch_plug(pytester: pytest.Pytester, unloaded: str) -> None:
     """The tests are skipped, for the kernel's own reason and what to do about it."""
     AUTOLOAD.write_text("\n")
     pytester.makepyfile(USE)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import threading
@@ -13,7 +12,7 @@ import pytest
 
 import libnlplug
 from libnlplug import ForkedError, PlugQdisc, QdiscNotFound
-from tests.support.netlab import Netns, Wire, descriptors, in_thread, random_name
+from tests.support.netlab import Netns, Wire, descriptors, in_child, in_thread, random_name
 
 
 def test_eight_threads_share_one_plug(wire: Wire, plug: PlugQdisc) -> None:
@@ -64,28 +63,6 @@ def test_a_thread_in_another_namespace_may_use_the_plug(wire: Wire, plug: PlugQd
 
     netns.run(use)
     wire.expect(numbers)
-
-
-def in_child(call) -> None:
-    """Fork; the child makes the call, and the test fails where that raises."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = b"no result"
-        signal.alarm(20)  # a child that hangs ends, and has said nothing
-        try:
-            call()
-            status = b"ok"
-        except BaseException as error:
-            status = repr(error).encode()
-        finally:
-            os.write(write, status)
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        result = pipe.read()
-    os.waitpid(pid, 0)
-    assert result == b"ok"
 
 
 def test_a_forked_child_is_refused_and_the_parent_goes_on(wire: Wire, plug: PlugQdisc) -> None:

@@ -4,35 +4,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 import libnlplug
 from libnlplug import plug_qdisc
-from tests.support.netlab import Netns, eventually, need_guest
+from tests.support.netlab import AUTOLOAD, Netns
 
-AUTOLOAD = Path("/proc/sys/kernel/modprobe")
 MODULE = Path("/sys/module/sch_plug")
-
-
-@pytest.fixture
-def unloaded(netns: Netns):
-    """The kernel without the module; it loads it again when it is asked for. Yields the program that loads modules."""
-    need_guest("modules are taken out of the test kernel only, never out of a host's")
-    if not MODULE.exists():
-        pytest.skip("sch_plug is built into this kernel")
-    plug_qdisc.qdisc_init()  # lets go of the namespace that the port's socket keeps alive
-
-    def remove() -> bool:  # namespaces and their plugs go a moment after they were closed
-        return subprocess.run(["rmmod", "sch_plug"], stderr=subprocess.DEVNULL).returncode == 0
-
-    eventually(remove, "no plug uses the module any more", within=20)
-    loader = AUTOLOAD.read_text().strip()
-    yield loader
-    AUTOLOAD.write_text(loader)
-    subprocess.run([loader, "sch_plug"], check=True)
 
 
 def test_a_kernel_without_sch_plug(netns: Netns, unloaded: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,16 +12,11 @@ import pytest
 
 import libnlplug
 from libnlplug.netlink.libnl import ffi, lib
-from tests.support.parity import NotCompiled, compile_c
+from tests.support.parity import FUNCTIONS, NotCompiled, compile_c, functions
 
 ROOT = Path(__file__).resolve().parents[2]
-FUNCTIONS = ROOT / "vendor_headers" / "libnl_functions.h"
 INCLUDE_OWN = f"-I{ROOT / 'libnlplug'}"
 LIBNL = ("libnl-3.0", "libnl-route-3.0")
-
-
-def without_comments(text: str) -> str:
-    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
 
 
 def libnl_headers(*vendored: Path) -> str:
@@ -35,12 +30,6 @@ def module_headers() -> str:
     """The include lines of the module's own source, without those of the vendored headers."""
     lines = re.findall(r"#include \S+", (ROOT / "build_ffi.py").read_text())
     return "".join(f"{line}\n" for line in lines if f'"{FUNCTIONS.name}"' not in line)
-
-
-def functions(text: str) -> list[str]:
-    """The names of the functions that a header without preprocessor lines declares."""
-    declarations = [part for part in without_comments(text).split(";") if "(" in part]
-    return [re.search(r"(\w+)\s*\(", part).group(1) for part in declarations]  # type: ignore[union-attr]
 
 
 def constants() -> list[str]:

@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_declarations import FUNCTIONS, functions
 
 from libnlplug import _libnl
-from tests.support.parity import cannot, in_namespace
+from tests.support.parity import FUNCTIONS, cannot, functions, in_namespace
 
 MODULE = Path(_libnl.__file__)
 

@@ -12,12 +12,14 @@ import gc
 import json
 import os
 import secrets
+import signal
 import socket
 import struct
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -29,6 +31,7 @@ FRAME = 100  # bytes of a packet, where its size does not matter
 PORT = 7009
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h; the socket module lacks them
 FALLBACK_TUNNELS = ("tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0")
+AUTOLOAD = Path("/proc/sys/kernel/modprobe")  # the program by which the kernel loads modules
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -84,6 +87,28 @@ def in_thread(call, *args, **named):
     """The call's result in a new thread, which may enter a namespace: it ends with the call."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(call, *args, **named).result()
+
+
+def in_child(call) -> None:
+    """Fork; the child makes the call, and the test fails where that raises."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = b"no result"
+        signal.alarm(20)  # a child that hangs ends, and has said nothing
+        try:
+            call()
+            status = b"ok"
+        except BaseException as error:
+            status = repr(error).encode()
+        finally:
+            os.write(write, status)
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        result = pipe.read()
+    os.waitpid(pid, 0)
+    assert result == b"ok"
 
 
 def setns(fd: int) -> None:

@@ -22,6 +22,7 @@ from libnlplug.netlink.libnl import lib
 from tests.support.netlab import required
 
 HERE = Path(__file__).resolve().parents[1] / "parity"
+FUNCTIONS = HERE.parents[1] / "vendor_headers" / "libnl_functions.h"
 PATIENCE = 20.0  # seconds for one answer of a program, on a slow machine
 WITHOUT_NET_ADMIN = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin")
 
@@ -372,3 +373,13 @@ class _Talk:
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+def functions(text: str) -> list[str]:
+    """The names of the functions that a header without preprocessor lines declares."""
+    declarations = [part for part in without_comments(text).split(";") if "(" in part]
+    return [re.search(r"(\w+)\s*\(", part).group(1) for part in declarations]  # type: ignore[union-attr]

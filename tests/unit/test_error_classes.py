@@ -9,12 +9,12 @@ import pickle
 import struct
 
 import pytest
-from test_reply import ATTR_MSG, attribute, message
 
 import libnlplug
 from libnlplug.errors import NetlinkError
 from libnlplug.netlink.libnl import check, lib
 from libnlplug.netlink.refusals import refusal_in, unanswered
+from tests.support.replies import ATTR_MSG, attribute, message
 
 # errno, the kernel's sentence, the class, the builtin it is too, words of the advice
 REFUSALS = [
