@@ -254,8 +254,9 @@ def _tell(outcome: Outcome) -> None:
 def sentence(device: str, report: HoldReport) -> str:
     """The report in one sentence, with nothing in it that is not known."""
     if report.packets is None:
-        return f"held {device} for {report.seconds:.3f} s; how many packets is not known"
-    dropped = "none" if report.dropped == 0 else "an unknown number" if report.dropped is None else str(report.dropped)
+        unknown = "an unknown number"
+        return f"held {unknown} of packets of {device} for {report.seconds:.3f} s, dropped {unknown}"
+    dropped = str(report.dropped) if report.dropped else "none"
     packets = "1 packet" if report.packets == 1 else f"{report.packets} packets"
     said = f"held {packets} ({report.bytes} bytes) of {device} for {report.seconds:.3f} s, dropped {dropped}"
     if report.limit_needed:

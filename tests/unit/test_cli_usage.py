@@ -208,7 +208,7 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
             {"packets": 0, "bytes": 0, "dropped": 3},
             "held 0 packets (0 bytes) of eth0 for 1.500 s, dropped 3: give it a larger --limit",
         ),
-        ({}, "held eth0 for 1.500 s; how many packets is not known"),
+        ({}, "held an unknown number of packets of eth0 for 1.500 s, dropped an unknown number"),
     ],
 )
 def test_the_report_is_one_sentence(values: dict[str, int], sentence: str) -> None:
