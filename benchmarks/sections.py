@@ -468,7 +468,7 @@ def holds(bench: Bench) -> Iterator[Row]:
             program.close()
     bench.figures["hold"] = {name: measured.of(name) for measured in (found, first) for name in measured.values}
     texts = time_text(found.of("hold()")), "buffer() and release", time_text(found.of("buffer() and release"))
-    yield Row(6, "a later hold(), in toggles over the bare ones", *texts, median(over), 3)
+    yield Row(6, "a later hold(), in toggles over the bare ones", *texts, median(over), 12)
     what = f"the first hold() of an object, with its open and close, in a process of {large} MB"
     yield compared(first, 6, what, f"{large} MB", f"{small} MB", 3)
 
