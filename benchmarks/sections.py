@@ -431,8 +431,8 @@ def clean_environment(directory: Path) -> tuple[Path, Path]:
         compiled = [sys.executable, "-m", "compileall", "-q", str(packages)]  # as pip does
         subprocess.run(compiled, check=True)
         launcher = home / "bin" / "libnlplug"
-        script = Path(libnlplug.command.__file__).parent / "script" / "libnlplug"
-        launcher.write_text(script.read_text().replace("#!/usr/bin/env python3", f"#!{home}/bin/python3", 1))
+        _shebang, *lines = Path(sys.executable).with_name("libnlplug").read_text().splitlines()
+        launcher.write_text("\n".join([f"#!{home}/bin/python3", *lines, ""]))
         launcher.chmod(0o755)
     return home / "bin" / "python3", home / "bin" / "libnlplug"
 

@@ -34,13 +34,18 @@ def measured(section: str, tmp_path: Path) -> dict:
     return json.loads(output.read_text())
 
 
+def needs_compiler() -> None:
+    if not (shutil.which("cc") and shutil.which("pkg-config")):
+        unable("no C compiler here, or no pkg-config")
+
+
 @pytest.mark.parametrize("section", POINTS)
 def test_a_section_measures(section: str, tmp_path: Path) -> None:
     """Each section has rows of its points, with positive figures and texts, and leaves no namespace. What is no time
     (memory, descriptors, zombies, errors of valgrind's) is within its bound; what one time is over another may be
     less than nothing, where each was measured once."""
-    if section in COMPILED and not (shutil.which("cc") and shutil.which("pkg-config")):
-        unable("no C compiler here, or no pkg-config")
+    if section in COMPILED:
+        needs_compiler()
     before = subprocess.check_output(["ip", "netns"])
     found = measured(section, tmp_path)
     missing = [note for note in found["notes"] if WITHOUT.match(note)]
@@ -76,6 +81,7 @@ def test_a_missed_bound_is_seen(tmp_path: Path) -> None:
 
 def test_a_program_that_fails_meets_no_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a peer takes that fails is in the table, with the word that it fails, and meets no bound."""
+    needs_compiler()
     program = tmp_path / "nl-qdisc-add"
     program.write_text("#!/bin/sh\necho 'no module' >&2\nexit 1\n")
     program.chmod(0o755)
