@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -287,6 +288,8 @@ def test_nat_on_the_way(where: str) -> None:
     """A router that translates addresses: a lane at its ingress sees the published address, before conntrack; one at
     its egress sees the server's; either holds the SYN and the connection is then made."""
     need("iptable_nat", "xt_nat", "xt_tcpudp", "nf_conntrack")
+    if not shutil.which("iptables-legacy"):
+        unable("no iptables-legacy here")
     with ExitStack() as undo:
         client, router, server = (Netns.take() for _ in range(3))
         for netns in (client, router, server):
