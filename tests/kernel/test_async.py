@@ -204,17 +204,19 @@ def test_a_task_cancelled_while_it_leaves(listener) -> None:
     asyncio.run(main())
 
 
+async def long_hold(wire: Wire, plug: PlugQdisc, held: list[int]) -> None:
+    """Hold, with packets whose numbers are added to ``held``, until the task is cancelled."""
+    async with plug.hold():
+        held.extend(expect_held(wire, plug))
+        await asyncio.sleep(60)
+
+
 def test_wait_for_ends_a_hold(wire: Wire, plug: PlugQdisc) -> None:
     """asyncio.wait_for() around a hold is a TimeoutError, and what was held arrives."""
 
-    async def hold() -> None:
-        async with plug.hold():
-            held.extend(expect_held(wire, plug))
-            await asyncio.sleep(60)
-
     async def main() -> None:
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(hold(), 1)
+            await asyncio.wait_for(long_hold(wire, plug, held), 1)
 
     held: list[int] = []
     asyncio.run(main())
@@ -338,11 +340,6 @@ def test_two_holds_at_once(wire: Wire, plug: PlugQdisc) -> None:
 def test_a_timeout_and_a_group_of_tasks(wire: Wire, plug: PlugQdisc) -> None:
     """asyncio.timeout() around a hold in a TaskGroup is a TimeoutError; the group cancels the hold of another task."""
 
-    async def hold() -> None:
-        async with plug.hold():
-            held.extend(expect_held(wire, plug))
-            await asyncio.sleep(60)
-
     async def late() -> None:
         await ticks(lambda: held)
         async with asyncio.timeout(0.1):
@@ -352,7 +349,7 @@ def test_a_timeout_and_a_group_of_tasks(wire: Wire, plug: PlugQdisc) -> None:
     async def main() -> None:
         with pytest.raises(BaseException) as caught:
             async with asyncio.TaskGroup() as group:
-                group.create_task(hold())
+                group.create_task(long_hold(wire, plug, held))
                 group.create_task(late())
         assert [type(one) for one in caught.value.exceptions] == [TimeoutError]
 
