@@ -419,14 +419,12 @@ def clean_environment(directory: Path) -> tuple[Path, Path]:
     import _cffi_backend
 
     import libnlplug
-    import libnlplug.command
 
     home = directory / "environment"
     if not home.exists():
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
         packages = next(home.glob("lib/python*/site-packages"))
         shutil.copytree(Path(libnlplug.__file__).parent, packages / "libnlplug")
-        shutil.copy(libnlplug.command.__file__, packages)
         shutil.copy(_cffi_backend.__file__, packages)
         compiled = [sys.executable, "-m", "compileall", "-q", str(packages)]  # as pip does
         subprocess.run(compiled, check=True)

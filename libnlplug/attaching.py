@@ -64,8 +64,9 @@ def attach(
     Raises ValueError (InvalidHandle for a handle) for an invalid parent, handle or limit, and for a limit smaller than
     a packet of the device, because the plug would drop such packets for ever. Warns about a limit below the device's
     gso_max_size, usually 65536: the kernel may hand the device that many bytes at once. Raises DeviceNotFound,
-    ParentNotFound, ClassNotFound, ParentNotClassful, HandleInUse, PlugUnavailable if the kernel has no sch_plug, and
-    NotPermitted without CAP_NET_ADMIN.
+    ParentNotFound, ClassNotFound, ParentNotClassful, HandleInUse, PlugUnavailable if the kernel has no sch_plug,
+    NotPermitted without CAP_NET_ADMIN, and NetlinkError for a class of hfsc, drr, qfq, ets, mq, mqprio, taprio, multiq,
+    tbf, red or sfb, where a plug would stop other classes or leave the class without a queue.
     """
     return _attach(device, parent, handle, limit, netns)
 
