@@ -277,9 +277,9 @@ class PlugQdisc(Holdable):
         self._last_action = action
         self._detached = self._detached or deleted
 
-    def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
-        """Return the error for an ``operation`` that the kernel refused with an errno."""
-        return self.refusal(operation, next(iter(failures.values())))
+    def error_for(self, operation: str, codes: dict[int, int]) -> NetlinkError:
+        """Return the error for an ``operation`` that the kernel refused. ``codes`` has the errno of this plug."""
+        return self.refusal(operation, next(iter(codes.values())))
 
     def refusal(self, operation: str, code: int) -> NetlinkError:
         """Return the error for an errno. The kernel says EEXIST if another qdisc has taken the plug's place, and EINVAL
@@ -360,11 +360,11 @@ class PlugQdisc(Holdable):
                     if not waiting:
                         return self._delete()
             if not time.monotonic() < deadline:
-                message = (
+                sentence = (
                     f"cannot {operation} {self._device}: {waiting} released packets have not left within "
                     f"{timeout:g} s; the plug stays, released, so that they are not lost"
                 )
-                raise NotDrained(None, message, operation, self._device)
+                raise NotDrained(None, sentence, operation, self._device)
             time.sleep(0.001)
 
     def _delete(self) -> None:
@@ -425,8 +425,8 @@ class PlugQdisc(Holdable):
             raise self._gone(operation) from None
 
     def _gone(self, operation: str) -> QdiscNotFound:
-        message = f"cannot {operation} {self._device}: the plug {self.handle} is gone; attach one"
-        return QdiscNotFound(errno.ENOENT, message, operation, self._device)
+        sentence = f"cannot {operation} {self._device}: the plug {self.handle} is gone; attach one"
+        return QdiscNotFound(errno.ENOENT, sentence, operation, self._device)
 
     def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> bytes:
         return plug_message(self._ifindex, self._parent, self._handle, set_action, flags)
@@ -441,8 +441,8 @@ def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
     found = qdisc_at(sk, ifindex, parent, device)
     if found is None or found.kind != "plug":
         there = f"the {found.kind} there is no plug" if found and found.handle else "it has none"
-        message = f"cannot open the plug of {device} at {handle_text(parent)}: {there}; attach one first"
-        raise QdiscNotFound(None, message, "open the plug of", device)
+        sentence = f"cannot open the plug of {device} at {handle_text(parent)}: {there}; attach one first"
+        raise QdiscNotFound(None, sentence, "open the plug of", device)
     return PlugQdisc(sk, device, ifindex, parent, found.handle)
 
 

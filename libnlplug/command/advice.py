@@ -11,7 +11,7 @@ import errno
 
 from ..errors import NetlinkError, NotPermitted, QdiscExists
 
-__all__ = ["as_typed", "elsewhere", "explained", "words"]
+__all__ = ["as_typed", "elsewhere", "explained"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,14 +24,9 @@ _NET_ADMIN = 1 << 12
 _STATUS = "/proc/self/status"
 
 
-def words(error: OSError) -> str:
-    """Return the sentence of an error."""
-    return str(error) if isinstance(error, NetlinkError) else error.strerror or str(error)
-
-
 def explained(error: OSError, args: Args) -> str:
     """The sentence, with the advice that fits the command that was given."""
-    sentence = words(error)
+    sentence = str(error) if isinstance(error, NetlinkError) else error.strerror or str(error)
     dev, parent = getattr(args, "dev", None), getattr(args, "parent", "root")
     if isinstance(error, QdiscExists) and _AT_A_CLASS in sentence:
         sentence = sentence.replace(f", or {_AT_A_CLASS}", _other_ways(args))

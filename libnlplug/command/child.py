@@ -56,8 +56,8 @@ class Command:
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                code = os.waitstatus_to_exitcode(status)
-                return code if code >= 0 else 128 - code
+                ended_with = os.waitstatus_to_exitcode(status)  # the negative number of a signal
+                return ended_with if ended_with >= 0 else 128 - ended_with
             arrived = signal.sigwaitinfo(self._awaited)
             # The terminal signals the program as well, but it sends SIGHUP only to the leader of its session.
             from_terminal = arrived.si_code == lib.SI_KERNEL and arrived.si_signo != signal.SIGHUP

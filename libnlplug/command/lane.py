@@ -66,15 +66,15 @@ def _state(one: LaneInfo) -> str:
 
 
 def _listed(sk: RouteSocket, device: str | None) -> list[LaneInfo]:
-    """The lanes of the device, or of every device that has a lane or a place for one."""
+    """Return the lanes of the device, or of every device that has a lane or a clsact qdisc."""
     from ..lane.inventory import all_lanes, lanes
 
     if device is not None:
         return lanes(sk, device)
-    places = {one.ifindex for one in all_lanes(sk)}
-    places |= {one.ifindex for one in sk.qdiscs() if one.kind == "clsact"}
+    ifindexes = {one.ifindex for one in all_lanes(sk)}
+    ifindexes |= {one.ifindex for one in sk.qdiscs() if one.kind == "clsact"}
     found = []
-    for ifindex in sorted(places):
+    for ifindex in sorted(ifindexes):
         try:
             found += lanes(sk, sk.link_name(ifindex))
         except DeviceNotFound:  # it has gone, and the next lane of any device removes what it left

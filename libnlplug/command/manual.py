@@ -42,12 +42,12 @@ def print_man_page(_args: Args) -> None:
 
 def usage(verb: Verb) -> str:
     """How the verb is written: 'libnlplug release DEV [--parent P] [--one] [-n NAME]'."""
-    words = [_place(one) for one in verb.words]
+    words = [_word(one) for one in verb.words]
     options = [f"[{one.names[0]} {one.value}]" if one.value else f"[{one.names[0]}]" for one in verb.options]
     return " ".join(["libnlplug", verb.name, *words, *options, *(["--", verb.command] if verb.command else [])])
 
 
-def _place(one: Option) -> str:
+def _word(one: Option) -> str:
     text = "|".join(one.choices) or one.names[0]
     return text if one.needed is True else f"[{text}]"
 

@@ -69,7 +69,7 @@ def read(words: list[str]) -> Args:
 
 def _read_all(args: Args, verb: Verb, words: list[str]) -> None:
     """Read what follows the verb."""
-    places = list(verb.words)
+    expected = list(verb.words)
     dashes = False
     while words:
         if words[0] == "--" and not dashes:
@@ -79,17 +79,17 @@ def _read_all(args: Args, verb: Verb, words: list[str]) -> None:
                 args.command, words = words, []
         elif words[0].startswith("-") and words[0] != "-" and not dashes:
             _option(args, words, verb.options, verb)
-        elif places:
-            place = places.pop(0)
-            setattr(args, place.key, _value(place, place.names[0], words.pop(0), verb))
+        elif expected:
+            one = expected.pop(0)
+            setattr(args, one.key, _value(one, one.names[0], words.pop(0), verb))
         else:
             raise _stray(verb, words)
     if verb.command and not args.command:
         raise UsageError(_needs_command(verb), verb)
     action = args.__dict__.get("action", "")
-    for place in places:
-        if place.needed is True or (place.needed and action in place.needed):
-            raise UsageError(f"{place.names[0]} is missing: {place.help}", verb)
+    for one in expected:
+        if one.needed is True or (one.needed and action in one.needed):
+            raise UsageError(f"{one.names[0]} is missing: {one.help}", verb)
     for one in verb.options:
         if one.only and one.key in args.typed and action not in one.only:
             raise UsageError(f"'{verb.name} {action}' has no option {args.typed[one.key]}", verb)

@@ -70,20 +70,21 @@ _LOST = {
 
 
 class Answer(Record):
-    """The guard's answer to a release: ``failures`` has the errno of each plug that failed, by its index. ``expired``
-    tells whether the timeout had ended the hold, ``knows`` whether the guard knew of the hold, ``seconds`` how long it
-    held. If ``known``, ``packets`` and ``bytes`` were in the plugs right before the release, and ``dropped`` packets
-    were dropped during the hold.
+    """The guard's answer to a release: ``codes`` has the errno of each plug that failed, by its index. ``expired`` is
+    true if the timeout had ended the hold. ``was_on`` is false if the guard does not know the hold: it is not on, and
+    it is not the one that ended last. ``seconds`` is how long it held. If ``counted``, ``packets`` and ``bytes`` were in
+    the plugs right before the release, and ``dropped`` packets were dropped during the hold.
 
-    ``lost`` says what may have made the kernel drop packets without counting them, or is None.
+    ``lost`` says what happened to ``device`` by which the kernel may have dropped packets without counting them, or is
+    None.
     """
 
-    __slots__ = ("failures", "expired", "knows", "seconds", "known", "packets", "bytes", "dropped", "lost", "device")
-    failures: dict[int, int]
+    __slots__ = ("codes", "expired", "was_on", "seconds", "counted", "packets", "bytes", "dropped", "lost", "device")
+    codes: dict[int, int]
     expired: bool
-    knows: bool
+    was_on: bool
     seconds: float
-    known: bool
+    counted: bool
     packets: int
     bytes: int
     dropped: int
@@ -92,11 +93,11 @@ class Answer(Record):
 
 
 class PlugsRefused(Exception):
-    """The kernel refused to hold these plugs: their errnos by index. Nothing is held."""
+    """The kernel refused to hold some plugs: ``codes`` has their errnos by index. Nothing is held."""
 
-    def __init__(self, refused_plugs: dict[int, int]) -> None:
-        super().__init__(refused_plugs)
-        self.refused_plugs = refused_plugs
+    def __init__(self, codes: dict[int, int]) -> None:
+        super().__init__(codes)
+        self.codes = codes
 
 
 class Guard:
@@ -128,9 +129,9 @@ class Guard:
             for option in (SO_RCVTIMEO, SO_SNDTIMEO):
                 ours.setsockopt(SOL_SOCKET, option, ffi.buffer(timeout)[:])
             try:
-                route = listening()
-                send_config(ours, configuration(self._places, messages, route.getsockname()[0]), route.fileno())
-                route.close()
+                netlink = listening()
+                send_config(ours, configuration(self._places, messages, netlink.getsockname()[0]), netlink.fileno())
+                netlink.close()
                 self.pid = start(PATH, theirs.fileno())
             except OSError as error:
                 raise self._unavailable(error.errno or 0, error.filename or "") from None
@@ -167,20 +168,19 @@ class Guard:
         answer = ffi.new("struct guard_answer *")
         ffi.buffer(answer)[:PREFIX] = received[:PREFIX]
         if answer.error:
-            raise self._refused(answer.error, answer.step)
+            raise self._unavailable_at(answer.error, answer.step)
 
-    def _refused(self, code: int, step: int) -> NetlinkError:
-        """What its program says it cannot do."""
+    def _unavailable_at(self, code: int, step: int) -> NetlinkError:
+        """Return the error for a guard_step at which the guard failed with this errno."""
         return self._unavailable(code, "the plug's mark, an abstract unix socket" if step == lib.GUARD_MARK else "")
 
     def _not_permitted(self) -> NetlinkError:
         hint = "CAP_NET_ADMIN is missing: run as root or give the process that capability"
-        message = f"cannot hold {self._device}: the guard has no right to do so: {hint}"
-        return NotPermitted(errno.EPERM, message, "hold", self._device, hint=hint)
+        sentence = f"cannot hold {self._device}: the guard has no right to do so: {hint}"
+        return NotPermitted(errno.EPERM, sentence, "hold", self._device, hint=hint)
 
     def _unavailable(self, code: int, step: str = "", hint: str = "") -> NetlinkError:
-        words = os.strerror(code) if code else "it ended at once"
-        message = f"cannot hold {self._device}: the guard that would release it cannot be started: "
+        why = os.strerror(code) if code else "it ended at once"
         hint = hint or {
             errno.EPERM: "a seccomp filter or a security module refuses it",
             errno.EAGAIN: "the limit of processes (ulimit -u, pids.max) is reached",
@@ -192,7 +192,8 @@ class Guard:
             errno.ENOSYS: "it needs pidfd_open: Linux 5.3 or newer, and no seccomp filter that refuses it",
             errno.EPROTO: OTHER_VERSION,
         }.get(code, "nothing is held")
-        sentence = f"{message}{step + ': ' if step else ''}{words}; {hint}"
+        failed = f"the guard that would release it cannot be started: {step + ': ' if step else ''}{why}"
+        sentence = f"cannot hold {self._device}: {failed}; {hint}"
         return GuardUnavailable(code or None, sentence, "hold", self._device, hint=hint)
 
     @property
@@ -228,20 +229,20 @@ class Guard:
         question = [lib.GUARD_HOLD, drop, detached, 0, hold_id, nanoseconds, limit or 0]
         deadline = time.monotonic() + MARK_TIMEOUT
         while True:
-            answer, failures = self._ask(question)
+            answer, codes = self._ask(question)
             if answer is None:
-                message = f"cannot hold {self._device}: its guard is gone or does not answer; the plug is released"
-                raise GuardUnavailable(None, message, "hold", self._device)
+                sentence = f"cannot hold {self._device}: its guard is gone or does not answer; the plug is released"
+                raise GuardUnavailable(None, sentence, "hold", self._device)
             if not answer.error:
                 return
             if answer.step == lib.GUARD_PLUG:
-                if set(failures.values()) == {errno.EPERM}:
+                if set(codes.values()) == {errno.EPERM}:
                     raise self._not_permitted()
-                raise PlugsRefused(failures)
+                raise PlugsRefused(codes)
             if answer.error == errno.EBUSY:
                 raise PlugBusy.by(self._device, os.getpid(), "a hold of this object is on already")
             if answer.error != errno.EADDRINUSE or answer.plug >= len(self._places):
-                raise self._refused(answer.error, answer.step)
+                raise self._unavailable_at(answer.error, answer.step)
             taken = self._places[answer.plug]
             holder = holder_of(sk, taken.mark)
             if holder is not None or time.monotonic() > deadline:
@@ -250,17 +251,17 @@ class Guard:
 
     def release(self, hold_id: int) -> Answer | None:
         """End this hold: the guard releases, then takes its marks away. None where the guard does not answer."""
-        answer, failures = self._ask([lib.GUARD_RELEASE, 0, 0, 0, hold_id])
+        answer, codes = self._ask([lib.GUARD_RELEASE, 0, 0, 0, hold_id])
         if answer is None:
             return None
         if self._is_child:
             self.end()
         return Answer(
-            failures,
+            codes,
             answer.outcome == lib.GUARD_EXPIRED,
             answer.outcome != lib.GUARD_NOT_ON,
             answer.held / 1e9,
-            bool(answer.known),
+            bool(answer.counted),
             answer.packets,
             answer.bytes,
             answer.dropped,
@@ -273,12 +274,12 @@ class Guard:
             if self._socket.fileno() < 0:
                 return None, {}
             asked = ffi.buffer(ffi.new("struct guard_question *", question))[:]
-            answer, failures = _asked(self._socket, asked, len(self._places))
+            answer, codes = _asked(self._socket, asked, len(self._places))
             if answer is None or answer.id != question[4]:  # the answer may still come, and be taken for another one
                 self._say_goodbye()
                 self._socket.close()
                 return None, {}
-            return answer, failures
+            return answer, codes
 
     def _say_goodbye(self) -> None:
         """Tell the guard to release what is on, and to end."""

@@ -60,7 +60,7 @@
 #include "protocol.h"
 
 enum {
-	COMMANDS, HOLDER, STAT, ROUTE,	/* descriptors: the holder's socket, its pidfd and /proc/PID/stat; netlink */
+	COMMANDS, HOLDER, STAT, NETLINK,	/* descriptors: the holder's socket, its pidfd and /proc/PID/stat; netlink */
 	MARKS,			/* of what is polled, the place after those */
 	PORTION = 32,		/* plugs in one send */
 	TRIES = 100,		/* before a holder that waits is told that its release fails for a passing reason */
@@ -177,7 +177,7 @@ static int take(uint32_t final)
 	for (;;) {
 		const struct nlmsghdr *header = &datagram.header;
 
-		length = recv(ROUTE, &datagram, sizeof datagram, MSG_DONTWAIT);
+		length = recv(NETLINK, &datagram, sizeof datagram, MSG_DONTWAIT);
 		if (length < 0 && errno == EAGAIN)
 			return ENOBUFS;
 		if (length < 0) {	/* the queue was full; what is in it can still be read */
@@ -232,7 +232,7 @@ static int act(enum guard_message what, int counting)
 			length += write_message(request + length, what, end);
 		}
 		((struct nlmsghdr *)(request + final))->nlmsg_flags |= NLM_F_ACK;
-		error = send(ROUTE, request, length, MSG_NOSIGNAL) < 0 ? errno : take(end - 1);
+		error = send(NETLINK, request, length, MSG_NOSIGNAL) < 0 ? errno : take(end - 1);
 		for (; at < end; at++) {
 			errors[at] = errors[at] ? errors[at] : error;
 			result = errors[at] && (!result || passing(errors[at])) ? errors[at] : result;
@@ -283,9 +283,9 @@ static void end_hold(enum guard_outcome outcome, int asked)
 	int drop = outcome == GUARD_EXPIRED && hold.drop;
 
 	last.outcome = outcome;
-	last.known = outcome == GUARD_RELEASED;
-	for (int tries = 0;; last.known = 0) {	/* the first try may have released: later there is less to count */
-		last.error = act(drop ? GUARD_SEND_DROP : GUARD_SEND_RELEASE, last.known);
+	last.counted = outcome == GUARD_RELEASED;
+	for (int tries = 0;; last.counted = 0) {	/* the first try may have released: later there is less to count */
+		last.error = act(drop ? GUARD_SEND_DROP : GUARD_SEND_RELEASE, last.counted);
 		last.step = last.error ? GUARD_PLUG : 0;
 		if (!passing(last.error))
 			break;
@@ -297,7 +297,7 @@ static void end_hold(enum guard_outcome outcome, int asked)
 	}
 	last.held = now_on(CLOCK_MONOTONIC) - begun;
 	for (struct plug *plug = plugs; plug < plugs + count; plug++) {
-		last.known &= plug->counted && plug->counters.drops >= plug->drops_before;
+		last.counted &= plug->counted && plug->counters.drops >= plug->drops_before;
 		last.packets += plug->counters.qlen;
 		last.bytes += plug->counters.backlog;
 		last.dropped += plug->counters.drops - plug->drops_before;
@@ -427,7 +427,7 @@ static void watch(void)
 		wait = (struct timespec){ left / SECOND, left % SECOND };
 		polled[COMMANDS].fd = leaving ? -1 : COMMANDS;
 		polled[HOLDER].fd = held && hold.detached ? -1 : HOLDER;
-		polled[ROUTE].fd = held ? ROUTE : -1;
+		polled[NETLINK].fd = held ? NETLINK : -1;
 		ready = ppoll(polled, MARKS + marks, &wait, NULL);
 		if (ready < 0)
 			for (unsigned int i = 0; i < MARKS + marks; i++)
@@ -443,7 +443,7 @@ static void watch(void)
 			leave(GUARD_RELEASED);
 		if (held && time_left() <= 0)
 			end_hold(GUARD_EXPIRED, 0);
-		if (polled[ROUTE].revents)
+		if (polled[NETLINK].revents)
 			take(NOTHING);
 		for (unsigned int i = 0; i < marks; i++)
 			if (polled[MARKS + i].revents)
@@ -530,7 +530,7 @@ static int read_config(size_t length)
 	return 0;
 }
 
-/* Take the configuration, which the kernel gives to this process with the descriptors from HOLDER to ROUTE. */
+/* Take the configuration, which the kernel gives to this process with the descriptors from HOLDER to NETLINK. */
 static int serve(void)
 {
 	struct guard_answer said = { .step = GUARD_CONFIG };

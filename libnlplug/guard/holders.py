@@ -59,6 +59,11 @@ class Place(Record):
     parent: int
 
     @property
+    def at(self) -> tuple[int, int]:
+        """Interface index and parent: only one qdisc can stand there."""
+        return self.ifindex, self.parent
+
+    @property
     def mark(self) -> str:
         """The name of its mark."""
         return mark_name(self.ifindex, self.parent)
@@ -166,8 +171,8 @@ class Taken:
             if isinstance(error, NetlinkError):
                 raise
             operation, device = self._operation, self._place.device
-            message = f"cannot {operation} {device}: {os.strerror(error.errno or 0)}"
-            raise NetlinkError(error.errno, message, operation, device) from None
+            sentence = f"cannot {operation} {device}: {os.strerror(error.errno or 0)}"
+            raise NetlinkError(error.errno, sentence, operation, device) from None
         except BaseException:
             self._mark.close()
             raise

@@ -37,11 +37,11 @@ struct guard_question {
 	int64_t timeout, limit;	/* nanoseconds, 0 for none; bytes, 0 if unknown: the limit for those who ask */
 };
 
-/* ``plug`` is the one whose mark is taken, or what ``lost`` is about; ``known`` says whether the counters are. */
+/* ``plug`` is the one whose mark is taken, or what ``lost`` is about; ``counted`` says whether the counters are known. */
 struct guard_answer {
 	uint64_t id;
 	int32_t error;
-	uint32_t step, plug, outcome, lost, known;
+	uint32_t step, plug, outcome, lost, counted;
 	int64_t held;		/* nanoseconds, from right before buffer until right after release */
 	uint64_t packets, bytes, dropped;	/* in the plugs right before the release; since right before buffer */
 };

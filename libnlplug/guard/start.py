@@ -27,20 +27,20 @@ CHILDREN = "/proc/thread-self/ns/pid_for_children"
 def listening() -> Socket:
     """Return a netlink socket in this thread's namespace that hears of changes of links and qdiscs."""
     try:
-        route = Socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC)
-        route.bind((0, lib.RTMGRP_LINK | lib.RTMGRP_TC))
-        route.setsockopt(SOL_SOCKET, SO_RCVBUF, ROOM)
+        netlink = Socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC)
+        netlink.bind((0, lib.RTMGRP_LINK | lib.RTMGRP_TC))
+        netlink.setsockopt(SOL_SOCKET, SO_RCVBUF, ROOM)
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or 0), "its netlink socket") from None
     try:
-        route.setsockopt(SOL_SOCKET, lib.SO_RCVBUFFORCE, ROOM)
+        netlink.setsockopt(SOL_SOCKET, lib.SO_RCVBUFFORCE, ROOM)
     except PermissionError:  # the system's maximum has to do
         pass
-    return route
+    return netlink
 
 
-def send_config(commands: Socket, config: bytes, route: int) -> None:
-    """Send the guard its configuration, and the descriptors of what it watches; ``route`` is the netlink socket's.
+def send_config(commands: Socket, config: bytes, netlink: int) -> None:
+    """Send the guard its configuration, and the descriptors of what it watches; ``netlink`` is the netlink socket's.
     OSError says what refuses it."""
     pidfd = lib.libnlplug_pidfd()
     if pidfd < 0:
@@ -51,7 +51,7 @@ def send_config(commands: Socket, config: bytes, route: int) -> None:
             state = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, PermissionError):  # without /proc, the pidfd alone must do
             pass
-        given = ffi.buffer(ffi.new("int[]", [pidfd, pidfd if state < 0 else state, route]))[:]
+        given = ffi.buffer(ffi.new("int[]", [pidfd, pidfd if state < 0 else state, netlink]))[:]
         commands.sendmsg([config], [(SOL_SOCKET, SCM_RIGHTS, given)])
     finally:
         os.close(pidfd)

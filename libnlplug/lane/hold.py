@@ -169,8 +169,8 @@ class LaneHold(Hold):
         self._report.expired = True
         self._report.packets = self._report.bytes = self._report.dropped = None
         device, seconds = self._lane.device, self._report.seconds or 0.0
-        message = f"the handover of {device} was not done within {seconds:.3f} s: {what}; it is released now"
-        raise HoldExpired(None, message, "hold", device)
+        sentence = f"the handover of {device} was not done within {seconds:.3f} s: {what}; it is released now"
+        raise HoldExpired(None, sentence, "hold", device)
 
     def _compare_backlog(self, held: int) -> None:
         """Warn if more SYNs were held than the listeners of one address and port have room for. (Those of another

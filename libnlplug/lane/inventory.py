@@ -20,7 +20,7 @@ from ..record import Record
 from .filters import SLOTS, by_slot, in_place, slot_of
 from .hook import Filter, filters
 from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
-from .lock import Lock, taken_names
+from .lock import Lock, taken_marks
 
 __all__ = [
     "Hooks",
@@ -35,8 +35,8 @@ __all__ = [
     "lane_mark",
     "lanes",
     "lock",
-    "now",
     "plug_of",
+    "read_again",
     "states",
 ]
 
@@ -100,11 +100,11 @@ class Lane(Record):
         """Return whether it is for this hook and match."""
         return (self.ingress, self.words.get("match")) == (ingress, match)
 
-    def rewrite(self, sk: RouteSocket, **words: object) -> Lane:
+    def rewrite(self, sk: RouteSocket, **changes: object) -> Lane:
         """Change words of the alias. Return the changed lane."""
-        now = {**self.words, **{name: str(value) for name, value in words.items()}}
-        set_alias(sk, self.ifb.ifindex, self.ifb.name, alias_of(now))
-        return Lane(self.ifb, self.ifindex, self.slot, now)
+        words = {**self.words, **{name: str(value) for name, value in changes.items()}}
+        set_alias(sk, self.ifb.ifindex, self.ifb.name, alias_of(words))
+        return Lane(self.ifb, self.ifindex, self.slot, words)
 
 
 def ifb_name(ifindex: int, slot: int) -> str:
@@ -136,15 +136,15 @@ def _lane(ifb: Ifb) -> Lane | None:
     """Return the lane of this ifb, or None: a lane's ifb has both the name and the address of one."""
     head, _, slot = ifb.name.removeprefix("plug").partition("-")
     try:
-        place = int(head, 16), int(slot)
+        ifindex, number = int(head, 16), int(slot)
     except ValueError:
         return None
-    if ifb.name != ifb_name(*place) or ifb.address != ADDRESS or not 0 <= place[1] < SLOTS:
+    if ifb.name != ifb_name(ifindex, number) or ifb.address != ADDRESS or not 0 <= number < SLOTS:
         return None
-    return Lane(ifb, *place, ifb.words)
+    return Lane(ifb, ifindex, number, ifb.words)
 
 
-def now(sk: RouteSocket, lane: Lane) -> Lane | None:
+def read_again(sk: RouteSocket, lane: Lane) -> Lane | None:
     """Read the lane again. Return None if its ifb is gone. (A renamed ifb is still the lane's.)"""
     ifb = ifb_of(sk, lane.ifb.ifindex)
     return None if ifb is None else Lane(ifb, lane.ifindex, lane.slot, ifb.words)
@@ -175,7 +175,7 @@ def _is_whole(sk: RouteSocket, lane: Lane, mine: list[Filter]) -> bool:
 def states(sk: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
     """Return 'alive', 'kept' or 'orphan' for each lane of a device, by its ifb's name."""
     names = {_lane_mark_name(lane.ifb.name): lane.ifb.name for lane in found}
-    alive = {names[mark] for mark in taken_names(sk, list(names))}
+    alive = {names[mark] for mark in taken_marks(sk, list(names))}
     filters_at = {ingress: by_slot(at) for ingress, at in there.items()}
     are_now = {}
     for lane in found:

@@ -32,7 +32,7 @@ from .filters import by_slot, in_place
 from .hold import LaneHold
 from .hook import is_up
 from .ifb import unnamed
-from .inventory import hooks, lane_mark, lock, now, plug_of, states
+from .inventory import hooks, lane_mark, lock, plug_of, read_again, states
 from .match import Match
 from .neighbours import refuse_to_bypass, shadows
 from .remove import tear_down
@@ -210,7 +210,7 @@ class PlugLane(AsyncWith):
     def _refuse_broken(self, there: Hooks) -> Lane:
         """Return the lane as it is now. Raise QdiscNotFound if it does not take the packets of its match, or cannot
         hold them, NetlinkError if they would bypass something."""
-        ifb, lane = self.ifb, now(self._sk, self._lane)
+        ifb, lane = self.ifb, read_again(self._sk, self._lane)
         if lane is None:
             raise self.gone()
         if not in_place(by_slot(there[self._ingress]).get(lane.slot, []), lane.ifb.ifindex, lane.filters):
@@ -236,16 +236,16 @@ class PlugLane(AsyncWith):
             return error
         of = f"the hold of the lane of {self._device}"
         if down and not self._ingress:
-            message = f"{of} lost what it held: the device is down, and the kernel drops what is released to it"
-            return NetlinkError(errno.ENETDOWN, message, "hold the lane of", self._device)
+            sentence = f"{of} lost what it held: the device is down, and the kernel drops what is released to it"
+            return NetlinkError(errno.ENETDOWN, sentence, "hold the lane of", self._device)
         if not new:
             return None
-        message = f"{of} may have missed packets: meanwhile {'; '.join(new)}"
-        return NetlinkError(errno.EEXIST, message, "hold the lane of", self._device)
+        sentence = f"{of} may have missed packets: meanwhile {'; '.join(new)}"
+        return NetlinkError(errno.EEXIST, sentence, "hold the lane of", self._device)
 
     def _inherit(self) -> None:
         with lock(self._sk, self._ifindex, self._device, "hold the lane of"):
-            lane = now(self._sk, self._lane)
+            lane = read_again(self._sk, self._lane)
             if lane is None:
                 raise self.gone()
             mark = lane_mark(self.ifb)
@@ -258,8 +258,8 @@ class PlugLane(AsyncWith):
         deleted = (
             f"it is gone: whoever made it has closed it, or somebody has deleted its ifb {self.ifb}; make it again"
         )
-        message = f"cannot hold the lane of {self._device}: {why or deleted}"
-        return QdiscNotFound(errno.ENOENT, message, "hold the lane of", self._device)
+        sentence = f"cannot hold the lane of {self._device}: {why or deleted}"
+        return QdiscNotFound(errno.ENOENT, sentence, "hold the lane of", self._device)
 
     def shown(self, device: str) -> str:
         """Return what a message says instead of the ifb's name: this lane's device and match."""
@@ -297,7 +297,7 @@ class PlugLane(AsyncWith):
         self._let_go()
 
     def _undo(self, timeout: float) -> None:
-        lane = now(self._sk, self._lane)
+        lane = read_again(self._sk, self._lane)
         if lane is not None and lane.kept:  # 'libnlplug lane add' has made it one that stays
             self._leave()
             return

@@ -109,8 +109,8 @@ def refuse_parent(sk: RouteSocket, ifindex: int, device: str, parent: int) -> No
         if why:
             hint = "hold chosen packets by a lane instead (PlugLane; 'hold' with packet options)"
             why = f"{there.kind} {handle_text(major)} {why}"
-            message = f"cannot attach a plug to {device}: {why}; {hint}"
-            raise NetlinkError(errno.EOPNOTSUPP, message, "attach a plug to", device, hint=hint)
+            sentence = f"cannot attach a plug to {device}: {why}; {hint}"
+            raise NetlinkError(errno.EOPNOTSUPP, sentence, "attach a plug to", device, hint=hint)
         parent = there.parent
 
 

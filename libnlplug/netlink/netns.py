@@ -109,5 +109,5 @@ def cannot_enter(netns: Netns, code: int, capability: str = "CAP_SYS_ADMIN") -> 
         hint = "; it is not a network namespace"
     elif code == errno.EAGAIN:
         hint = "; it needs a thread, but the limit of processes (ulimit -u, pids.max) is reached"
-    message = f"cannot enter the network namespace {shown}: {os.strerror(code)}{hint}"
-    return error_class(code, message, "enter the network namespace")
+    sentence = f"cannot enter the network namespace {shown}: {os.strerror(code)}{hint}"
+    return error_class(code, sentence, "enter the network namespace")

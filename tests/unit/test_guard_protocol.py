@@ -479,7 +479,7 @@ def test_threads_may_share_a_guard(netns: Netns) -> None:
         def ask() -> None:
             for _ in range(100):
                 answer = made.release(made.new_id())
-                if answer is None or answer.knows:
+                if answer is None or answer.was_on:
                     wrong.append(answer)
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
