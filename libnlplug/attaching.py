@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import errno
 
+from .bounds import LIMIT_MAX
 from .errors import HandleInUse, InvalidHandle, PlugBusy, QdiscExists
 from .netlink.libnl import lib
 from .netlink.messages import (
     ETHERNET_HEADER,
-    LIMIT_MAX,
     checked_handle,
     checked_limit,
     handle_text,
@@ -114,7 +114,7 @@ def attach_by(
     if _is_free(found):
         wanted = handle or _default_handle(parent) | (_TEMPORARY if temporary else 0)
         if parent != lib.TC_H_ROOT:
-            from .netlink.devices import refuse_parent
+            from .netlink.parents import refuse_parent
 
             _refuse_elsewhere(sk, link.ifindex, wanted, device)
             refuse_parent(sk, link.ifindex, device, parent)

@@ -228,8 +228,8 @@ class PlugGroup(Holdable):
         """Return the places of the plugs."""
         return [plug.place for plug in self._plugs]
 
-    def messages(self) -> tuple[bytes, ...]:
-        """Return the messages to the first plug. The messages to the others differ only in the place."""
+    def messages(self) -> dict[int, bytes]:
+        """Return what the guard sends to the first plug. The messages to the others differ only in the place."""
         return self._plugs[0].messages()
 
     def note(self, action: str | None, *, deleted: bool = False) -> None:
@@ -242,6 +242,11 @@ class PlugGroup(Holdable):
         plug that failed, by its index."""
         failures = {self._plugs[at]: self._plugs[at].refusal(operation, code) for at, code in codes.items()}
         return GroupError.of(operation, len(self._plugs), failures)
+
+    def is_gone(self, error: NetlinkError) -> bool:
+        """Return whether the error says that every plug that failed does not exist any more."""
+        failures = error.failures.values() if isinstance(error, GroupError) else (error,)
+        return all(isinstance(failure, FileNotFoundError) for failure in failures)
 
     def release_without(self, guard: int) -> None:
         """Release without the guard of this pid the plugs that nobody else holds. GroupError names the others."""

@@ -19,6 +19,7 @@ import time
 from _thread import RLock
 
 from .async_with import AsyncWith
+from .bounds import TIMEOUT_MAX
 from .errors import GuardUnavailable, HoldExpired, NetlinkError, PlugBusy
 
 __all__ = ["Hold", "HoldReport", "Holdable", "PacketsDropped", "PacketsUncounted"]
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     OnDeath = Literal["release", "drop"]
 
-TIMEOUT_MAX = 1e9  # seconds, 31 years
 RELEASE_TRIES = 3
 STACK = 20  # frames of Python's stack that leaving a block may take
 
@@ -129,8 +129,8 @@ class Holdable(AsyncWith):
         """Return the places of the plugs."""
         raise NotImplementedError
 
-    def messages(self) -> tuple[bytes, ...]:
-        """Return the messages to one plug: buffer, release_indefinite, delete, show the qdisc, show the link."""
+    def messages(self) -> dict[int, bytes]:
+        """Return what the guard sends to one plug, by guard_message (guard/protocol.h)."""
         raise NotImplementedError
 
     def note(self, action: str | None, *, deleted: bool = False) -> None:
@@ -141,6 +141,10 @@ class Holdable(AsyncWith):
         """Return the error for an ``operation`` that the kernel refused. ``codes`` has the errno of each plug that
         failed, by its index in places()."""
         raise NotImplementedError
+
+    def is_gone(self, error: NetlinkError) -> bool:
+        """Return whether the error says that every plug that failed does not exist any more."""
+        return isinstance(error, FileNotFoundError)
 
     def release_without(self, guard: int) -> None:
         """Release without the guard, unless somebody else holds. The guard of this pid may still have the marks."""
@@ -253,7 +257,7 @@ class Hold(AsyncWith):
             try:
                 self._held.release_without(self._guard.pid)
             except NetlinkError as failure:
-                if not _is_gone(failure):  # without a plug nothing is held, and the first error says why
+                if not self._held.is_gone(failure):  # without a plug nothing is held, and the first error says why
                     raise
 
     def __exit__(
@@ -376,12 +380,6 @@ def _try_stack(frames: int) -> None:
     """Raise RecursionError now, before anything is held, if leaving the block would raise it."""
     if frames:
         _try_stack(frames - 1)
-
-
-def _is_gone(failure: NetlinkError) -> bool:
-    """Return whether the only failure is that plugs do not exist any more."""
-    failures = getattr(failure, "failures", {0: failure}).values()
-    return all(isinstance(one, FileNotFoundError) for one in failures)
 
 
 def hold_detached(plug: Holdable, timeout: float) -> None:

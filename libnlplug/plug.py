@@ -26,6 +26,7 @@ import errno
 import sys
 import time
 
+from .bounds import LIMIT_MAX
 from .errors import (
     ClosedError,
     DeviceNotFound,
@@ -40,7 +41,6 @@ from .errors import (
 from .hold import RELEASE_TRIES, Holdable, end_detached, hold_detached
 from .netlink.libnl import lib
 from .netlink.messages import (
-    LIMIT_MAX,
     attribute,
     checked_limit,
     handle_text,
@@ -256,13 +256,18 @@ class PlugQdisc(Holdable):
         """Return the one place."""
         return [self.place]
 
-    def messages(self) -> tuple[bytes, ...]:
-        """Return the messages to the plug: buffer, release_indefinite, delete, show the qdisc, show the link."""
-        question = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, self._ifindex, self._parent, self._handle, None)
+    def messages(self) -> dict[int, bytes]:
+        """Return what the guard sends to the plug, by guard_message (guard/protocol.h)."""
+        place = self._ifindex, self._parent, self._handle
         brief = attribute(lib.IFLA_EXT_MASK, lib.RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
-        link = link_message(lib.RTM_GETLINK, 0, self._ifindex, brief)
-        every = (self._buffer, self._release_indefinite, self._deletion(), question, link)
-        return tuple(without_ack(message) for message in every)
+        messages = {
+            lib.GUARD_SEND_BUFFER: self._buffer,
+            lib.GUARD_SEND_RELEASE: self._release_indefinite,
+            lib.GUARD_SEND_DROP: self._deletion(),
+            lib.GUARD_ASK_COUNTERS: qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, *place, None),
+            lib.GUARD_ASK_LINK: link_message(lib.RTM_GETLINK, 0, self._ifindex, brief),
+        }
+        return {what: without_ack(message) for what, message in messages.items()}
 
     def message(self, action: str) -> bytes:
         """Return the message for 'buffer', 'release_one' or 'release_indefinite'."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from ..bounds import LIMIT_MAX, NAME_MAX, TIMEOUT_MAX
+
 __all__ = ["device", "format_size", "limit", "netns", "parse_size", "parse_time", "ports"]
 
 _DIGITS = frozenset("0123456789")
@@ -18,8 +20,6 @@ _BITS = {f"{unit}bit": _SIZES[unit] for unit in "kmg"}
 _TIMES = {"": 1.0, "s": 1.0, "sec": 1.0, "secs": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TIMES.update(dict.fromkeys(("ms", "msec", "msecs"), 1e-3))
 _TIMES.update(dict.fromkeys(("us", "usec", "usecs"), 1e-6))
-LIMIT_MAX = (1 << 31) - 1
-NAME_MAX = 127  # bytes of an alternative name (ALTIFNAMSIZ of linux/netdevice.h)
 
 
 def _split(text: str) -> tuple[float, str] | None:
@@ -50,7 +50,7 @@ def parse_time(text: str) -> float:
     if unit not in _TIMES:
         raise ValueError(f"time is {text!r}: it must be seconds, or have a unit, as 5, 0.5s, 250ms, 5m or 1h")
     seconds = number * _TIMES[unit]
-    if seconds > 1e9:
+    if seconds > TIMEOUT_MAX:
         raise ValueError(f"time is {text!r}: the longest is 1e9 seconds, 31 years")
     return seconds
 

@@ -21,9 +21,9 @@ from functools import partial
 
 from ..attaching import attach
 from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists
-from ..netlink.devices import load_ifb
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import attribute, message, qdisc_message
+from ..netlink.modules import load_ifb
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc
 from .check import LANE, NEEDED, Check, in_own_namespace, result, text_of, unknown

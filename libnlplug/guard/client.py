@@ -44,7 +44,7 @@ from .start import CGROUP, is_child, listening, move_to_cgroup, send_config, sta
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..netlink.libnl import CData
     from ..netlink.route_socket import RouteSocket
@@ -70,10 +70,10 @@ _LOST = {
 
 
 class Answer(Record):
-    """The guard's answer to a release: ``codes`` has the errno of each plug that failed, by its index. ``expired`` is
-    true if the timeout had ended the hold. ``was_on`` is false if the guard does not know the hold: it is not on, and
-    it is not the one that ended last. ``seconds`` is how long it held. If ``counted``, ``packets`` and ``bytes`` were in
-    the plugs right before the release, and ``dropped`` packets were dropped during the hold.
+    """The guard's answer to a release. ``codes`` has the errno of each plug that failed, by its index. ``expired`` is
+    true if the timeout had ended the hold. ``was_on`` is false if the guard does not know the hold: it is neither on
+    nor the one that ended last. ``seconds`` is how long it held. If ``counted``, ``packets`` and ``bytes`` were in the
+    plugs right before the release, and ``dropped`` packets were dropped during the hold.
 
     ``lost`` says what happened to ``device`` by which the kernel may have dropped packets without counting them, or is
     None.
@@ -104,7 +104,7 @@ class Guard:
     """One guard process for some plugs; ``messages`` are those of guard_message, for any of them. Threads: it locks.
     Fork: the parent's only. Signals: a handler may use it at any time."""
 
-    def __init__(self, sk: RouteSocket, device: str, places: Sequence[Place], messages: Sequence[bytes]) -> None:
+    def __init__(self, sk: RouteSocket, device: str, places: Sequence[Place], messages: Mapping[int, bytes]) -> None:
         self._lock = RLock()
         self._ids = count(1)
         self._device = device
@@ -119,7 +119,7 @@ class Guard:
             kind = NotPermitted if isinstance(error, NotPermitted) else GuardUnavailable
             raise kind(error.errno, f"cannot hold {device}: {error}", "hold", device, hint=error.hint) from None
 
-    def _start(self, messages: Sequence[bytes]) -> Socket:
+    def _start(self, messages: Mapping[int, bytes]) -> Socket:
         try:
             ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         except OSError as error:
@@ -318,13 +318,13 @@ class Guard:
         self._socket.close()
 
 
-def configuration(places: Sequence[Place], messages: Sequence[bytes], port: int) -> bytes:
+def configuration(places: Sequence[Place], messages: Mapping[int, bytes], port: int) -> bytes:
     """Return what a guard is told at its start; ``port`` is its netlink socket's."""
     head = ffi.new("struct guard_config *", [lib.GUARD_VERSION, os.getpid(), len(places), port])
-    for number, message in enumerate(messages):
-        ffi.buffer(head.messages[number])[: len(message)] = message
-    stands = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
-    return bytes(ffi.buffer(head)[:] + ffi.buffer(stands)[:])
+    for what, message in messages.items():
+        ffi.buffer(head.messages[what])[: len(message)] = message
+    tail = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
+    return bytes(ffi.buffer(head)[:] + ffi.buffer(tail)[:])
 
 
 def _asked(to: Socket, question: bytes, plugs: int) -> tuple[CData | None, dict[int, int]]:

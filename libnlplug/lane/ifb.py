@@ -13,9 +13,9 @@ import sys
 
 from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
 from ..netlink.attributes import attributes, text
-from ..netlink.devices import load_ifb
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import ETHERNET_HEADER, attribute, built, link_message
+from ..netlink.modules import load_ifb
 from ..netlink.route_socket import RouteSocket
 from ..record import Record
 

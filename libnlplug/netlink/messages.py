@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import sys
 
+from ..bounds import LIMIT_MAX
 from ..errors import InvalidHandle
 from .libnl import check, ffi, lib
 
 __all__ = [
     "ETHERNET_HEADER",
-    "LIMIT_MAX",
     "aligned",
     "attribute",
     "built",
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from .libnl import CData
 
 
-LIMIT_MAX = (1 << 31) - 1
 ETHERNET_HEADER = 14  # bytes
 
 

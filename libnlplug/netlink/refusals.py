@@ -182,8 +182,8 @@ def refusal(
 
 
 def unanswered(code: int, operation: str, device: str | None) -> NetlinkError:
-    """Return the exception for a request whose answer was lost, which gave the errno ``code``. The kernel may have carried
-    it out."""
+    """Return the exception for a request whose answer was lost; ``code`` is the errno of receiving it. The request may
+    have been carried out."""
     hint = "the kernel's answer did not arrive: the request may or may not have been carried out"
     sentence = f"cannot {_target(operation, device)}: {os.strerror(code)}; {hint}"
     return NetlinkError(None, sentence, operation, device, -lib.nl_syserr2nlerr(code), None, hint)
