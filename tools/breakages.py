@@ -69,6 +69,13 @@ breaks(
     "",
     "kernel/test_port_requests::test_an_unread_answer_shifts_nothing",
 )
+breaks(
+    "port: each answer is received twice",
+    PORT,
+    "    lib.nl_socket_disable_msg_peek(nl_sock)",
+    "    ",
+    "kernel/test_cost::test_the_ports_toggles_cost_the_same",
+)
 
 # -- attach and detach
 
