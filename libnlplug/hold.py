@@ -327,10 +327,10 @@ class Hold(AsyncWith):
 
     def _without_guard(self) -> GuardUnavailable:
         device, shown = self._held.device, self.shown(self._held.device)
-        kept = "" if self._timeout is None else f", and its timeout of {self._timeout:g} s was perhaps not kept"
+        kept = "" if self._timeout is None else f", and its timeout of {self._timeout:g} s may not have been kept"
         sentence = (
-            f"the guard of the hold of {shown} has gone or does not answer: this process has released it by itself now"
-            f"{kept}; how many packets it held is not known"
+            f"the guard of the hold of {shown} has gone or does not answer: this process has released the packets"
+            f" itself{kept}; how many there were is not known"
         )
         return GuardUnavailable(None, sentence, "hold", device)
 
@@ -340,11 +340,11 @@ class Hold(AsyncWith):
         if answer.codes:
             done = f"the guard could not end it: {os.strerror(next(iter(answer.codes.values())))}"
         elif not answer.was_on:
-            done = "the guard has ended it before"
+            done = "the guard ended it earlier"
         elif self._drop:
-            done = "the guard deleted the plug with what it held"
+            done = "the guard deleted the plug with the packets in it"
         else:
-            done = "the guard released it at that moment, and what came later was not held"
+            done = "the guard released the packets then, and held none after that"
         if self._timeout is None:
             return HoldExpired(None, f"the hold of {shown} ended before its block did: {done}", "hold", device)
         late = max(0.0, seconds - self._timeout)

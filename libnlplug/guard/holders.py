@@ -291,19 +291,19 @@ def _watched_by(guard: int) -> int:
 def called(holder: Holder) -> str:
     """Return how a sentence names the holder."""
     if holder.foreign and holder.uid < 0:
-        return "a socket that does not answer"
+        return "a process that does not answer"
     who = f"process {holder.pid}" if holder.pid else "a process in another pid namespace"
     return f"{who} of uid {holder.uid}" if holder.foreign or holder.uid not in (0, os.geteuid()) else who
 
 
 def busy(device: str, holder: Holder | None, operation: str = "hold") -> PlugBusy:
-    """Return the PlugBusy that names the holder. None is a socket that does not answer."""
+    """Return the PlugBusy that names the holder. None is a process that does not answer."""
     holder = holder or Holder(0, None, None, None, 0, False, True, -1)
     who = called(holder)
     if holder.foreign and holder.uid < 0:
-        why = f"{who} has taken the plug's mark ('ss -xap' may show whose); end it"
+        why = f"{who} has taken the plug's mark, an abstract unix socket ('ss -xap' may show which process); end it"
     elif holder.foreign:
-        why = f"{who} has taken the plug's mark; it may or may not be a guard; end it only if it is not"
+        why = f"{who} has taken the plug's mark, an abstract unix socket; end it unless it is a guard"
     elif holder.detached:
         why = f"{who}, a guard, holds it until its deadline; 'libnlplug release {device}' ends it"
     else:

@@ -279,9 +279,10 @@ class Handover:
 def checked(match: Match, timeout: float | None) -> float:
     """Return the timeout. Raise ValueError if there can be no handover."""
     if match.ip_proto != "tcp" or match.dst_port is None:
-        raise ValueError(f"handover is of TCP listeners: give ip_proto tcp and a dst_port; the match is {match}")
+        why = "handover works for TCP listeners only: give ip_proto tcp and a dst_port"
+        raise ValueError(f"{why}; the match is {match}")
     if timeout is None:
-        raise ValueError("handover waits for others: give the hold a timeout")
+        raise ValueError("handover waits for other processes: give the hold a timeout")
     return timeout
 
 

@@ -305,9 +305,10 @@ class PlugLane(AsyncWith):
         lost = tear_down(self._sk, self._device, [lane or self._lane], timeout)
         why = ""
         if lane is None and not undone:
-            why = f"somebody has deleted its ifb {self.ifb}: what it held is lost, and what it should have held since"
+            lost_too = "the packets in it are lost, and so are all matching packets since"
+            why = f"somebody has deleted its ifb {self.ifb}: {lost_too}"
         elif lost:
-            why = f"{lost} packets could not be given back to it: the device has gone"
+            why = f"{lost} packets could not be given back to it: the device is gone"
         if why:
             raise DeviceNotFound(errno.ENODEV, f"the lane of {self._device}: {why}", "close the lane of", self._device)
 

@@ -69,7 +69,7 @@ class Match(Record):
         protocol = _protocol(ip_proto)
         if tcp_syn:
             if protocol not in (None, "tcp"):
-                raise ValueError(f"tcp_syn is of tcp, and ip_proto is {ip_proto!r}: leave one of them out")
+                raise ValueError(f"tcp_syn needs ip_proto tcp, and ip_proto is {ip_proto!r}: leave one out")
             protocol = "tcp"
         ports = {}
         for part, given in (("src_port", src_port), ("dst_port", dst_port)):
@@ -81,7 +81,7 @@ class Match(Record):
             only = _ONLY_IN.get(protocol or "")
             for network in networks:
                 if only and network.version != only:
-                    raise ValueError(f"{part} is of IPv{network.version}, where there is no {protocol}")
+                    raise ValueError(f"{part} is an IPv{network.version} address, and {protocol} belongs to IPv{only}")
         if source and destination and {one.version for one in source} != {one.version for one in destination}:
             raise ValueError(f"src_ip {src_ip} and dst_ip {dst_ip} are of different IP versions: no packet has both")
         super().__init__(

@@ -78,7 +78,7 @@ def refuse_overlap(device: str, there: list[Lane], ingress: bool, match: Match) 
 def shadows(sk: RouteSocket, ifindex: int, ingress: bool, match: Match, at_hook: list[Filter]) -> list[str]:
     """Return a sentence for each thing that comes before a lane at its hook and may keep packets from it."""
     lines = [
-        f"the {one.kind} filter of preference {one.prio} comes first, and what it matches the lane does not see"
+        f"the {one.kind} filter of preference {one.prio} comes first: the lane does not see the packets that match it"
         for one in at_hook
         if one.prio < FIRST_PRIO and ender(one, match)
     ]
@@ -86,5 +86,5 @@ def shadows(sk: RouteSocket, ifindex: int, ingress: bool, match: Match, at_hook:
     count = tcx_programs(sk, ifindex, ingress)
     if count:
         programs = "1 tcx BPF program comes" if count == 1 else f"{count} tcx BPF programs come"
-        unique.append(f"{programs} first, and what is passed or dropped there the lane does not see")
+        unique.append(f"{programs} first: the lane does not see the packets that BPF passes or drops")
     return unique
