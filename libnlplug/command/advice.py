@@ -25,7 +25,7 @@ _STATUS = "/proc/self/status"
 
 
 def explained(error: OSError, args: Args) -> str:
-    """The sentence, with the advice that fits the command that was given."""
+    """Return the sentence of an error, with the advice that fits the given command."""
     sentence = str(error) if isinstance(error, NetlinkError) else error.strerror or str(error)
     dev, parent = getattr(args, "dev", None), getattr(args, "parent", "root")
     if isinstance(error, QdiscExists) and _AT_A_CLASS in sentence:
@@ -43,7 +43,7 @@ def explained(error: OSError, args: Args) -> str:
 
 
 def _other_ways(args: Args) -> str:
-    """How packets can be held where another qdisc is the root."""
+    """Return how packets can be held although another qdisc is the root."""
     at_class = f", {_AT_A_CLASS} (--parent; 'tc class show dev {args.dev}' lists them)" if _has_classes(args) else ""
     if args.verb is not None and args.verb.name == "hold":
         return f"{at_class}, or hold chosen packets by a lane, which leaves it alone: give packet options, as --tcp-syn"
@@ -63,7 +63,7 @@ def _has_classes(args: Args) -> bool:
 
 
 def _has_the_right() -> bool:
-    """Whether this process has CAP_NET_ADMIN and is under a seccomp filter."""
+    """Return whether this process has CAP_NET_ADMIN and is under a seccomp filter."""
     try:
         with open(_STATUS, errors="replace") as file:
             status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
@@ -73,7 +73,7 @@ def _has_the_right() -> bool:
 
 
 def as_typed(error: ValueError, args: Args) -> str:
-    """The sentence of an invalid argument, its options named as they are typed, and where to find more."""
+    """Return the sentence of an invalid argument, with its options as they were typed, and where to find more."""
     sentence = str(error)
     for one in args.verb.options if args.verb is not None else ():
         typed = args.typed.get(one.key, one.names[-1])
@@ -87,7 +87,7 @@ def as_typed(error: ValueError, args: Args) -> str:
 
 
 def elsewhere(sentence: str, args: Args) -> str:
-    """The sentence, its quoted commands for the namespace that --netns gives."""
+    """Return the sentence, with its quoted commands changed so that they work in the namespace of --netns."""
     netns = getattr(args, "netns", None)
     if netns is None:
         return sentence

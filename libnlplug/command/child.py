@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Command: run a program to its end, as timeout(1) does: signals go on to it, its status comes back."""
+"""Command: run a program to its end, as timeout(1) does: pass signals on to it, and return its exit status."""
 
 from __future__ import annotations
 

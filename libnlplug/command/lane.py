@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""lane: make, list and delete the lanes that stay; and the lane that 'hold' makes or finds."""
+"""lane: make, list and delete lanes that stay, and make or find the lane of 'hold'."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _delete(args: Args) -> int:
     from ..netlink.route_socket import RouteSocket
 
     match = chosen(args)
-    every = match is None and not args.ingress  # with packet options it is what 'add' with the same ones has made
+    every = match is None and not args.ingress  # with packet options, only the lane that 'add' made with the same ones
     gone = delete_lanes(RouteSocket(args.netns), device_named(args), match, None if every else args.ingress)
     if not gone:
         say(elsewhere(f"no such lane on {args.dev}: 'libnlplug lane show {args.dev}' lists them", args))
@@ -83,7 +83,7 @@ def _listed(sk: RouteSocket, device: str | None) -> list[LaneInfo]:
 
 
 def chosen(args: Args) -> Match | None:
-    """What the packet options choose, or None where none was given."""
+    """Return the match of the packet options, or None if none was given."""
     parts = {key: getattr(args, key) for key in _PARTS if key in args.typed}
     if not parts:
         return None
@@ -93,13 +93,13 @@ def chosen(args: Args) -> Match | None:
 
 
 def lane_for(args: Args, match: Match | None, *, keep: bool = False) -> PlugLane:
-    """A lane of the device, made or found; what comes before it is said as a warning."""
+    """Make or find a lane of the device. Print a warning for each filter or program that comes before it."""
     import warnings
 
     from ..lane.lane import LaneShadowed, PlugLane
     from ..lane.match import Match
 
-    warnings.simplefilter("ignore", LaneShadowed)  # it is said below
+    warnings.simplefilter("ignore", LaneShadowed)  # printed below
     make = PlugLane.keep if keep else PlugLane
     made = make(device_named(args), match or Match(), ingress=args.ingress, limit=args.limit, netns=args.netns)
     for sentence in made.shadowed:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verbs: those that are a few lines over the library."""
+"""Verbs: the functions of the verbs that need only a few lines."""
 
 from __future__ import annotations
 

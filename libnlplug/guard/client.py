@@ -101,8 +101,12 @@ class PlugsRefused(Exception):
 
 
 class Guard:
-    """One guard process for some plugs; ``messages`` are those of guard_message, for any of them. Threads: it locks.
-    Fork: the parent's only. Signals: a handler may use it at any time."""
+    """One guard process for some plugs. ``messages`` has what it sends to a plug, by guard_message (protocol.h); the
+    guard fills in each plug's place.
+
+    Threads: several threads may use it; it locks. Fork: only the parent may use it. Signals: a signal handler may use
+    it at any time.
+    """
 
     def __init__(self, sk: RouteSocket, device: str, places: Sequence[Place], messages: Mapping[int, bytes]) -> None:
         self._lock = RLock()
@@ -156,10 +160,11 @@ class Guard:
             raise self._unavailable(error.errno or 0, where, hint) from None
 
     def _expect_ready(self, ours: Socket) -> None:
-        """Take the answer to the configuration. One of another version may be longer; it begins as ours does."""
+        """Receive the answer to the configuration. Another version's answer may be longer; its first fields are the
+        same."""
         try:
             received = ours.recv(4096)
-        except ConnectionResetError:  # it ended before it had read the configuration
+        except ConnectionResetError:  # the guard ended before it had read the configuration
             received = b""
         except OSError:
             raise self._unavailable(errno.ETIMEDOUT) from None
@@ -198,7 +203,7 @@ class Guard:
 
     @property
     def alive(self) -> bool:
-        """Whether the guard can still be spoken to: not closed here, and not ended there."""
+        """True if the guard can still be asked: the socket is open here, and the guard has not ended."""
         try:
             return self._socket.recv(1, MSG_PEEK | MSG_DONTWAIT) != b""
         except BlockingIOError:  # it has nothing to say
@@ -207,7 +212,7 @@ class Guard:
             return False
 
     def new_id(self) -> int:
-        """An id for the next hold."""
+        """Return an id for the next hold."""
         return next(self._ids)
 
     def hold(
@@ -220,10 +225,11 @@ class Guard:
         detached: bool = False,
         limit: int | None = None,
     ) -> None:
-        """Hold: on return the plugs do, until release(), this process's death, or ``timeout`` seconds have passed.
+        """Have the guard hold the plugs until release(), until this process dies, or for ``timeout`` seconds.
 
-        PlugBusy where a plug is held already, by whoever. PlugsRefused where the kernel refused some: then none is
-        held. GuardUnavailable where the guard does not answer: then some may be held.
+        Raises PlugBusy if a plug is already held, by this process or another one. Raises PlugsRefused if the kernel
+        refused some plugs; then none is held. Raises GuardUnavailable if the guard does not answer; then some may be
+        held.
         """
         nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
         question = [lib.GUARD_HOLD, drop, detached, 0, hold_id, nanoseconds, limit or 0]
@@ -247,10 +253,10 @@ class Guard:
             holder = holder_of(sk, taken.mark)
             if holder is not None or time.monotonic() > deadline:
                 raise busy(taken.device, holder)
-            time.sleep(0.001)  # a hold that has ended in between, and perhaps another one that has begun
+            time.sleep(0.001)  # that hold has ended meanwhile, and another one may have begun
 
     def release(self, hold_id: int) -> Answer | None:
-        """End this hold: the guard releases, then takes its marks away. None where the guard does not answer."""
+        """End this hold: the guard releases, then gives its marks back. Return None if the guard does not answer."""
         answer, codes = self._ask([lib.GUARD_RELEASE, 0, 0, 0, hold_id])
         if answer is None:
             return None
@@ -275,14 +281,14 @@ class Guard:
                 return None, {}
             asked = ffi.buffer(ffi.new("struct guard_question *", question))[:]
             answer, codes = _asked(self._socket, asked, len(self._places))
-            if answer is None or answer.id != question[4]:  # the answer may still come, and be taken for another one
+            if answer is None or answer.id != question[4]:  # it may still come, and must not be taken for a later one
                 self._say_goodbye()
                 self._socket.close()
                 return None, {}
             return answer, codes
 
     def _say_goodbye(self) -> None:
-        """Tell the guard to release what is on, and to end."""
+        """Tell the guard to release what it holds, and to end."""
         try:
             words = ffi.buffer(ffi.new("struct guard_question *", [lib.GUARD_END]))[:]
             self._socket.send(words, MSG_NOSIGNAL | MSG_DONTWAIT)
@@ -290,12 +296,12 @@ class Guard:
             pass
 
     def go_on(self) -> None:
-        """Let a detached guard go on alone."""
+        """Leave a detached guard alone: it ends the hold by itself."""
         self._socket.close()
 
     def end(self) -> bool:
-        """End the guard, and wait until it has released what is on, and ended; whether it has. Calling it again does
-        nothing."""
+        """End the guard: wait until it has released what it holds and has ended. Return whether it has. Calling it
+        again does nothing."""
         ended = True
         with self._lock:
             if self._socket.fileno() < 0:
@@ -314,12 +320,12 @@ class Guard:
         return ended
 
     def forget(self) -> None:
-        """In a forked child: close the copy of the descriptor, and say nothing to the parent's guard."""
+        """In a forked child: close the copy of the descriptor, and tell the parent's guard nothing."""
         self._socket.close()
 
 
 def configuration(places: Sequence[Place], messages: Mapping[int, bytes], port: int) -> bytes:
-    """Return what a guard is told at its start; ``port`` is its netlink socket's."""
+    """Return what a guard is told when it starts. ``port`` is the port of its netlink socket."""
     head = ffi.new("struct guard_config *", [lib.GUARD_VERSION, os.getpid(), len(places), port])
     for what, message in messages.items():
         ffi.buffer(head.messages[what])[: len(message)] = message
@@ -328,7 +334,8 @@ def configuration(places: Sequence[Place], messages: Mapping[int, bytes], port: 
 
 
 def _asked(to: Socket, question: bytes, plugs: int) -> tuple[CData | None, dict[int, int]]:
-    """The answer, None if there is none, and the errno of each plug that failed."""
+    """Ask a guard of ``plugs`` plugs. Return its answer, or None if there is none, and the errno of each plug that
+    failed, by its index."""
     size = ffi.sizeof("struct guard_answer")
     room = ffi.new("char[]", size + 4 * plugs)
     if lib.libnlplug_ask(to.fileno(), question, len(question), room, ffi.sizeof(room)) != ffi.sizeof(room):

@@ -91,11 +91,11 @@ class Holder(Record):
 
 
 class Mark:
-    """One name: take() binds it, close() gives it back. An interrupt between the two loses nothing, because the object
-    exists before the socket. Fork: a child closes its copies at once.
+    """A mark that this process can have: take() binds its name, close() gives it back. An interrupt in take() leaves
+    no socket behind, because this object exists before the socket. Fork: a child closes its copies at once.
 
-    A ``silent`` mark uses another type of socket. To check for it leaves nothing in its queue, so it can be kept for
-    long.
+    A ``silent`` mark uses another type of socket: a process that looks whether the mark is taken leaves nothing in its
+    queue. So it can be kept for long.
     """
 
     def __init__(self, name: str, *, silent: bool = False) -> None:
@@ -146,8 +146,11 @@ os.register_at_fork(after_in_child=_close_copies)
 
 
 class Taken:
-    """A plug's mark for the length of a block: nobody attaches, detaches or holds there meanwhile. Entering raises
-    PlugBusy, with the pid, where somebody holds; it waits for who attaches or detaches. ``guard`` may have the mark."""
+    """Take a plug's mark for a block, so that no other process attaches, detaches or holds there meanwhile.
+
+    Entering raises PlugBusy, with the holder's pid, if somebody holds. It waits for a process that attaches or
+    detaches. If the guard with the pid ``guard`` has the mark, the block is entered without it.
+    """
 
     def __init__(self, sk: RouteSocket, place: Place, operation: str, guard: int = 0) -> None:
         self._sk = sk
@@ -184,13 +187,13 @@ class Taken:
 
 
 def mark_name(ifindex: int, parent: int) -> str:
-    """The name of a plug's mark in the abstract socket namespace: the plug's place in its network namespace."""
+    """Return the name of a plug's mark, an abstract unix socket. It says where the plug stands."""
     return f"libnlplug-hold/{ifindex}/{parent:x}"
 
 
 def holder_of(sk: RouteSocket | None, mark: str) -> Holder | None:
-    """Return the owner of the mark, or None. This looks in the socket's namespace, which needs CAP_NET_ADMIN; with
-    ``sk`` None in the calling thread's, which needs no right."""
+    """Return the owner of the mark, or None. This looks in the namespace of ``sk``, which needs CAP_NET_ADMIN. If
+    ``sk`` is None, it looks in the calling thread's namespace, which needs no right."""
     return _ask_mark(mark) if sk is None else sk.in_netns(lambda: _ask_mark(mark))
 
 
@@ -249,7 +252,8 @@ def _program(pid: int) -> str:
 
 
 def _visit(mark: str, *, end: bool = False) -> tuple[tuple[int, int] | None, bytes | None]:
-    """Return pid and uid of the mark's owner (None if there is none) and what it said (None if nothing in time)."""
+    """Ask the owner of the mark. Return its pid and uid, or None if there is no owner, and its answer, or None if it
+    did not answer in time. With ``end``, ask a detached guard to end."""
     peer = b"\0" * 4 + b"\xff" * 4
     received: bytes | None = None
     try:

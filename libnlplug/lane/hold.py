@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     OnDeath = Literal["release", "drop"]
 
     class HeldLane(Protocol):
-        """What a hold asks of its PlugLane."""
+        """What a hold needs of its PlugLane."""
 
         @property
         def device(self) -> str: ...
@@ -79,7 +79,7 @@ class LaneReport(HoldReport):
         self.backlog_needed: int | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """The values by their names."""
+        """Return the values by their names."""
         return {name: getattr(self, name) for name in (*HoldReport.__slots__, *self.__slots__)}
 
 
@@ -267,9 +267,9 @@ class Handover:
         return None
 
     def _replaces(self, new: Listener, old: Listener) -> bool:
-        """Whether the new listener takes the old one's place: at its address, or, where nothing had the new one's
-        address before, at one that includes the other. (A server for one address may be replaced beside another one
-        for all.)"""
+        """Return whether the new listener takes the place of the old one: it has the same address, or its address is
+        new and one of the two includes the other. (A server for one address may be replaced beside another server for
+        all addresses.)"""
         if new.port != old.port or new.address == old.address:
             return new.port == old.port
         had_one = any((one.address, one.port) == (new.address, new.port) for one in self._before.values())
