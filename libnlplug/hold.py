@@ -209,7 +209,7 @@ class Hold(AsyncWith):
     child, leaving the block does nothing, because the hold is the parent's.
     """
 
-    frames = 0  # how many a subclass adds between the block and this class, for the place that a warning names
+    frames = 0  # how many frames a subclass adds between the block and this class: a warning names the block's line
 
     def __init__(self, held: Holdable, timeout: float | None, on_death: OnDeath) -> None:
         if on_death not in ("release", "drop"):
@@ -344,7 +344,7 @@ class Hold(AsyncWith):
         elif self._drop:
             done = "the guard deleted the plug with the packets in it"
         else:
-            done = "the guard released the packets then, and held none after that"
+            done = "the guard released the packets, and held none after that"
         if self._timeout is None:
             return HoldExpired(None, f"the hold of {shown} ended before its block did: {done}", "hold", device)
         late = max(0.0, seconds - self._timeout)

@@ -13,7 +13,7 @@ __all__ = ["chosen", "lane", "lane_for"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..lane.inventory import LaneInfo
+    from ..lane.inventory import ShownLane
     from ..lane.lane import PlugLane
     from ..lane.match import Match
     from ..netlink.route_socket import RouteSocket
@@ -60,12 +60,12 @@ def _show(args: Args) -> int:
     return DONE
 
 
-def _state(one: LaneInfo) -> str:
+def _state(one: ShownLane) -> str:
     more = one.trouble or (f"pid {one.pid}" if one.pid else "")
     return f"{one.state}, {more}" if more else one.state
 
 
-def _listed(sk: RouteSocket, device: str | None) -> list[LaneInfo]:
+def _listed(sk: RouteSocket, device: str | None) -> list[ShownLane]:
     """Return the lanes of the device, or of every device that has a lane or a clsact qdisc."""
     from ..lane.inventory import all_lanes, lanes
 

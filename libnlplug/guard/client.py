@@ -64,7 +64,7 @@ _LOST = {
     lib.GUARD_NO_CARRIER: "its link lost its carrier",
     lib.GUARD_QUEUE_LENGTH: "its txqueuelen was changed",
     lib.GUARD_CLSACT: "a clsact or ingress qdisc was added or deleted there",
-    lib.GUARD_REPLACED: "the plug, or what it stands in, was deleted or replaced",
+    lib.GUARD_REPLACED: "the plug, or a qdisc above it, was deleted or replaced",
     lib.GUARD_UNSEEN: "more links and qdiscs changed than the guard could follow",
 }
 

@@ -88,10 +88,10 @@ static unsigned int count, marks;
 static unsigned long long holder_stack;		/* where its program has its stack; 0 where that is hidden */
 
 static int held, leaving;			/* the state; whether this guard ends with the hold that is on */
-static struct guard_question hold;		/* the one that is on */
+static struct guard_question hold;		/* what began the hold that is on */
 static int64_t begun;				/* CLOCK_MONOTONIC, nanoseconds */
 static struct guard_answer last;		/* how the hold that is on, or was on last, ends */
-static int links_known;				/* whether each txqueuelen is */
+static int links_known;				/* whether each queue_length is */
 static volatile sig_atomic_t told_to_end;
 
 static int64_t now_on(clockid_t clock)
@@ -114,7 +114,7 @@ static int passing(int error)
 
 /*
  * Note if a plug may have lost packets by this change. The kernel empties the queues of a link that goes down or whose
- * txqueuelen changes, and a plug when that, what it stands in, or the root is deleted, or clsact comes or goes.
+ * txqueuelen changes. It empties a plug if the plug, its parent or the root is deleted, or if clsact is added or deleted.
  */
 static void read_change(const struct nlmsghdr *header)
 {

@@ -208,7 +208,7 @@ class Handover:
     """One handover of the listeners for a match, within ``timeout`` seconds. Raises ValueError if there can be none."""
 
     def __init__(self, sk: RouteSocket, match: Match, timeout: float | None) -> None:
-        self._sk, self._match, self._timeout = sk, match, checked(match, timeout)
+        self._sk, self._match, self._timeout = sk, match, _handover_timeout(match, timeout)
         self._deadline = 0.0
         self._before: dict[bytes, Listener] = {}
         self._given_up = False
@@ -276,7 +276,7 @@ class Handover:
         return not had_one and not {new.address, old.address}.isdisjoint(EVERYWHERE)
 
 
-def checked(match: Match, timeout: float | None) -> float:
+def _handover_timeout(match: Match, timeout: float | None) -> float:
     """Return the timeout. Raise ValueError if there can be no handover."""
     if match.ip_proto != "tcp" or match.dst_port is None:
         why = "handover works for TCP listeners only: give ip_proto tcp and a dst_port"

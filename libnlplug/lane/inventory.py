@@ -25,7 +25,7 @@ from .lock import Lock, taken_marks
 __all__ = [
     "Hooks",
     "Lane",
-    "LaneInfo",
+    "ShownLane",
     "all_lanes",
     "dead_slots",
     "hooks",
@@ -47,9 +47,9 @@ else:
     Hooks = dict
 
 
-class LaneInfo(Record):
-    """A lane as the kernel shows it. ``state`` is 'kept', 'alive' (``pid`` is its process), 'orphan' or 'drops': every
-    packet that it matches is lost, and ``trouble`` says why and what to do."""
+class ShownLane(Record):
+    """A lane as 'libnlplug lane show' prints it. ``state`` is 'kept', 'alive' (``pid`` is its process), 'orphan' or
+    'drops': every packet that it matches is lost, and ``trouble`` says why and what to do."""
 
     __slots__ = ("device", "hook", "match", "state", "pid", "ifb", "slot", "ifindex", "trouble")
     device: str
@@ -198,7 +198,7 @@ def is_dead(one: Filter) -> bool:
     return one.redirects and not one.target
 
 
-def lanes(sk: RouteSocket, device: str) -> list[LaneInfo]:
+def lanes(sk: RouteSocket, device: str) -> list[ShownLane]:
     """Return all lanes of a device, also those of which only the filters are left because the ifb was deleted."""
     ifindex = sk.ifindex_of(device)
     there = hooks(sk, ifindex, device)
@@ -212,11 +212,11 @@ def lanes(sk: RouteSocket, device: str) -> list[LaneInfo]:
         trouble = None
         if not lane.ifb.up and lane.slot in by_slot(there[lane.ingress]):
             is_now, trouble = "drops", f"{name} is down: 'ip link set dev {name} up'"
-        found.append(LaneInfo(device, hook, match, is_now, pid, name, lane.slot, lane.ifb.ifindex, trouble))
+        found.append(ShownLane(device, hook, match, is_now, pid, name, lane.slot, lane.ifb.ifindex, trouble))
     for ingress, slots in dead_slots(there).items():
         hook = "ingress" if ingress else "egress"
         for slot in slots:
             name = ifb_name(ifindex, slot)
             trouble = f"{name} was deleted: 'libnlplug lane del {device}'"
-            found.append(LaneInfo(device, hook, "?", "drops", None, name, slot, 0, trouble))
+            found.append(ShownLane(device, hook, "?", "drops", None, name, slot, 0, trouble))
     return sorted(found, key=lambda lane: lane.slot)

@@ -18,7 +18,7 @@ from ..netlink.libnl import lib
 from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .filters import delete_filters, slot_of
 from .ifb import delete_ifb, ifb_of
-from .inventory import Lane, LaneInfo, all_lanes, hooks, is_dead, lane_mark, lanes, lock, plug_of, read_again, states
+from .inventory import Lane, ShownLane, all_lanes, hooks, is_dead, lane_mark, lanes, lock, plug_of, read_again, states
 
 __all__ = ["delete_lanes", "sweep", "tear_down"]
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GUARD_PATIENCE = 0.5  # seconds for the guard of a process that has died
 
 
-def delete_lanes(sk: RouteSocket, device: str, match: Match | None, ingress: bool | None) -> list[LaneInfo]:
+def delete_lanes(sk: RouteSocket, device: str, match: Match | None, ingress: bool | None) -> list[ShownLane]:
     """Undo the kept lanes of a device, those of one match and hook or all, and its orphans. Return them.
 
     Raise PlugBusy, and undo nothing, if the process of one of them is alive, or if one is being held.

@@ -75,7 +75,7 @@ def visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Callab
 
 
 def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
-    """A descriptor of the namespace: a name of 'ip netns', a path, a pid (int), or an object with a fileno()."""
+    """Return a descriptor of the namespace: a name of 'ip netns', a path, a pid (int), or an object with a fileno()."""
     if isinstance(netns, bool) or not (isinstance(netns, (str, int, os.PathLike)) or hasattr(netns, "fileno")):
         raise TypeError(f"netns is a name, a path, a pid (int) or an object with a fileno(), not {netns!r}")
     try:
@@ -98,6 +98,7 @@ def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
 
 
 def cannot_enter(netns: Netns, code: int, capability: str = "CAP_SYS_ADMIN") -> NetlinkError:
+    """Return the error for a namespace that cannot be entered, with the errno ``code``."""
     shown = netns if isinstance(netns, str) else repr(netns)
     error_class: type[NetlinkError] = NetlinkError
     hint = ""
