@@ -25,7 +25,7 @@ STATUSES = (
     ("126", "hold: the command cannot be run"),
     ("127", "hold: there is no such command"),
     ("128+n", "hold: signal n ended the command"),
-    ("other", "hold: the command's own"),
+    ("other", "hold: the status of its command"),
 )
 EXAMPLES = (
     (
@@ -102,7 +102,7 @@ class Verb:
 
 
 def _limit(default: str) -> Option:
-    text = f"bytes it may hold, as 32mb; {default} if left out"
+    text = f"how many bytes the plug may hold, as 32mb; {default} if left out"
     return Option("--limit", value="SIZE", read=units.limit, help=text)
 
 
@@ -148,7 +148,7 @@ VERBS: tuple[Verb, ...] = (
         "put a released plug on a device, or adopt the one that it has",
         DEV,
         PARENT,
-        Option("--handle", value="H", help="its handle, as 40:"),
+        Option("--handle", value="H", help="the plug's handle, as 40:"),
         _limit("the kernel's default"),
         NETNS,
     ),
