@@ -13,7 +13,7 @@ from _thread import allocate_lock, start_new_thread
 from ..errors import NetlinkError, NetnsNotFound, NotPermitted
 from .libnl import ffi, lib
 
-__all__ = ["Netns", "cannot_enter", "in_netns", "netns_of_thread", "visit"]
+__all__ = ["Netns", "call_in", "cannot_enter", "in_netns", "netns_of_thread"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def in_netns(netns: Netns, call: Callable[[], T]) -> T:
     """Call ``call`` in the namespace, in a thread of its own, and return its result. None is the caller's namespace."""
     if netns is None:
         return call()
-    return visit(_open_netns(netns), netns, call)
+    return call_in(_open_netns(netns), netns, call)
 
 
-def visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Callable[[], T]) -> T:
+def call_in(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Callable[[], T]) -> T:
     """Call ``call`` in the namespace of ``fd`` and return its result. ``fd`` is closed. ``netns`` is for messages."""
     outcome: list[T | BaseException] = []
     done = allocate_lock()

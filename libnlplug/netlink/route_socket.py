@@ -19,7 +19,7 @@ from ..record import Record
 from .attributes import integer
 from .libnl import ffi, lib
 from .messages import aligned, attribute, encoded, link_message, qdisc_message
-from .netns import cannot_enter, in_netns, netns_of_thread, visit
+from .netns import call_in, cannot_enter, in_netns, netns_of_thread
 from .refusals import refusal, refusal_in, unanswered
 
 __all__ = ["LinkInfo", "QdiscInfo", "Reply", "RouteSocket", "qdisc_info"]
@@ -137,7 +137,7 @@ class RouteSocket:
         self._check()
         if self._netns is not None and self._netns == netns_of_thread():
             return call()
-        return visit(self._open_netns(), "of the socket", call)
+        return call_in(self._open_netns(), "of the socket", call)
 
     def netns_id(self) -> tuple[int, int]:
         """Return device and inode of the socket's namespace."""
