@@ -578,7 +578,7 @@ breaks(
     "command: a program that a signal ended is not 128 and its number",
     CHILD,
     "ended_with if ended_with >= 0 else 128 - ended_with",
-    "code if code >= 0 else 1",
+    "ended_with if ended_with >= 0 else 1",
     "unit/test_cli_run::test_a_death_by_a_signal_is_128_and_its_number",
 )
 breaks(
