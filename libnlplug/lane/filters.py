@@ -17,7 +17,7 @@ from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import attribute, joined, message
 from ..netlink.route_socket import RouteSocket
-from .hook import Filter, filters, hook_number
+from .hook import Filter, filters_at, hook_number
 from .match import Match
 
 __all__ = [
@@ -89,7 +89,7 @@ def add_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, slot:
     ]
     for error in _failures(sk, messages, device, "add a filter to"):
         raise _explained(error, device)
-    _refuse_half(filters(sk, ifindex, device, ingress), [set(keys) for _, keys in wanted], slot, device)
+    _refuse_half(filters_at(sk, ifindex, device, ingress), [set(keys) for _, keys in wanted], slot, device)
     return len(messages)
 
 
@@ -116,7 +116,7 @@ def delete_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, is
     It is no error if one is already gone."""
     messages = [
         _request(lib.RTM_DELTFILTER, 0, ifindex, ingress, one.prio, one.handle)
-        for one in filters(sk, ifindex, device, ingress)
+        for one in filters_at(sk, ifindex, device, ingress)
         if is_lanes(one) and one.is_filter and is_one(one)
     ]
     for error in _failures(sk, messages, device, "delete a filter of"):

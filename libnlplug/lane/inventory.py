@@ -18,7 +18,7 @@ from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, open_by
 from ..record import Record
 from .filters import SLOTS, by_slot, in_place, slot_of
-from .hook import Filter, filters
+from .hook import Filter, filters_at
 from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
 from .lock import Lock, taken_marks
 
@@ -33,8 +33,8 @@ __all__ = [
     "is_dead",
     "is_whole",
     "lane_mark",
-    "lanes",
-    "lock",
+    "shown_lanes",
+    "lanes_lock",
     "plug_of",
     "read_again",
     "states",
@@ -121,7 +121,7 @@ def _lane_mark_name(name: str) -> str:
     return f"libnlplug-lane/{name}"
 
 
-def lock(sk: RouteSocket, ifindex: int, device: str, operation: str) -> Lock:
+def lanes_lock(sk: RouteSocket, ifindex: int, device: str, operation: str) -> Lock:
     """Return the lock of the device's lanes, for whoever makes or undoes one."""
     return Lock(sk, f"libnlplug-lanes/{ifindex:x}", operation, device)
 
@@ -152,7 +152,7 @@ def read_again(sk: RouteSocket, lane: Lane) -> Lane | None:
 
 def hooks(sk: RouteSocket, ifindex: int, device: str) -> Hooks:
     """Return the filters at the device's two hooks."""
-    return {ingress: filters(sk, ifindex, device, ingress) for ingress in (False, True)}
+    return {ingress: filters_at(sk, ifindex, device, ingress) for ingress in (False, True)}
 
 
 def plug_of(sk: RouteSocket, lane: Lane) -> PlugQdisc | None:
@@ -176,10 +176,10 @@ def states(sk: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
     """Return 'alive', 'kept' or 'orphan' for each lane of a device, by its ifb's name."""
     names = {_lane_mark_name(lane.ifb.name): lane.ifb.name for lane in found}
     alive = {names[mark] for mark in taken_marks(sk, list(names))}
-    filters_at = {ingress: by_slot(at) for ingress, at in there.items()}
+    lanes_filters = {ingress: by_slot(at) for ingress, at in there.items()}
     are_now = {}
     for lane in found:
-        name, mine = lane.ifb.name, filters_at[lane.ingress].get(lane.slot, [])
+        name, mine = lane.ifb.name, lanes_filters[lane.ingress].get(lane.slot, [])
         kept = lane.kept and name not in alive and _is_whole(sk, lane, mine)
         are_now[name] = "alive" if name in alive else "kept" if kept else "orphan"
     return are_now
@@ -198,7 +198,7 @@ def is_dead(one: Filter) -> bool:
     return one.redirects and not one.target
 
 
-def lanes(sk: RouteSocket, device: str) -> list[ShownLane]:
+def shown_lanes(sk: RouteSocket, device: str) -> list[ShownLane]:
     """Return all lanes of a device, also those of which only the filters are left because the ifb was deleted."""
     ifindex = sk.ifindex_of(device)
     there = hooks(sk, ifindex, device)

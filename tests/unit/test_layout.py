@@ -261,6 +261,21 @@ def test_a_breach_is_found(module: str, line: str) -> None:
     assert arrows(texts) + reaches(texts) or circle(texts)
 
 
+def test_no_function_has_the_name_of_another_module() -> None:
+    """``table`` is a module of the command, so none of its other modules has a function table(). A module's own name is
+    free: show.show(). (pytest calls fixtures by their functions' names.)"""
+    texts = sources()
+    twins = []
+    for name, text in texts.items():
+        room, _, own = name.rpartition(".")
+        neighbours = {other.rpartition(".")[2] for other in texts if other.rpartition(".")[0] == room} - {own}
+        if name != "pytest_plugin":
+            kinds = (ast.FunctionDef, ast.ClassDef)
+            defined = [node.name for node in parsed(text).body if isinstance(node, kinds)]
+            twins += [f"{name}.{one}" for one in defined if one in neighbours]
+    assert twins == []
+
+
 def test_what_is_bound_is_used() -> None:
     """Every function and constant of _libnl is used by a module, by the C that is compiled into it, or by the guard,
     with which it shares protocol.h. (The names of flower's keys for addresses and ports are composed.)"""
