@@ -42,13 +42,11 @@ __all__ = ["LIMIT", "LaneShadowed", "PlugLane"]
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Literal
 
     from ..guard.holders import Mark
+    from ..hold import OnDeath
     from ..netlink.netns import Netns
     from .inventory import Hooks, Lane
-
-    OnDeath = Literal["release", "drop"]
 
 
 class LaneShadowed(UserWarning):
