@@ -258,11 +258,12 @@ VERBS: tuple[Verb, ...] = (
         JSON.of("show"),
         NETNS,
         more="'lane show' prints a line for each lane: DEVICE, HOOK (egress for leaving packets, ingress for arriving"
-        " ones), MATCH, IFB (the device that carries its plug), and STATE: kept (by 'lane add'), alive (used by a"
-        " running program, whose pid is shown), orphan (left behind; the device's next lane removes it), or drops (it"
-        " throws packets away; the reason and the remedy are shown). --json prints a list with an object for each lane:"
-        " device, hook, match, state, pid (null unless alive), ifb, slot (its number at the device), ifindex (the"
-        " ifb's), trouble (a sentence or null). 'lane del' with packet options deletes the lane that 'lane add' made"
+        " ones), MATCH (with the values that the packet options take), IFB (the device that carries its plug), and"
+        " STATE: kept (by 'lane add'), alive (used by a running program, whose pid is shown), orphan (left behind; the"
+        " device's next lane removes it), or drops (it throws packets away). If a lane cannot hold its packets, the"
+        " line also says why, and what to do. --json prints a list with an object for each lane: device, hook, match,"
+        " state, pid (null unless alive), ifb, slot (its number at the device), ifindex (the ifb's), trouble (why it"
+        " cannot hold and what to do, or null). 'lane del' with packet options deletes the lane that 'lane add' made"
         " with the same options; without any it deletes all lanes of the device.",
     ),
     Verb(

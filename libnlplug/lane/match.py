@@ -34,7 +34,6 @@ MAX_FILTERS = 256  # for one lane; each combination of addresses and ports takes
 MAX_TEXT = 160  # characters of a match: the alias of the lane's ifb has room for that
 _WITH_PORTS = ("tcp", "udp", "sctp")
 _ONLY_IN = {"icmp": 4, "icmpv6": 6}
-_BETWEEN = "+"  # between several values in the text of a match, where a comma stands between its parts
 
 
 class Match(Record):
@@ -104,7 +103,7 @@ class Match(Record):
 
     def __str__(self) -> str:
         given = {name: value for name, value in self.as_dict().items() if value is not None and name != "tcp_syn"}
-        parts = [f"{name}={_BETWEEN.join(map(str, _several(value)))}" for name, value in given.items()]
+        parts = [f"{name}={','.join(map(str, _several(value)))}" for name, value in given.items()]
         return ",".join(parts + ["tcp_syn"] * self.tcp_syn) or "ip"
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:  # the constructor takes names only
@@ -166,12 +165,17 @@ class Match(Record):
 def match_of(text: str) -> Match | None:
     """The match whose str() is ``text``, or None."""
     parts: dict[str, object] = {}
+    name = ""
     try:
-        for part in text.split(",") if text != "ip" else []:
-            name, _, value = part.partition("=")
-            parts[name] = True if name == "tcp_syn" else value if name == "ip_proto" else tuple(value.split(_BETWEEN))
+        for word in text.split(",") if text != "ip" else []:
+            if word == "tcp_syn":
+                parts[word] = True
+            elif "=" in word:
+                name, _, parts[name] = word.partition("=")
+            else:  # one more value of the same part
+                parts[name] = f"{parts[name]},{word}"
         return _rebuilt(parts)
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
 
 

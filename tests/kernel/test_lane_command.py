@@ -197,6 +197,39 @@ def test_lane_show(road: Road, cli: Cli) -> None:
     cli("lane", "del", road.device)
 
 
+def test_lane_show_prints_what_can_be_typed(road: Road, cli: Cli) -> None:
+    """Several ports and addresses are printed as the options take them: typed again, they find the same lane."""
+    options = ("--tcp-syn", "--dst-port", "443,80,8000-8010", "--src-ip", "192.0.2.7,10.0.0.0/8")
+    cli("lane", "add", road.device, *options)
+    shown = cli("lane", "show", road.device).out.splitlines()[1].split()[2]
+    assert shown == "ip_proto=tcp,src_ip=10.0.0.0/8,192.0.2.7/32,dst_port=80,443,8000-8010,tcp_syn"
+    again = ("--tcp-syn", "--dst-port", "80,443,8000-8010", "--src-ip", "10.0.0.0/8,192.0.2.7/32")
+    assert f"the lane for {shown} on " in cli.complaint("lane", "add", road.device, "--tcp-syn")
+    assert cli("lane", "del", road.device, *again) == ("", "")
+    assert listed(road.near, road.device) == []
+
+
+def test_lane_show_says_what_is_wrong(road: Road, cli: Cli) -> None:
+    """A kept lane whose filter somebody has replaced is an orphan: show says why, and what to do, in the namespace that
+    was given; 'lane add' with the same options mends it."""
+    cli("lane", "add", road.device, *OPTIONS)
+    (lane,) = listed(road.near, road.device)
+    other = f"flower ip_proto udp dst_port 9 action mirred egress redirect dev {lane.ifb}"
+    tc(road.near, f"filter replace dev {road.device} egress pref 65280 handle 0x10001 protocol ip {other}")
+    outside = Cli(road.far)
+    line = outside("lane", "show", road.device, "--netns", road.near.path).out.splitlines()[1]
+    why = "orphan, its filters were changed: add the lane again; or"
+    assert line.endswith(
+        f"{why} 'libnlplug -n {road.near.path} lane del {road.device}' deletes all lanes of {road.device}"
+    )
+    cli("lane", "add", road.device, *OPTIONS)
+    assert [(one.state, one.trouble) for one in listed(road.near, road.device)] == [("kept", None)]
+    road.near.ip(f"link set {lane.ifb} down")
+    line = cli("lane", "show", road.device).out.splitlines()[1]
+    assert line.endswith(f"drops, {lane.ifb} is down: 'ip link set dev {lane.ifb} up'")
+    cli("lane", "del", road.device)
+
+
 def test_lane_add_is_repeatable_and_takes_a_limit(road: Road, cli: Cli) -> None:
     """Adding a lane that is there changes nothing but a given limit; each command says nothing when all is well."""
     shrink(road.near, road.device)
