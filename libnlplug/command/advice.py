@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from ..errors import NetlinkError, NotPermitted, QdiscExists
+from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists, QdiscNotFound
 
 __all__ = ["as_typed", "elsewhere", "explained", "words"]
 
@@ -38,6 +38,10 @@ def explained(error: OSError, args: Args) -> str:
     elif isinstance(error, NotPermitted) and "CAP_NET_ADMIN is missing" in sentence and _has_the_right():
         what = sentence.partition("; CAP_NET_ADMIN is missing")[0]
         sentence = f"{what}; this process has CAP_NET_ADMIN, so a seccomp filter or the like refuses it"
+    elif isinstance(error, QdiscNotFound) and isinstance(dev, str):
+        sentence = _where_plugs_are(sentence, args)
+    elif isinstance(error, DeviceNotFound) and isinstance(dev, str):
+        sentence += _no_device(dev)
     elif error.errno == errno.EAFNOSUPPORT:
         sentence += "; this process may not make such sockets: a unit's RestrictAddressFamilies= must allow AF_NETLINK"
         sentence += " and AF_UNIX"
@@ -53,6 +57,41 @@ def _other_ways(args: Args) -> str:
     if args.verb is not None and args.verb.name == "hold":
         return f"{at_class}, or hold chosen packets by a lane, which leaves it alone: give packet options, as --tcp-syn"
     return f"{at_class}, or use a lane, which leaves it alone: 'libnlplug lane add {args.dev}'"
+
+
+def _where_plugs_are(sentence: str, args: Args) -> str:
+    """The sentence, with where the device's plugs are: what needs no plug of its own does not need a new one."""
+    if args.verb is not None and args.verb.name in ("release", "limit", "detach"):
+        sentence = sentence.replace("attach one first", "'libnlplug show' lists the plugs")
+    if _has_lanes(args):
+        sentence += f"; the plugs of its lanes are on their ifbs: 'libnlplug lane show {args.dev}' lists them"
+    return sentence
+
+
+def _has_lanes(args: Args) -> bool:
+    from ..lane.inventory import all_lanes
+    from ..netlink.route_socket import RouteSocket
+
+    try:
+        sk = RouteSocket(args.netns)
+        ifindex = sk.ifindex_of(args.dev)
+        return any(lane.ifindex == ifindex for lane in all_lanes(sk))
+    except OSError:
+        return False
+
+
+def _no_device(name: str) -> str:
+    """What the name is that is no device's."""
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        device, colon, _ = name.partition(":")
+        return (
+            f"; a name with a colon is the label of an address: give the device, {device}" if device and colon else ""
+        )
+    return "; it is an address: give the device that has it ('ip -br address' lists both)"
 
 
 def _has_classes(args: Args) -> bool:
@@ -105,4 +144,4 @@ def elsewhere(sentence: str, args: Args) -> str:
         takes_it = named or program == "libnlplug"
         does = f"{program} {inside}" if takes_it else f"nsenter --net={quote(path)} {program}"
         sentence = sentence.replace(f"'{program} ", f"'{does} ")
-    return sentence.replace(f"'ip {inside} netns'", "'ip netns'")
+    return sentence.replace(f"'{does} netns'", "'ip netns'")

@@ -114,8 +114,8 @@ NETNS = Option(
 JSON = Option("-j", "--json", help="print JSON")
 PACKETS = (
     Option("--ip-proto", value="PROTO", help="only this protocol: tcp, udp, sctp, icmp, icmpv6 or a number"),
-    Option("--src-ip", value="IP", help="only from this address or prefix"),
-    Option("--dst-ip", value="IP", help="only to this address or prefix"),
+    Option("--src-ip", value="IP", help="only from these addresses, written as for --dst-ip"),
+    Option("--dst-ip", value="IP", help="only to these addresses: 10.0.0.1, 10.0.0.0/8 or 10.0.0.1,2001:db8::/32"),
     Option("--src-port", value="PORT", read=units.ports, help="only from these ports, written as for --dst-port"),
     Option("--dst-port", value="PORT", read=units.ports, help="only to these ports: 443, https or 80,8000-8010"),
     Option("--tcp-syn", help="only packets that open a TCP connection: SYN without ACK"),

@@ -245,7 +245,7 @@ class Guard:
             taken = self._places[answer.plug]
             holder = holder_of(sk, taken.mark)
             if holder is not None or time.monotonic() > deadline:
-                raise busy(taken.device, holder)
+                raise busy(taken, holder)
             time.sleep(0.001)  # a hold that has ended in between, and perhaps another one that has begun
 
     def release(self, hold_id: int) -> Answer | None:

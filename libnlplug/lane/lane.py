@@ -247,13 +247,13 @@ class PlugLane(AsyncWith):
                 self._mark = mark
                 lane.rewrite(self._sk, pid=os.getpid())
 
-    def gone(self, why: str | None = None) -> QdiscNotFound:
+    def gone(self, why: str | None = None, operation: str = "hold") -> QdiscNotFound:
         """Return the error for a lane that holds nothing."""
         deleted = (
             f"it is gone: whoever made it has closed it, or somebody has deleted its ifb {self.ifb}; make it again"
         )
-        message = f"cannot hold the lane of {self._device}: {why or deleted}"
-        return QdiscNotFound(errno.ENOENT, message, "hold the lane of", self._device)
+        message = f"cannot {operation} the lane of {self._device}: {why or deleted}"
+        return QdiscNotFound(errno.ENOENT, message, f"{operation} the lane of", self._device)
 
     def shown(self, device: str) -> str:
         """Return what a message says instead of the ifb's name: this lane's device and match."""
@@ -311,6 +311,8 @@ class PlugLane(AsyncWith):
             return
         try:
             self.plug.release_indefinite()
+        except (DeviceNotFound, QdiscNotFound):
+            raise self.gone(operation="release") from None
         except NetlinkError as error:
             raise self.explained(error) from None
 

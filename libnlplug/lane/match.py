@@ -270,7 +270,11 @@ def _network(part: str, text: object) -> Network:
             raise ValueError("a packet carries no zone")
         network = ipaddress.ip_network(text)
     except ValueError as error:
-        raise ValueError(f"{part} is {text!r}: it must be an address or a prefix, as 10.0.0.0/8 ({error})") from None
+        why = str(error)
+        if why.endswith("has host bits set"):
+            given = ipaddress.ip_interface(str(text))
+            why += f": give {given.network} or {given.ip}"
+        raise ValueError(f"{part} is {text!r}: it must be an address or a prefix, as 10.0.0.0/8 ({why})") from None
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     if mapped is not None and network.prefixlen >= 96:
         meant = ipaddress.ip_network((mapped, network.prefixlen - 96))

@@ -27,6 +27,7 @@ MISSING = "CAP_NET_ADMIN is missing in this network namespace: run it as root or
         ("/run/x", "tc qdisc show", "nsenter --net=/run/x tc qdisc show"),
         ("4711", "libnlplug release eth0", "libnlplug -n 4711 release eth0"),
         ("4711", "ip link", "nsenter --net=/proc/4711/ns/net ip link"),
+        ("4711", "ip netns", "ip netns"),
         ("blue", "modprobe sch_plug", "modprobe sch_plug"),
     ],
 )

@@ -33,7 +33,10 @@ LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
         ({"ip_proto": True}, "ip_proto is True"),
         ({"ip_proto": ""}, "ip_proto is ''"),
         ({"ip_proto": "²"}, "ip_proto is '²'"),
-        ({"src_ip": "10.0.0.1/8"}, r"src_ip is '10.0.0.1/8': .* as 10.0.0.0/8 \(10.0.0.1/8 has host bits set\)"),
+        (
+            {"src_ip": "10.0.0.1/8"},
+            r"src_ip is '10.0.0.1/8': .* as 10.0.0.0/8 \(10.0.0.1/8 has host bits set: give 10.0.0.0/8 or 10.0.0.1\)",
+        ),
         ({"dst_ip": "10.0.0"}, "dst_ip is '10.0.0': it must be an address or a prefix"),
         ({"dst_ip": "localhost"}, "dst_ip is 'localhost'"),
         ({"dst_ip": ""}, "dst_ip is ''"),
