@@ -57,7 +57,11 @@ def test_no_such_device_says_what_to_do(netns: Netns) -> None:
 def test_a_parent_qdisc_that_is_not_there(wire: Wire) -> None:
     """A class of a qdisc the device does not have: ParentNotFound."""
     with complain(
-        libnlplug.ParentNotFound, FileNotFoundError, errno.ENOENT, "Failed to find specified qdisc", "'tc qdisc show dev "
+        libnlplug.ParentNotFound,
+        FileNotFoundError,
+        errno.ENOENT,
+        "Failed to find specified qdisc",
+        "'tc qdisc show dev ",
     ):
         libnlplug.attach(wire.device, parent="7:1", netns=wire.near)
 
