@@ -12,11 +12,11 @@ export PYTHON
 TESTED = $(PY) tools/tested build/$@.xml
 PYTEST = $(PY) -m pytest --junitxml=build/$@.xml
 
-# `make test` makes these, three at a time: half of the kernel tests go to each of two test kernels, and the others run beside
-# them.
-HALVES := kernel-test-1of2 kernel-test-2of2
-PARTS := lint types $(HALVES) unit parity
-REPORTS := $(HALVES) unit parity
+# `make test` makes these, three at a time: the kernel tests are divided between three test kernels, and the others are run
+# when the third has ended.
+THIRDS := kernel-test-1of3 kernel-test-2of3 kernel-test-3of3
+PARTS := lint types $(THIRDS) unit parity
+REPORTS := $(THIRDS) unit parity
 
 # What of the kernel tests depends most on a second processor, and what User-Mode Linux lacks.
 SHORT := epochs hold_and_release hold_exclusive hold_ends threads_and_fork group guard_alone lane_hold
@@ -27,7 +27,7 @@ SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tests/matri
 # ARGS, and the tests $(1) unless ARGS names some
 tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
 
-.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb matrix-pages fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
+.PHONY: help demo test lint types unit parity kernel-test $(THIRDS) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb matrix-pages fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
 
 help: ## this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -54,7 +54,7 @@ parity: .venv/test | for-test ## the drop-in port beside the C; ARGS too
 kernel-test: .venv/test | for-test ## the tests on a real kernel: make kernel-test ARGS='tests/kernel/test_epochs.py'
 	$(TESTED) $(REAL_KERNEL) $(PYTEST) $(call tests,tests/kernel)
 
-$(HALVES): kernel-test-%: .venv/test | for-test
+$(THIRDS): kernel-test-%: .venv/test | for-test
 	$(TESTED) $(REAL_KERNEL) $(PYTEST) tests/kernel --part=$* $(ARGS)
 
 smp-test: .venv/test | for-smp ## those on Debian's own kernel with two processors, in QEMU; ARGS too
@@ -70,7 +70,7 @@ skips: .venv/test ## what the runs so far have shown, and which tests ran nowher
 	@$(PY) tools/summary $(REPORTS:%=build/%.xml) $(wildcard build/smp-*.xml)
 
 durations: .venv/test ## measure again how the kernel tests are divided, from the reports of make test
-	$(PY) tools/summary --durations $(HALVES:%=build/%.xml) >tests/kernel/durations.txt
+	$(PY) tools/summary --durations $(REPORTS:%=build/%.xml) >tests/kernel/durations.txt
 
 wheel: .venv/test ## the sdist and the wheel, in dist/
 	PYTHON=$(PY) tools/wheel dist

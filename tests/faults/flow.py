@@ -138,8 +138,9 @@ class Page:
 
     SLOTS = ("phase", "armed", "held", "guard", "leaked", "note")
 
-    def __init__(self) -> None:
+    def __init__(self, start: int) -> None:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+        self.start = start  # the end of a pipe that says when the holder begins, and is closed when the trial is over
 
     def __getitem__(self, name: str) -> int:
         return struct.unpack_from("q", self._memory, 8 * self.SLOTS.index(name))[0]
@@ -147,14 +148,19 @@ class Page:
     def __setitem__(self, name: str, value: int) -> None:
         struct.pack_into("q", self._memory, 8 * self.SLOTS.index(name), value)
 
+    def wait_for_end(self) -> None:
+        """What a holder's child does: live until the trial is over, whatever became of the holder."""
+        while os.read(self.start, 1):
+            pass
+
 
 class Holder:
     """A forked process that runs ``work(page)``, from the moment when it is told to."""
 
     def __init__(self, work) -> None:
-        self.page = Page()
         ready, tell_ready = os.pipe()
         start, tell_start = os.pipe()
+        self.page = Page(start)
         self.pid = os.fork()
         if self.pid == 0:
             status = 99

@@ -188,10 +188,10 @@ def executed(flow: Flow, chance: random.Random) -> float:
         plug = opened(flow)
         page["guard"] = plug.guard().pid
         plug.hold().__enter__()
-        page["leaked"] = os.fork()
-        if not page["leaked"]:
+        if os.fork() == 0:
             os.close(closes)
-            time.sleep(60)
+            page.wait_for_end()
+            os._exit(0)
         page["held"] = now()
         while not page["note"]:
             time.sleep(0.001)

@@ -99,11 +99,9 @@ def _starter_ended(plug, page: Page, seconds: float | None) -> None:
 
 def _leaked(plug, page: Page, seconds: float | None) -> None:
     plug.guard()  # so that the child has the conversation with the guard too
-    pid = os.fork()
-    if pid == 0:
-        time.sleep(60)
+    if os.fork() == 0:
+        page.wait_for_end()
         os._exit(0)
-    page["leaked"] = pid
     _block(plug.hold(), page, seconds=seconds)
 
 

@@ -189,7 +189,7 @@ def test_more_plugs_than_a_process_usually_has_descriptors(netns: Netns) -> None
     netns.ip(*(f"link add t{number} type dummy" for number in range(1100)))
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (2048, usual[1]))
-        plugs = [libnlplug.attach(f"t{number}", netns=netns) for number in range(1100)]
+        plugs = netns.run(lambda: [libnlplug.attach(f"t{number}") for number in range(1100)])
         group = PlugGroup(plugs)
         for plug in plugs[1:]:
             plug.close()  # which does not matter to the group

@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PRIVATE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def programs() -> None:
     """haproxy, tc and iptables are there."""
     script = f"import sys; sys.path.insert(0, {str(BENCHMARKS / 'reload')!r}); import ways; print(*ways.missing())"

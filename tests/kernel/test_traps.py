@@ -55,7 +55,7 @@ def witness(devices_of_all_sorts: Netns):
     plug.close()
 
 
-@settings(max_examples=400)
+@settings(max_examples=120)
 @given(device=devices, parent=handles, handle=st.none() | handles, limit=st.none() | limits)
 @example(device="lo", parent="root", handle=None, limit=None)
 @example(device="htb0", parent="1:1", handle="40:", limit=1)
@@ -85,7 +85,7 @@ def test_attach_and_open_raise_what_they_declare(
     assert witness.stats().qlen == 0
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(device=anything, parent=anything, handle=anything, limit=anything)
 def test_values_of_any_type_are_refused_or_work(
     devices_of_all_sorts: Netns, device: object, parent: object, handle: object, limit: object
@@ -109,7 +109,7 @@ PORT_STEPS = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(steps=PORT_STEPS)
 @example(steps=[("attach", "lo", "none", None, 1), ("buffer",), ("release",)])
 @example(steps=[("attach", "plain0", "none", "1:", 1), ("buffer",), ("attach", "plain0", "root", None, 1), ("buffer",)])

@@ -25,7 +25,7 @@ class Fleet:
                 f"neigh replace {network}.2 lladdr 02:00:00:00:00:02 dev {device} nud permanent",
             ]
         self.netns.ip(*lines)
-        self.plugs = [libnlplug.attach(device, netns=self.netns) for device in self.devices]
+        self.plugs = self.netns.run(lambda: [libnlplug.attach(device) for device in self.devices])
         self._source = self.netns.run(udp_socket)
 
     def send(self, count: int) -> None:
