@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Qdiscs a class of which can be held while the others flow.
 _CLASSFUL = ("prio", "htb")
 _AT_A_CLASS = "hold at a class of it"
-_NET_ADMIN = 1 << 12
+_CAPABILITIES = {"CAP_NET_ADMIN": 1 << 12, "CAP_SYS_ADMIN": 1 << 21}
 _STATUS = "/proc/self/status"
 
 
@@ -35,9 +35,8 @@ def explained(error: OSError, args: Args) -> str:
     dev, parent = getattr(args, "dev", None), getattr(args, "parent", "root")
     if isinstance(error, QdiscExists) and _AT_A_CLASS in sentence:
         sentence = sentence.replace(f", or {_AT_A_CLASS}", _other_ways(args))
-    elif isinstance(error, NotPermitted) and "CAP_NET_ADMIN is missing" in sentence and _has_the_right():
-        what = sentence.partition("; CAP_NET_ADMIN is missing")[0]
-        sentence = f"{what}; this process has CAP_NET_ADMIN, so a seccomp filter or the like refuses it"
+    elif isinstance(error, NotPermitted):
+        sentence = _not_permitted(sentence)
     elif isinstance(error, QdiscNotFound) and isinstance(dev, str):
         sentence = _where_plugs_are(sentence, args)
     elif isinstance(error, DeviceNotFound) and isinstance(dev, str):
@@ -106,12 +105,21 @@ def _has_classes(args: Args) -> bool:
     return found is not None and found.kind in _CLASSFUL
 
 
-def _has_the_right() -> bool:
-    """Whether this process has CAP_NET_ADMIN and is under a seccomp filter."""
+def _not_permitted(sentence: str) -> str:
+    """The sentence, with the filter that refuses it, if no capability is missing."""
+    for name, bit in _CAPABILITIES.items():
+        what, missing, _ = sentence.partition(f"{name} is ")
+        if missing and _has_the_right(bit):
+            return f"{what.rstrip(' ;:')}; this process has {name}, so a seccomp filter or the like refuses it"
+    return sentence
+
+
+def _has_the_right(capability: int) -> bool:
+    """Whether this process has the capability and is under a seccomp filter."""
     try:
         with open(_STATUS, errors="replace") as file:
             status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
-        return bool(int(status["CapEff"], 16) & _NET_ADMIN) and status["Seccomp"].strip() != "0"
+        return bool(int(status["CapEff"], 16) & capability) and status["Seccomp"].strip() != "0"
     except (OSError, KeyError, ValueError):
         return False
 
@@ -119,6 +127,8 @@ def _has_the_right() -> bool:
 def as_typed(error: ValueError, args: Args) -> str:
     """The sentence of an invalid argument, its options named as they are typed, and where to find more."""
     sentence = str(error)
+    if args.verb is not None and args.verb.name == "limit" and sentence.startswith("limit is "):
+        sentence = "SIZE" + sentence[len("limit") :]
     for one in args.verb.options if args.verb is not None else ():
         typed = args.typed.get(one.key, one.names[-1])
         if "_" in one.key:

@@ -74,7 +74,7 @@ def _tell(args: Args, plug: PlugQdisc, holder: Holder) -> None:
     if not holder.detached:
         from ..guard.holders import called
 
-        what = "owns the plug's lock name and may hold it" if holder.foreign else "still holds it and was not told"
+        what = "has taken the plug's mark and may hold it" if holder.foreign else "still holds it and was not told"
         say(f"released {args.dev}, but {called(holder)} {what}")
         return
     if plug.end_detached():

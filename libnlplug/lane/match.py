@@ -82,7 +82,8 @@ class Match(Record):
                 if only and network.version != only:
                     raise ValueError(f"{part} is of IPv{network.version}, where there is no {protocol}")
         if source and destination and {one.version for one in source} != {one.version for one in destination}:
-            raise ValueError(f"src_ip {src_ip} and dst_ip {dst_ip} are of different IP versions: no packet has both")
+            why = "are of different IP versions: give addresses of the same versions in both"
+            raise ValueError(f"src_ip {src_ip} and dst_ip {dst_ip} {why}")
         super().__init__(
             protocol,
             _shown([str(network) for network in source]),
