@@ -168,9 +168,9 @@ def _meant(word: str, names: list[str] | tuple[str, ...]) -> str:
     from difflib import SequenceMatcher
 
     word = word.replace("_", "-")
-    found = [name for name in names if name.startswith(word) or (len(name) > 2 and word.startswith(name))]
+    likeness = {name: SequenceMatcher(None, name, word).ratio() for name in names}
+    found = [name for name in likeness if name.startswith(word) or (len(name) > 2 and word.startswith(name))]
     if len(found) != 1:
-        likeness = {name: SequenceMatcher(None, name, word).ratio() for name in names}
         most = max(likeness.values())
-        found = [name for name in names if likeness[name] == most] if most >= ALIKE else []
+        found = [name for name in likeness if likeness[name] == most] if most >= ALIKE else []
     return f": did you mean {' or '.join(map(repr, found))}?" if found else ""

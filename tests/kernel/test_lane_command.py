@@ -106,6 +106,25 @@ def test_a_hold_that_is_killed(road: Road, cli: Cli) -> None:
     before.uncounted().expect(Sight(road.near, road.device).uncounted())
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["own", "kept"])
+def test_the_next_hold_releases_a_lane_whose_guard_was_killed(road: Road, cli: Cli, kept: bool) -> None:
+    """Holder and guard are killed together, as with their cgroup: what the lane holds waits for the next hold of it."""
+    if kept:
+        cli("lane", "add", road.device, *OPTIONS)
+    process = cli.holding(road.device, *OPTIONS)
+    (shown,) = json.loads(cli("show", "-j").out)
+    for pid in (shown["holder"]["guard"], process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    numbers = road.leaving.send(3)
+    eventually(lambda: marks(road.near) == [], "the guard has ended")
+    assert road.leaving.arrived() == []
+    cli("hold", road.device, *OPTIONS, "--", "true")
+    road.leaving.expect(numbers + road.leaving.send(2))
+    if kept:
+        cli("lane", "del", road.device)
+
+
 def test_a_hold_that_expires(road: Road, cli: Cli) -> None:
     """The time is up before the command has ended: the packets flow, then 124, and the lane is gone."""
     process = cli.holding(road.device, *OPTIONS, "--timeout", "200ms")

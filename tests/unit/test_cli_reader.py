@@ -103,6 +103,7 @@ def test_namespace_and_json_may_come_before_the_verb(words: list[str]) -> None:
         (["hold", "lo", "--time", "5", "--", "true"], "unknown option '--time': did you mean '--timeout'?"),
         (["hold", "lo", "--port", "80", "--", "true"], "did you mean '--src-port' or '--dst-port'? (try"),
         (["hold", "lo", "--protocol", "tcp", "--", "true"], "did you mean '--ip-proto'?"),
+        (["--helpp"], "unknown option '--helpp': did you mean '--help'? (try"),
         (["eth0", "hold"], "libnlplug: unknown verb 'eth0' (try 'libnlplug --help')"),
         (["show", "-nblue"], "unknown option '-nblue'"),
         (["bufer", "lo"], "unknown verb 'bufer': did you mean 'buffer'? (try 'libnlplug --help')"),
