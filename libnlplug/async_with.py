@@ -58,7 +58,7 @@ class AsyncWith:
 
 
 def _loop_has_ended() -> bool:
-    """Whether nothing can be awaited any more."""
+    """Return whether nothing can be awaited any more."""
     import asyncio
 
     try:
@@ -69,7 +69,7 @@ def _loop_has_ended() -> bool:
 
 
 def _in_thread(work: Callable[[], Entered]) -> asyncio.Future[Entered]:
-    """What the work returns or raises. It sees the task's context variables, as in ``with``."""
+    """Start the work in a new thread and return its future. It sees the task's context variables, as in ``with``."""
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
     from contextvars import copy_context

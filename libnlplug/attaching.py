@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import errno
 
+from .bounds import LIMIT_MAX
 from .errors import HandleInUse, InvalidHandle, PlugBusy, QdiscExists
 from .netlink.libnl import lib
 from .netlink.messages import (
     ETHERNET_HEADER,
-    LIMIT_MAX,
     checked_handle,
     checked_limit,
     handle_text,
@@ -114,7 +114,7 @@ def attach_by(
     if _is_free(found):
         wanted = handle or _default_handle(parent) | (_TEMPORARY if temporary else 0)
         if parent != lib.TC_H_ROOT:
-            from .netlink.devices import refuse_parent
+            from .netlink.parents import refuse_parent
 
             _refuse_elsewhere(sk, link.ifindex, wanted, device)
             refuse_parent(sk, link.ifindex, device, parent)
@@ -184,20 +184,20 @@ def _refuse_elsewhere(sk: RouteSocket, ifindex: int, handle: int, device: str) -
         return
     if there is not None:
         hint = "choose another handle (handle=, --handle)"
-        message = f"cannot {_OPERATION} {device}: {there.kind} {handle_text(handle)} has a different parent; {hint}"
-        raise HandleInUse(errno.EINVAL, message, _OPERATION, device, hint=hint)
+        sentence = f"cannot {_OPERATION} {device}: {there.kind} {handle_text(handle)} has a different parent; {hint}"
+        raise HandleInUse(errno.EINVAL, sentence, _OPERATION, device, hint=hint)
 
 
 def _adopt(sk: RouteSocket, device: str, found: QdiscInfo, handle: int | None, limit: int | None) -> PlugQdisc:
     there = f"{found.kind} {handle_text(found.handle)}"
     if found.kind != "plug":
         hint = "delete it first, or hold at a class of it"
-        message = f"cannot {_OPERATION} {device}: {there} is there and is not replaced; {hint}"
-        raise QdiscExists(None, message, _OPERATION, device, hint=hint)
+        sentence = f"cannot {_OPERATION} {device}: {there} is there and is not replaced; {hint}"
+        raise QdiscExists(None, sentence, _OPERATION, device, hint=hint)
     if handle not in (None, found.handle):
         hint = f"leave the handle out, or give {handle_text(found.handle)}"
-        message = f"cannot {_OPERATION} {device} as {handle_text(handle or 0)}: {there} is there; {hint}"
-        raise QdiscExists(None, message, _OPERATION, device, hint=hint)
+        sentence = f"cannot {_OPERATION} {device} as {handle_text(handle or 0)}: {there} is there; {hint}"
+        raise QdiscExists(None, sentence, _OPERATION, device, hint=hint)
     temporary = found.handle == _default_handle(found.parent) | _TEMPORARY
     from .plug import PlugQdisc
 

@@ -45,9 +45,9 @@ class GroupError(NetlinkError):
         """Return the error of an ``operation`` on ``count`` plugs. Its errno is that of all failures, or None."""
         sentences = [str(failure) for failure in failures.values()]
         more = f"; and {len(sentences) - 3} more" if len(sentences) > 3 else ""
-        message = f"{len(failures)} of {count} plugs failed, the others are done: {'; '.join(sentences[:3])}{more}"
+        sentence = f"{len(failures)} of {count} plugs failed, the others are done: {'; '.join(sentences[:3])}{more}"
         codes = {failure.errno for failure in failures.values()}
-        error = cls(codes.pop() if len(codes) == 1 else None, message, operation)
+        error = cls(codes.pop() if len(codes) == 1 else None, sentence, operation)
         error.failures = failures
         return error
 
@@ -83,7 +83,7 @@ class PlugGroup(Holdable):
         for plug in self._plugs:
             if not isinstance(plug, PlugQdisc):
                 raise TypeError(f"a group is made of PlugQdisc objects, not of {plug!r}")
-            places.add((plug.place.ifindex, plug.place.parent))
+            places.add(plug.place.at)
         if len({plug.socket().netns_id() for plug in self._plugs}) > 1:
             raise ValueError("the plugs of a group must be in one network namespace: make a group for each")
         if len(places) < len(self._plugs):
@@ -132,10 +132,10 @@ class PlugGroup(Holdable):
         if not self._plugs:
             return {}
         sk = self._open()
-        found = {(info.ifindex, info.parent): info for info in sk.qdiscs(self._places())}
+        found = {(info.ifindex, info.parent): info for info in sk.qdiscs({plug.place.at for plug in self._plugs})}
         stats = {}
         for plug in self._plugs:
-            info = found.get((plug.place.ifindex, plug.place.parent)) or _asked_for(plug, sk)
+            info = found.get(plug.place.at) or _asked_for(plug, sk)
             if info is not None and (info.kind, info.handle) == ("plug", plug.place.handle):
                 stats[plug] = PlugStats(info.qlen, info.backlog, info.drops, info.packets, info.bytes)
         return stats
@@ -145,9 +145,6 @@ class PlugGroup(Holdable):
 
     def __repr__(self) -> str:
         return f"<PlugGroup of {len(self._plugs)} plugs>"
-
-    def _places(self) -> set[tuple[int, int]]:
-        return {(plug.place.ifindex, plug.place.parent) for plug in self._plugs}
 
     def _act(self, action: str) -> None:
         if not self._plugs:
@@ -172,16 +169,16 @@ class PlugGroup(Holdable):
             for plug in plugs:
                 plug.note(action)
         try:
-            refused = self._batch(messages, [plug.device for plug in plugs], _OPERATIONS[action])
+            errors = self._batch(messages, [plug.device for plug in plugs], _OPERATIONS[action])
         except (ClosedError, ForkedError):
             for plug, last in zip(plugs, before):
                 plug.note(last)
             raise
         if not holds:
-            done = [plug for seq, plug in enumerate(plugs) if seq not in refused] if refused else plugs
+            done = [plug for seq, plug in enumerate(plugs) if seq not in errors] if errors else plugs
             for plug in done:
                 plug.note(action)
-        for seq, error in refused.items():
+        for seq, error in errors.items():
             plug = plugs[seq]
             gone = isinstance(error, (QdiscExists, HandleInUse))
             failures[plug] = plug.refusal(_OPERATIONS[action], errno.EEXIST) if gone else error
@@ -231,8 +228,8 @@ class PlugGroup(Holdable):
         """Return the places of the plugs."""
         return [plug.place for plug in self._plugs]
 
-    def messages(self) -> tuple[bytes, ...]:
-        """Return the messages to the first plug. The messages to the others differ only in the place."""
+    def messages(self) -> dict[int, bytes]:
+        """Return what the guard sends to the first plug. The messages to the others differ only in the place."""
         return self._plugs[0].messages()
 
     def note(self, action: str | None, *, deleted: bool = False) -> None:
@@ -240,11 +237,16 @@ class PlugGroup(Holdable):
         for plug in self._plugs:
             plug.note(action, deleted=deleted)
 
-    def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
-        """Return the error for an ``operation`` that the kernel refused for some plugs. ``failures`` has the errnos by
-        plug index."""
-        errors = {self._plugs[place]: self._plugs[place].refusal(operation, code) for place, code in failures.items()}
-        return GroupError.of(operation, len(self._plugs), errors)
+    def error_for(self, operation: str, codes: dict[int, int]) -> NetlinkError:
+        """Return the error for an ``operation`` that the kernel refused for some plugs. ``codes`` has the errno of each
+        plug that failed, by its index."""
+        failures = {self._plugs[at]: self._plugs[at].refusal(operation, code) for at, code in codes.items()}
+        return GroupError.of(operation, len(self._plugs), failures)
+
+    def is_gone(self, error: NetlinkError) -> bool:
+        """Return whether the error says that every plug that failed does not exist any more."""
+        failures = error.failures.values() if isinstance(error, GroupError) else (error,)
+        return all(isinstance(failure, FileNotFoundError) for failure in failures)
 
     def release_without(self, guard: int) -> None:
         """Release without the guard of this pid the plugs that nobody else holds. GroupError names the others."""

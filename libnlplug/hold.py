@@ -19,6 +19,7 @@ import time
 from _thread import RLock
 
 from .async_with import AsyncWith
+from .bounds import TIMEOUT_MAX
 from .errors import GuardUnavailable, HoldExpired, NetlinkError, PlugBusy
 
 __all__ = ["Hold", "HoldReport", "Holdable", "PacketsDropped", "PacketsUncounted"]
@@ -35,9 +36,8 @@ if TYPE_CHECKING:
 
     OnDeath = Literal["release", "drop"]
 
-TIMEOUT_MAX = 1e9  # seconds, 31 years
 RELEASE_TRIES = 3
-ROOM = 20  # frames of Python's stack that leaving a block may take
+STACK = 20  # frames of Python's stack that leaving a block may take
 
 
 class PacketsDropped(RuntimeWarning):
@@ -129,17 +129,22 @@ class Holdable(AsyncWith):
         """Return the places of the plugs."""
         raise NotImplementedError
 
-    def messages(self) -> tuple[bytes, ...]:
-        """Return the messages to one plug: buffer, release_indefinite, delete, show the qdisc, show the link."""
+    def messages(self) -> dict[int, bytes]:
+        """Return what the guard sends to one plug, by guard_message (guard/protocol.h)."""
         raise NotImplementedError
 
     def note(self, action: str | None, *, deleted: bool = False) -> None:
         """Remember what the guard has sent, for last_action, or that it has deleted the plugs."""
         raise NotImplementedError
 
-    def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
-        """Return the error for an ``operation`` that the kernel refused. ``failures`` has the errnos by plug index."""
+    def error_for(self, operation: str, codes: dict[int, int]) -> NetlinkError:
+        """Return the error for an ``operation`` that the kernel refused. ``codes`` has the errno of each plug that
+        failed, by its index in places()."""
         raise NotImplementedError
+
+    def is_gone(self, error: NetlinkError) -> bool:
+        """Return whether the error says that every plug that failed does not exist any more."""
+        return isinstance(error, FileNotFoundError)
 
     def release_without(self, guard: int) -> None:
         """Release without the guard, unless somebody else holds. The guard of this pid may still have the marks."""
@@ -204,7 +209,7 @@ class Hold(AsyncWith):
     child, leaving the block does nothing, because the hold is the parent's.
     """
 
-    frames = 0  # how many a subclass adds between the block and this class, for the place that a warning names
+    frames = 0  # how many frames a subclass adds between the block and this class: a warning names the block's line
 
     def __init__(self, held: Holdable, timeout: float | None, on_death: OnDeath) -> None:
         if on_death not in ("release", "drop"):
@@ -229,7 +234,7 @@ class Hold(AsyncWith):
         if not self._held.places():  # a group without plugs
             self._report = HoldReport.of_nothing()
             return self._report
-        _make_room(ROOM)
+        _try_stack(STACK)
         self._guard = guard = self._held.guard()
         self._id = guard.new_id()
         self._begun = time.monotonic()
@@ -238,11 +243,11 @@ class Hold(AsyncWith):
             self._held.note("buffer")
             return self._report
         except BaseException as error:
-            failures = getattr(error, "refused_plugs", None)  # of guard.client.PlugsRefused
-            self._take_back(failures is None and not isinstance(error, PlugBusy))
+            codes = getattr(error, "codes", None)  # of guard.client.PlugsRefused
+            self._take_back(codes is None and not isinstance(error, PlugBusy))
             self._guard = None
-            if failures is not None:
-                raise self._held.refused("buffer on", failures) from None
+            if codes is not None:
+                raise self._held.error_for("buffer on", codes) from None
             raise
 
     def _take_back(self, held: bool) -> None:
@@ -252,7 +257,7 @@ class Hold(AsyncWith):
             try:
                 self._held.release_without(self._guard.pid)
             except NetlinkError as failure:
-                if not _is_gone(failure):  # without a plug nothing is held, and the first error says why
+                if not self._held.is_gone(failure):  # without a plug nothing is held, and the first error says why
                     raise
 
     def __exit__(
@@ -294,18 +299,18 @@ class Hold(AsyncWith):
                 held.note("release_indefinite")
                 raise self._without_guard()
             return
-        if not answer.knows and held.closed:
+        if not answer.was_on and held.closed:
             return
-        if answer.expired or not answer.knows:
+        if answer.expired or not answer.was_on:
             report.expired = True
-            if not answer.failures:  # or leaving the plug's block would release another process's hold
+            if not answer.codes:  # or leaving the plug's block would release another process's hold
                 held.note(None if self._drop else "release_indefinite", deleted=self._drop)
             expiry = self._expiry(answer)
             _log(str(expiry))
             raise expiry
         report.seconds = answer.seconds
-        if answer.failures:
-            raise held.refused("release", answer.failures)
+        if answer.codes:
+            raise held.error_for("release", answer.codes)
         held.note("release_indefinite")
         self._count(answer)
 
@@ -313,51 +318,51 @@ class Hold(AsyncWith):
         report = self._report
         if answer.lost is not None:
             why = f"{answer.lost} during the hold, and the kernel may have dropped packets then without counting them"
-            message = f"how many packets were held and dropped on {self.shown(answer.device)} is unknown: {why}"
-            _warn(message, PacketsUncounted, 5 + self.frames)
-        elif answer.known:
+            sentence = f"how many packets were held and dropped on {self.shown(answer.device)} is unknown: {why}"
+            _warn(sentence, PacketsUncounted, 5 + self.frames)
+        elif answer.counted:
             report.packets, report.bytes, report.dropped = answer.packets, answer.bytes, answer.dropped
             if answer.dropped:
                 self._warn_of_drops(answer)
 
     def _without_guard(self) -> GuardUnavailable:
         device, shown = self._held.device, self.shown(self._held.device)
-        kept = "" if self._timeout is None else f", and its timeout of {self._timeout:g} s was perhaps not kept"
-        message = (
-            f"the guard of the hold of {shown} has gone or does not answer: this process has released it by itself now"
-            f"{kept}; how many packets it held is not known"
+        kept = "" if self._timeout is None else f", and its timeout of {self._timeout:g} s may not have been kept"
+        sentence = (
+            f"the guard of the hold of {shown} has gone or does not answer: this process has released the packets"
+            f" itself{kept}; how many there were is not known"
         )
-        return GuardUnavailable(None, message, "hold", device)
+        return GuardUnavailable(None, sentence, "hold", device)
 
     def _expiry(self, answer: Answer) -> HoldExpired:
         device, seconds = self._held.device, self._report.seconds or 0.0
         shown = self.shown(device)
-        if answer.failures:
-            done = f"the guard could not end it: {os.strerror(next(iter(answer.failures.values())))}"
-        elif not answer.knows:
-            done = "the guard has ended it before"
+        if answer.codes:
+            done = f"the guard could not end it: {os.strerror(next(iter(answer.codes.values())))}"
+        elif not answer.was_on:
+            done = "the guard ended it earlier"
         elif self._drop:
-            done = "the guard deleted the plug with what it held"
+            done = "the guard deleted the plug with the packets in it"
         else:
-            done = "the guard released it at that moment, and what came later was not held"
+            done = "the guard released the packets, and held none after that"
         if self._timeout is None:
             return HoldExpired(None, f"the hold of {shown} ended before its block did: {done}", "hold", device)
         late = max(0.0, seconds - self._timeout)
-        message = f"the hold of {shown} overstayed its timeout of {self._timeout:g} s, by {late:.3f} s: {done}"
-        return HoldExpired(None, message, "hold", device)
+        sentence = f"the hold of {shown} overstayed its timeout of {self._timeout:g} s, by {late:.3f} s: {done}"
+        return HoldExpired(None, sentence, "hold", device)
 
     def _warn_of_drops(self, answer: Answer) -> None:
         needed = self._report.limit_needed = self._held.limit_for(answer.bytes, answer.dropped)
         advice = "give it a larger limit" if needed is None else f"a limit of {needed} bytes would have been enough"
         shown = self.shown(self._held.device)
-        message = f"{answer.dropped} packets were dropped while {shown} was held, because the plug was full"
-        _warn(f"{message}: {advice}", PacketsDropped, 6 + self.frames)
+        sentence = f"{answer.dropped} packets were dropped while {shown} was held, because the plug was full"
+        _warn(f"{sentence}: {advice}", PacketsDropped, 6 + self.frames)
 
 
-def _warn(message: str, kind: type[Warning], level: int) -> None:
+def _warn(sentence: str, kind: type[Warning], level: int) -> None:
     import warnings
 
-    warnings.warn(message, kind, stacklevel=level)
+    warnings.warn(sentence, kind, stacklevel=level)
 
 
 def _log(sentence: str) -> None:
@@ -371,16 +376,10 @@ def _log(sentence: str) -> None:
         logger.warning("%s", sentence)
 
 
-def _make_room(frames: int) -> None:
+def _try_stack(frames: int) -> None:
     """Raise RecursionError now, before anything is held, if leaving the block would raise it."""
     if frames:
-        _make_room(frames - 1)
-
-
-def _is_gone(failure: NetlinkError) -> bool:
-    """Return whether the only failure is that plugs do not exist any more."""
-    failures = getattr(failure, "failures", {0: failure}).values()
-    return all(isinstance(one, FileNotFoundError) for one in failures)
+        _try_stack(frames - 1)
 
 
 def hold_detached(plug: Holdable, timeout: float) -> None:
@@ -397,7 +396,7 @@ def hold_detached(plug: Holdable, timeout: float) -> None:
         if gone:
             plug.release_without(guard.pid)
         if isinstance(error, PlugsRefused):
-            raise plug.refused("buffer on", error.refused_plugs) from None
+            raise plug.error_for("buffer on", error.codes) from None
         raise
     guard.go_on()
 

@@ -26,6 +26,7 @@ import errno
 import sys
 import time
 
+from .bounds import LIMIT_MAX
 from .errors import (
     ClosedError,
     DeviceNotFound,
@@ -40,7 +41,6 @@ from .errors import (
 from .hold import RELEASE_TRIES, Holdable, end_detached, hold_detached
 from .netlink.libnl import lib
 from .netlink.messages import (
-    LIMIT_MAX,
     attribute,
     checked_limit,
     handle_text,
@@ -256,13 +256,18 @@ class PlugQdisc(Holdable):
         """Return the one place."""
         return [self.place]
 
-    def messages(self) -> tuple[bytes, ...]:
-        """Return the messages to the plug: buffer, release_indefinite, delete, show the qdisc, show the link."""
-        question = qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, self._ifindex, self._parent, self._handle, None)
+    def messages(self) -> dict[int, bytes]:
+        """Return what the guard sends to the plug, by guard_message (guard/protocol.h)."""
+        place = self._ifindex, self._parent, self._handle
         brief = attribute(lib.IFLA_EXT_MASK, lib.RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
-        link = link_message(lib.RTM_GETLINK, 0, self._ifindex, brief)
-        every = (self._buffer, self._release_indefinite, self._deletion(), question, link)
-        return tuple(without_ack(message) for message in every)
+        messages = {
+            lib.GUARD_SEND_BUFFER: self._buffer,
+            lib.GUARD_SEND_RELEASE: self._release_indefinite,
+            lib.GUARD_SEND_DROP: self._deletion(),
+            lib.GUARD_ASK_COUNTERS: qdisc_message(lib.RTM_GETQDISC, lib.NLM_F_ECHO, *place, None),
+            lib.GUARD_ASK_LINK: link_message(lib.RTM_GETLINK, 0, self._ifindex, brief),
+        }
+        return {what: without_ack(message) for what, message in messages.items()}
 
     def message(self, action: str) -> bytes:
         """Return the message for 'buffer', 'release_one' or 'release_indefinite'."""
@@ -277,9 +282,9 @@ class PlugQdisc(Holdable):
         self._last_action = action
         self._detached = self._detached or deleted
 
-    def refused(self, operation: str, failures: dict[int, int]) -> NetlinkError:
-        """Return the error for an ``operation`` that the kernel refused with an errno."""
-        return self.refusal(operation, next(iter(failures.values())))
+    def error_for(self, operation: str, codes: dict[int, int]) -> NetlinkError:
+        """Return the error for an ``operation`` that the kernel refused. ``codes`` has the errno of this plug."""
+        return self.refusal(operation, next(iter(codes.values())))
 
     def refusal(self, operation: str, code: int) -> NetlinkError:
         """Return the error for an errno. The kernel says EEXIST if another qdisc has taken the plug's place, and EINVAL
@@ -360,11 +365,11 @@ class PlugQdisc(Holdable):
                     if not waiting:
                         return self._delete()
             if not time.monotonic() < deadline:
-                message = (
+                sentence = (
                     f"cannot {operation} {self._device}: {waiting} released packets have not left within "
                     f"{timeout:g} s; the plug stays, released, so that they are not lost"
                 )
-                raise NotDrained(None, message, operation, self._device)
+                raise NotDrained(None, sentence, operation, self._device)
             time.sleep(0.001)
 
     def _delete(self) -> None:
@@ -425,8 +430,8 @@ class PlugQdisc(Holdable):
             raise self._gone(operation) from None
 
     def _gone(self, operation: str) -> QdiscNotFound:
-        message = f"cannot {operation} {self._device}: the plug {self.handle} is gone; attach one"
-        return QdiscNotFound(errno.ENOENT, message, operation, self._device)
+        sentence = f"cannot {operation} {self._device}: the plug {self.handle} is gone; attach one"
+        return QdiscNotFound(errno.ENOENT, sentence, operation, self._device)
 
     def _built(self, set_action: Callable[[CData], int], flags: int = 0) -> bytes:
         return plug_message(self._ifindex, self._parent, self._handle, set_action, flags)
@@ -441,8 +446,8 @@ def open_by(sk: RouteSocket, device: str, parent: int) -> PlugQdisc:
     found = qdisc_at(sk, ifindex, parent, device)
     if found is None or found.kind != "plug":
         there = f"the {found.kind} there is no plug" if found and found.handle else "it has none"
-        message = f"cannot open the plug of {device} at {handle_text(parent)}: {there}; attach one first"
-        raise QdiscNotFound(None, message, "open the plug of", device)
+        sentence = f"cannot open the plug of {device} at {handle_text(parent)}: {there}; attach one first"
+        raise QdiscNotFound(None, sentence, "open the plug of", device)
     return PlugQdisc(sk, device, ifindex, parent, found.handle)
 
 

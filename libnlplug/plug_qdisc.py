@@ -47,7 +47,7 @@ def qdisc_init() -> int:
         return _failed("cannot start: libnl has no memory")
     if (error := lib.nl_connect(nl_sock, lib.NETLINK_ROUTE)) < 0:
         return _failed("cannot open a netlink socket", error)
-    lib.nl_socket_disable_msg_peek(nl_sock)
+    lib.nl_socket_disable_msg_peek(nl_sock)  # one receive for an answer; libnl would make two, the first to size it
     lib.nl_socket_set_nonblocking(nl_sock)  # the kernel answers before the send returns
     lib.libnlplug_match_answers(nl_sock)
     _statics, _forked = (nl_sock, qdisc), False

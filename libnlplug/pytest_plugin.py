@@ -100,8 +100,24 @@ class Namespace:
 
     def close(self) -> None:
         """Kill the processes in the namespace and those that popen() started, close its sockets, and let it go."""
-        for one in self._sockets:
-            one.close()
+        try:
+            for one in self._sockets:
+                one.close()
+            self._kill_all()
+            for process in self._processes:
+                process.kill()  # it may have gone to another namespace
+                process.wait(PATIENCE)
+                for stream in (process.stdin, process.stdout, process.stderr):
+                    try:
+                        if stream is not None:
+                            stream.close()
+                    except BrokenPipeError:  # buffered input has no reader any more
+                        pass
+        finally:
+            os.close(self._fd)
+
+    def _kill_all(self) -> None:
+        """Kill the processes in the namespace until there is none."""
         deadline = time.monotonic() + PATIENCE
         while (pids := self._pids()) and time.monotonic() < deadline:
             for pid in pids:
@@ -110,16 +126,6 @@ class Namespace:
                 except ProcessLookupError:
                     pass
             time.sleep(0.001)
-        for process in self._processes:
-            process.kill()  # it may have gone to another namespace
-            process.wait(PATIENCE)
-            for stream in (process.stdin, process.stdout, process.stderr):
-                try:
-                    if stream is not None:
-                        stream.close()
-                except BrokenPipeError:  # buffered input has no reader any more
-                    pass
-        os.close(self._fd)
 
     def _pids(self) -> list[int]:
         found, inode = [], os.fstat(self._fd).st_ino

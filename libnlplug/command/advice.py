@@ -11,7 +11,7 @@ import errno
 
 from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists, QdiscNotFound
 
-__all__ = ["as_typed", "elsewhere", "explained", "words"]
+__all__ = ["as_typed", "elsewhere", "explained"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,14 +24,9 @@ _CAPABILITIES = {"CAP_NET_ADMIN": 1 << 12, "CAP_SYS_ADMIN": 1 << 21}
 _STATUS = "/proc/self/status"
 
 
-def words(error: OSError) -> str:
-    """Return the sentence of an error."""
-    return str(error) if isinstance(error, NetlinkError) else error.strerror or str(error)
-
-
 def explained(error: OSError, args: Args) -> str:
-    """The sentence, with the advice that fits the command that was given."""
-    sentence = words(error)
+    """Return the sentence of an error, with the advice that fits the given command."""
+    sentence = str(error) if isinstance(error, NetlinkError) else error.strerror or str(error)
     dev, parent = getattr(args, "dev", None), getattr(args, "parent", "root")
     if isinstance(error, QdiscExists) and _AT_A_CLASS in sentence:
         sentence = sentence.replace(f", or {_AT_A_CLASS}", _other_ways(args))
@@ -51,7 +46,7 @@ def explained(error: OSError, args: Args) -> str:
 
 
 def _other_ways(args: Args) -> str:
-    """How packets can be held where another qdisc is the root."""
+    """Return how packets can be held although another qdisc is the root."""
     at_class = f", {_AT_A_CLASS} (--parent; 'tc class show dev {args.dev}' lists them)" if _has_classes(args) else ""
     if args.verb is not None and args.verb.name == "hold":
         return f"{at_class}, or hold chosen packets by a lane, which leaves it alone: give packet options, as --tcp-syn"
@@ -125,7 +120,7 @@ def _has_the_right(capability: int) -> bool:
 
 
 def as_typed(error: ValueError, args: Args) -> str:
-    """The sentence of an invalid argument, its options named as they are typed, and where to find more."""
+    """Return the sentence of an invalid argument, with its options as they were typed, and where to find more."""
     sentence = str(error)
     if args.verb is not None and args.verb.name == "limit" and sentence.startswith("limit is "):
         sentence = "SIZE" + sentence[len("limit") :]
@@ -141,7 +136,7 @@ def as_typed(error: ValueError, args: Args) -> str:
 
 
 def elsewhere(sentence: str, args: Args) -> str:
-    """The sentence, its quoted commands for the namespace that --netns gives."""
+    """Return the sentence, with its quoted commands changed so that they work in the namespace of --netns."""
     netns = getattr(args, "netns", None)
     if netns is None:
         return sentence

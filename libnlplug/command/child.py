@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Command: run a program to its end, as timeout(1) does: signals go on to it, its status comes back."""
+"""Command: run a program to its end, as timeout(1) does: pass signals on to it, and return its exit status."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Command:
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                code = os.waitstatus_to_exitcode(status)
-                return code if code >= 0 else 128 - code
+                ended_with = os.waitstatus_to_exitcode(status)  # the negative number of a signal
+                return ended_with if ended_with >= 0 else 128 - ended_with
             arrived = signal.sigwaitinfo(self._awaited)
             # The terminal signals the program as well, but it sends SIGHUP only to the leader of its session.
             from_terminal = arrived.si_code == lib.SI_KERNEL and arrived.si_signo != signal.SIGHUP

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Completion for bash, zsh and fish, made from the table: verbs, options, devices, namespaces, and hold's command.
 
-Names of devices and namespaces go into no list that a shell expands: they may contain what it would run.
+The names of devices and namespaces are in no list that a shell expands, because a name may contain a command.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _takes_device(verb: Verb) -> bool:
 
 
 def _choices(verb: Verb) -> list[str]:
-    """The words that are known beforehand: an action, a verb."""
+    """Return the fixed words that the verb takes: its actions, or for 'help' the verbs."""
     if verb.name == "help":
         return [one.name for one in VERBS]
     return [choice for one in verb.words for choice in one.choices]
@@ -95,7 +95,7 @@ complete -F _libnlplug libnlplug"""
 
 
 def bash_completion() -> str:
-    """A completion function for bash."""
+    """Return a completion function for bash."""
     verbs: list[str] = []
     values: set[str] = set()
     for verb in VERBS:
@@ -155,7 +155,7 @@ _ACTIONS = {"dev": "_libnlplug_devices", "netns": "_libnlplug_namespaces", "pare
 
 
 def zsh_completion() -> str:
-    """A completion function for zsh, to be evaluated or to stand as _libnlplug in a folder of fpath."""
+    """Return a completion function for zsh, to evaluate, or to save as _libnlplug in a folder of fpath."""
     verbs = []
     for verb in VERBS:
         specs = [_zsh_option(one) for one in _options(verb)] + [_zsh_word(verb, one) for one in verb.words]
@@ -169,7 +169,7 @@ def zsh_completion() -> str:
 
 
 def _zsh_text(text: str) -> str:
-    """The text where a colon or a bracket would end it."""
+    """Return the text with backslashes before colons and brackets, which would end it."""
     return "".join(f"\\{letter}" if letter in "[]:\\" else letter for letter in text)
 
 
@@ -227,7 +227,7 @@ _FISH_VALUES = {
 
 
 def fish_completion() -> str:
-    """Completions for fish."""
+    """Return the completions for fish."""
     lines = [_FISH]
     for verb in VERBS:
         lines.append(_fish("not __libnlplug_verb", f"-a {verb.name} -d {_fish_text(verb.help)}"))

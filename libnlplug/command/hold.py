@@ -5,7 +5,7 @@
          |                       |                                     |
          '-- not held: 125       '-- expired: 124, not released: 125   '-- somebody holds it now: it stays
 
-Each arrow down notes in the Outcome what went wrong; nothing that comes later can hide it.
+Each failure is noted in the Outcome. A later one does not hide it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ HANDED_OVER = {
 
 
 class Outcome:
-    """What became of a hold: the command's status (None where it was not run), the report, whether the plug was
-    ``temporary``, this command's own status where something failed (else 0), and a sentence for each failure."""
+    """The outcome of a hold. ``ended`` is the command's status, or None if it was not run. ``report`` is the hold's.
+    ``temporary`` is true if the plug was. ``failed`` is the exit status for the first failure, or 0. ``troubles`` has a
+    sentence for each failure."""
 
     def __init__(self, args: Args) -> None:
         self.args = args
@@ -60,16 +61,16 @@ class Outcome:
         self.troubles: list[str] = []
 
     def not_held(self, sentence: str) -> None:
-        """Nothing could be held, so the command was not run; or it could not be released."""
+        """Note that nothing could be held, so that the command was not run, or that the release failed."""
         self._fail(NOT_HELD, sentence)
 
     def expired(self, sentence: str) -> None:
-        """The guard released the packets while the command still ran."""
+        """Note that the guard released the packets while the command still ran."""
         self._fail(EXPIRED, sentence)
 
     def stays(self, sentence: str, made: bool) -> None:
-        """The temporary plug stays, because another process holds it now. The hold itself may have gone well. Only
-        the process that made the plug reports it."""
+        """Note that the temporary plug stays, because another process holds it now. The hold itself may have succeeded.
+        Only the process that made the plug reports it."""
         if not made:
             return
         does = f"'libnlplug detach {_place(self.args)}' does"
@@ -80,7 +81,7 @@ class Outcome:
             self.troubles.append(f"{sentence}; {elsewhere(stays, self.args)}")
 
     def _fail(self, status: int, sentence: str) -> None:
-        """Only the first failure counts: later ones follow from it."""
+        """Note a failure. Only the first one counts: later ones follow from it."""
         if not self.failed:
             self.failed = status
             did = "the command was not run" if self.ended is None else f"the command's status was {self.ended}"
@@ -117,8 +118,8 @@ def hold(args: Args) -> int:
 
 
 def _hold_once(args: Args, command: Command, outcome: Outcome) -> QdiscNotFound | None:
-    """Make or find what is to be held, hold it, and remove what was made. The error where another hold has removed the
-    plug before this one began: it is to be tried again."""
+    """Make or find a plug or lane, hold it, and remove what was made. Return the error if another hold removed the plug
+    before this one began: then try again."""
     try:
         held = _what_to_hold(args)
     except QdiscNotFound as error:
@@ -136,7 +137,7 @@ def _hold_once(args: Args, command: Command, outcome: Outcome) -> QdiscNotFound 
 
 
 def _hold(held: Held, command: Command, outcome: Outcome) -> QdiscNotFound | None:
-    """Hold, run the command, release. The error where a temporary plug was gone before anything was held."""
+    """Hold, run the command, release. Return the error if a temporary plug was gone before anything was held."""
     args = outcome.args
     try:
         with _begun(held, args) as outcome.report:
@@ -151,18 +152,18 @@ def _hold(held: Held, command: Command, outcome: Outcome) -> QdiscNotFound | Non
 
 
 def _begun(held: Held, args: Args) -> Hold:
-    """The hold, to be entered."""
+    """Return the hold. The caller enters it."""
     timeout = args.timeout or None
     if isinstance(held, PlugQdisc):
         return held.hold(timeout)
     from ..lane.hold import BacklogTooSmall
 
-    warnings.simplefilter("ignore", BacklogTooSmall)  # it is said at the end
+    warnings.simplefilter("ignore", BacklogTooSmall)  # printed at the end
     return held.hold(timeout, handover=args.handover)
 
 
 def _what_to_hold(args: Args) -> Held:
-    """The device's plug or, with packet options, a lane."""
+    """Return the device's plug or, with packet options, a lane."""
     match = chosen(args)
     if args.handover and (match is None or match.ip_proto != "tcp" or match.dst_port is None):
         raise UsageError("option --handover needs --ip-proto tcp or --tcp-syn, and --dst-port", args.verb)
@@ -216,7 +217,7 @@ def _refuse_if_lane_held(args: Args, match: Match | None) -> None:
 
 
 def _refuse(plug: PlugQdisc, shown: str) -> None:
-    """Refuse where somebody holds the plug."""
+    """Raise PlugBusy if somebody holds the plug."""
     try:
         plug.refuse_while_held("hold")
     except PlugBusy as error:
@@ -226,12 +227,12 @@ def _refuse(plug: PlugQdisc, shown: str) -> None:
 
 
 def _place(args: Args) -> str:
-    """Where the plug is, as a command line names it."""
+    """Return the plug's place as a command line names it."""
     return args.dev if args.parent == "root" else f"{args.dev} --parent {args.parent}"
 
 
 def _tell(outcome: Outcome) -> None:
-    """Say on stderr what was held and what went wrong."""
+    """Print on stderr what was held and what failed."""
     args, report = outcome.args, outcome.report
     if args.json:
         import json
@@ -257,7 +258,7 @@ def _tell(outcome: Outcome) -> None:
 
 
 def sentence(device: str, report: HoldReport) -> str:
-    """The report in one sentence, with nothing in it that is not known."""
+    """Return the report as one sentence."""
     if report.packets is None:
         unknown = "an unknown number"
         return f"held {unknown} of packets of {device} for {report.seconds:.3f} s, dropped {unknown}"

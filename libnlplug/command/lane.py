@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""lane: make, list and delete the lanes that stay; and the lane that 'hold' makes or finds."""
+"""lane: make, list and delete lanes that stay, and make or find the lane of 'hold'."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["chosen", "lane", "lane_for"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..lane.inventory import LaneInfo
+    from ..lane.inventory import ShownLane
     from ..lane.lane import PlugLane
     from ..lane.match import Match
     from ..netlink.route_socket import RouteSocket
@@ -37,7 +37,7 @@ def _delete(args: Args) -> int:
     from ..netlink.route_socket import RouteSocket
 
     match = chosen(args)
-    every = match is None and not args.ingress  # with packet options it is what 'add' with the same ones has made
+    every = match is None and not args.ingress  # with packet options, only the lane that 'add' made with the same ones
     gone = delete_lanes(RouteSocket(args.netns), device_named(args), match, None if every else args.ingress)
     if not gone:
         say(elsewhere(f"no such lane on {args.dev}: 'libnlplug lane show {args.dev}' lists them", args))
@@ -60,20 +60,20 @@ def _show(args: Args) -> int:
     return DONE
 
 
-def _state(one: LaneInfo) -> str:
+def _state(one: ShownLane) -> str:
     return ", ".join([one.state, *([f"pid {one.pid}"] if one.pid else []), *([one.trouble] if one.trouble else [])])
 
 
-def _listed(sk: RouteSocket, device: str | None) -> list[LaneInfo]:
-    """The lanes of the device, or of every device that has a lane or a place for one."""
+def _listed(sk: RouteSocket, device: str | None) -> list[ShownLane]:
+    """Return the lanes of the device, or of every device that has a lane or a clsact qdisc."""
     from ..lane.inventory import all_lanes, lanes
 
     if device is not None:
         return lanes(sk, device)
-    places = {one.ifindex for one in all_lanes(sk)}
-    places |= {one.ifindex for one in sk.qdiscs() if one.kind == "clsact"}
+    ifindexes = {one.ifindex for one in all_lanes(sk)}
+    ifindexes |= {one.ifindex for one in sk.qdiscs() if one.kind == "clsact"}
     found = []
-    for ifindex in sorted(places):
+    for ifindex in sorted(ifindexes):
         try:
             found += lanes(sk, sk.link_name(ifindex))
         except DeviceNotFound:  # it has gone, and the next lane of any device removes what it left
@@ -82,7 +82,7 @@ def _listed(sk: RouteSocket, device: str | None) -> list[LaneInfo]:
 
 
 def chosen(args: Args) -> Match | None:
-    """What the packet options choose, or None where none was given."""
+    """Return the match of the packet options, or None if none was given."""
     parts = {key: getattr(args, key) for key in _PARTS if key in args.typed}
     if not parts:
         return None
@@ -92,13 +92,13 @@ def chosen(args: Args) -> Match | None:
 
 
 def lane_for(args: Args, match: Match | None, *, keep: bool = False) -> PlugLane:
-    """A lane of the device, made or found; what comes before it is said as a warning."""
+    """Make or find a lane of the device. Print a warning for each filter or program that comes before it."""
     import warnings
 
     from ..lane.lane import LaneShadowed, PlugLane
     from ..lane.match import Match
 
-    warnings.simplefilter("ignore", LaneShadowed)  # it is said below
+    warnings.simplefilter("ignore", LaneShadowed)  # printed below
     make = PlugLane.keep if keep else PlugLane
     made = make(device_named(args), match or Match(), ingress=args.ingress, limit=args.limit, netns=args.netns)
     for sentence in made.shadowed:

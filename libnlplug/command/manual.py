@@ -41,19 +41,19 @@ def print_man_page(_args: Args) -> None:
 
 
 def usage(verb: Verb) -> str:
-    """How the verb is written: 'libnlplug release DEV [--parent P] [--one] [-n NAME]'."""
-    words = [_place(one) for one in verb.words]
+    """Return how the verb is written: 'libnlplug release DEV [--parent P] [--one] [-n NAME]'."""
+    words = [_word(one) for one in verb.words]
     options = [f"[{one.names[0]} {one.value}]" if one.value else f"[{one.names[0]}]" for one in verb.options]
     return " ".join(["libnlplug", verb.name, *words, *options, *(["--", verb.command] if verb.command else [])])
 
 
-def _place(one: Option) -> str:
+def _word(one: Option) -> str:
     text = "|".join(one.choices) or one.names[0]
     return text if one.needed is True else f"[{text}]"
 
 
 def help_of(verb: Verb | None, width: int = 80) -> str:
-    """What --help prints for a verb, or for the command itself."""
+    """Return what --help prints for a verb, or for the command itself."""
     if verb is None:
         parts = [
             _filled("libnlplug [-n NAME] [-j] VERB ...", width, "usage: "),
@@ -91,7 +91,7 @@ def _filled(text: str, width: int, first: str = "") -> str:
 
 
 def _described(rows: Iterable[tuple[str, str]], width: int) -> str:
-    """Names on the left, what they are on the right."""
+    """Return lines with the names on the left and their texts on the right."""
     lines = []
     for name, text in rows:
         indented = _filled(text, max(width, _INDENT + 20), " " * _INDENT)
@@ -105,7 +105,7 @@ def _described(rows: Iterable[tuple[str, str]], width: int) -> str:
 
 
 def _width() -> int:
-    """Of the terminal, less two."""
+    """Return the width of the terminal, less two."""
     try:
         return max(40, int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(1).columns) - 2
     except (OSError, ValueError):
@@ -128,7 +128,7 @@ def _tagged(options: Iterable[Option]) -> list[str]:
 
 
 def man_page() -> str:
-    """libnlplug(8), in roff."""
+    """Return the manual page libnlplug(8), in roff."""
     lines = [
         f'.TH LIBNLPLUG 8 "" "libnlplug {__version__}" "System Administration"',
         ".SH NAME",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Parser: the one reader of the command line. What it accepts is in the table; this is how it is written.
+"""Parser: reads the command line. The table says which verbs and options there are. A command line is written so:
 
     libnlplug [-n NAME] [-j] VERB WORD... [--option VALUE | --option=VALUE | --switch]... [-- COMMAND...]
 
-Options and words come in any order. Nothing is passed over or guessed: an option that is not known, cut short or given
-twice, a value that is missing and a word too many are a UsageError, which says what was probably meant.
+Options and words come in any order. Nothing is skipped or guessed: an unknown, abbreviated or repeated option, a
+missing value and an extra word raise UsageError, which suggests what was probably meant.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class UsageError(ValueError):
-    """The words cannot be understood; it names the verb whose help says more."""
+    """The command line is invalid. The sentence names the verb whose help says more."""
 
     def __init__(self, sentence: str, verb: Verb | None = None) -> None:
         self.verb = verb
@@ -30,8 +30,9 @@ class UsageError(ValueError):
 
 
 class Args:
-    """What the words say: each option's and word's value by its name, ``verb``, ``run`` (what is to be done), and
-    ``command``, the words after the dashes. ``typed`` has the options that were given, as they were written."""
+    """A command line that was read. It has the value of each option and word by its key, ``verb``, ``run`` (the
+    function to call), and ``command``, the words after the dashes. ``typed`` has the given options as they were
+    written."""
 
     def __init__(self) -> None:
         self.verb: Verb | None = None
@@ -44,7 +45,7 @@ class Args:
 
 
 def read(words: list[str]) -> Args:
-    """The command line as the table reads it; UsageError where it cannot be understood."""
+    """Read a command line, or raise UsageError."""
     args, words = Args(), list(words)
     while words and words[0].startswith("-") and words[0] != "-":
         _option(args, words, TOP)
@@ -71,7 +72,7 @@ def read(words: list[str]) -> Args:
 
 def _read_all(args: Args, verb: Verb, words: list[str]) -> None:
     """Read what follows the verb."""
-    places = list(verb.words)
+    expected = list(verb.words)
     dashes = False
     while words:
         if words[0] == "--" and not dashes:
@@ -81,17 +82,17 @@ def _read_all(args: Args, verb: Verb, words: list[str]) -> None:
                 args.command, words = words, []
         elif words[0].startswith("-") and words[0] != "-" and not dashes:
             _option(args, words, verb.options, verb)
-        elif places:
-            place = places.pop(0)
-            setattr(args, place.key, _value(place, place.names[0], words.pop(0), verb))
+        elif expected:
+            one = expected.pop(0)
+            setattr(args, one.key, _value(one, one.names[0], words.pop(0), verb))
         else:
             raise _stray(verb, words)
     if verb.command and not args.command:
         raise UsageError(_needs_command(verb), verb)
     action = args.__dict__.get("action", "")
-    for place in places:
-        if place.needed is True or (place.needed and action in place.needed):
-            raise UsageError(f"{place.names[0]} is missing: {place.help}", verb)
+    for one in expected:
+        if one.needed is True or (one.needed and action in one.needed):
+            raise UsageError(f"{one.names[0]} is missing: {one.help}", verb)
     for one in verb.options:
         if one.only and one.key in args.typed and action not in one.only:
             raise UsageError(f"'{verb.name} {action}' has no option {args.typed[one.key]}", verb)
@@ -108,7 +109,7 @@ def _needs_command(verb: Verb) -> str:
 
 
 def _option(args: Args, words: list[str], options: list[Option] | tuple[Option, ...], verb: Verb | None = None) -> None:
-    """Read the option that the words begin with, and take it off them."""
+    """Read the option at the beginning of the words, and remove it from them."""
     word = words.pop(0)
     name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
     option = next((one for one in [*options, HELP] if name in one.names), None)
@@ -135,7 +136,7 @@ def _option(args: Args, words: list[str], options: list[Option] | tuple[Option, 
 
 
 def _value(option: Option, name: str, text: str, verb: Verb | None) -> object:
-    """The text as the option reads it."""
+    """Return the value that the option makes of the text, or raise UsageError."""
     try:
         if option.choices and text not in option.choices:
             shown = f"{', '.join(option.choices[:-1])} or {option.choices[-1]}"
@@ -147,7 +148,7 @@ def _value(option: Option, name: str, text: str, verb: Verb | None) -> object:
 
 
 def verb_named(word: str) -> Verb:
-    """The verb; UsageError where there is none of that name."""
+    """Return the verb of that name, or raise UsageError."""
     for verb in VERBS:
         if verb.name == word:
             return verb
@@ -164,7 +165,8 @@ def _unknown(name: str, options: list[Option] | tuple[Option, ...], verb: Verb |
 
 
 def _meant(word: str, names: list[str] | tuple[str, ...]) -> str:
-    """What was probably meant: the one that begins so, or that the word begins with, else those that are most alike."""
+    """Return a question with what was probably meant: the only name that begins so, or that the word begins with, or
+    the names that are most alike."""
     from difflib import SequenceMatcher
 
     word = word.replace("_", "-")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""plugs: those of a namespace, with the kernel's counters and who holds them.
+"""plugs: the plugs of a namespace, the kernel's counters of each, and its holder.
 
-Every number is a counter of the kernel's. Whether a plug holds is not among them and is never printed; who holds it by
-a hold() is known from the mark that its guard keeps.
+The kernel does not tell whether a plug holds, so this is never printed. A guard has the plug's mark while it holds, and
+tells who the holder is.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ NO_PLUG = "no plug in this network namespace"
 
 
 def plugs(sk: RouteSocket, device: str | None, *, here: bool = False) -> list[dict[str, object]]:
-    """Every plug as the JSON shows it: device, ifindex, parent, handle, qlen, backlog, drops, packets, bytes, holder.
+    """Return every plug as the JSON shows it: device, ifindex, parent, handle, qlen, backlog, drops, packets, bytes,
+    holder.
 
     ``holder`` is null or an object: pid, since (seconds of the epoch), timeout (seconds or null), limit (bytes, null
-    where the holder did not set it), guard (pid), detached, foreign, uid. ``here`` says that the socket's namespace is
+    if the holder did not set it), guard (pid), detached, foreign, uid. ``here`` says that the socket's namespace is
     the calling thread's: then no privilege is needed.
     """
     index = sk.ifindex_of(device) if device is not None else None
@@ -39,7 +40,7 @@ def plugs(sk: RouteSocket, device: str | None, *, here: bool = False) -> list[di
             continue
         try:
             found.append(_plug(sk, info, here))
-        except DeviceNotFound:  # it went between two questions
+        except DeviceNotFound:  # it was deleted between two questions
             continue
     return found
 
@@ -61,7 +62,7 @@ def _plug(sk: RouteSocket, info: QdiscInfo, here: bool) -> dict[str, object]:
 
 
 def holder_name(holder: dict[str, Any]) -> str:
-    """Who holds, in a few words."""
+    """Return who holds, in a few words."""
     who = f"pid {holder['pid']}" if holder["pid"] else "in another pid namespace"
     if holder["foreign"]:
         return "nobody answers" if holder["uid"] < 0 else f"{who} of uid {holder['uid']}, perhaps no guard"

@@ -24,7 +24,7 @@ _NUMBERS = ("qlen", "backlog", "drops", "packets", "bytes")
 
 
 def show(args: Args) -> int:
-    """libnlplug show [DEV]; QdiscNotFound where a device is named and has no plug."""
+    """libnlplug show [DEV]. Raise QdiscNotFound if a device is named and has no plug."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, "standard output is closed")
     sk = RouteSocket(args.netns)
@@ -50,7 +50,7 @@ def show(args: Args) -> int:
 
 
 def lines(found: list[dict[str, object]]) -> list[str]:
-    """The table, a line for each plug."""
+    """Return the table, one line for each plug."""
     if not found:
         return [NO_PLUG]
     rows = [

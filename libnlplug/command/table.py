@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Table: every verb of the command and its options, as data. The reader of the command line, --help, the manual page
-and the completions are made from it.
+"""Table: every verb of the command and its options, as data. The parser, --help, the manual page and the completions
+use it.
 
-A verb's ``run`` and an option's are "module.function" of this package: main() loads the module when it is needed.
+``run`` of a verb or an option is "module.function" in this package: main() loads the module when it is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STATUSES = (
     ("126", "hold: the command cannot be run"),
     ("127", "hold: there is no such command"),
     ("128+n", "hold: signal n ended the command"),
-    ("other", "hold: the command's own"),
+    ("other", "hold: the status of its command"),
 )
 EXAMPLES = (
     (
@@ -47,10 +47,12 @@ DEFAULT_TIMEOUT = 10.0
 
 
 class Option:
-    """An option, whose names begin with a dash, or a word that a verb takes at its place.
+    """An option, whose names begin with a dash, or a word that a verb takes.
 
-    ``value`` is what stands for its value in the help, "" for a switch; ``read`` makes the value of the text, and
-    raises a ValueError that begins with "NAME is"; ``choices`` are all there are; ``run`` is done instead of a verb.
+    ``value`` is the name of its value in the help, or "" for a switch. ``read`` turns the text into the value, or
+    raises a ValueError that begins with "NAME is". ``choices`` are the only texts that are allowed, if there are any.
+    ``needed`` is true if the word must be given, or has the actions with which it must be. ``run`` is called instead of
+    a verb. ``only`` has the actions that take the option, if not all do.
     """
 
     def __init__(
@@ -85,8 +87,8 @@ class Option:
 
 
 class Verb:
-    """A verb: its name, the function that does it, one line of help, the words and options that it takes, and what more
-    there is to say. ``command`` is the name of what follows two dashes, "" where nothing does."""
+    """A verb: its name, its function, one line of help, the words and options that it takes, and ``more`` help.
+    ``command`` is the name of the words after two dashes, or "" if the verb takes none."""
 
     def __init__(self, name: str, run: str, help: str, *options: Option, more: str = "", command: str = "") -> None:
         self.name, self.run, self.help, self.more, self.command = name, run, help, more, command
@@ -100,7 +102,7 @@ class Verb:
 
 
 def _limit(default: str) -> Option:
-    text = f"bytes it may hold, as 32mb; {default} if left out"
+    text = f"how many bytes the plug may hold, as 32mb; {default} if left out"
     return Option("--limit", value="SIZE", read=units.limit, help=text)
 
 
@@ -146,7 +148,7 @@ VERBS: tuple[Verb, ...] = (
         "put a released plug on a device, or adopt the one that it has",
         DEV,
         PARENT,
-        Option("--handle", value="H", help="its handle, as 40:"),
+        Option("--handle", value="H", help="the plug's handle, as 40:"),
         _limit("the kernel's default"),
         NETNS,
     ),
@@ -284,7 +286,7 @@ VERBS: tuple[Verb, ...] = (
     ),
 )
 
-# What may stand before the verb: -n and -j are the verb's own then.
+# The options that may stand before the verb. -n and -j are then options of the verb.
 TOP: tuple[Option, ...] = (
     HELP,
     Option("-V", "--version", run="manual.print_version", help="print the version"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verbs: those that are a few lines over the library."""
+"""Verbs: the functions of the verbs that need only a few lines."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _tell(args: Args, plug: PlugQdisc, holder: Holder) -> None:
     if not holder.detached:
         from ..guard.holders import called
 
-        what = "has taken the plug's mark and may hold it" if holder.foreign else "still holds it and was not told"
+        what = "has the plug's mark and may hold it" if holder.foreign else "still holds it and was not told"
         say(f"released {args.dev}, but {called(holder)} {what}")
         return
     if plug.end_detached():

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""watch: the plugs again and again: one screen that is drawn anew on a terminal, plain lines elsewhere.
+"""watch: show the plugs twice a second: on a terminal as one screen that is drawn again, elsewhere as plain lines.
 
     15:04:05  sizes are bytes, 1Kb is 1024 bytes; Ctrl-C ends
     DEVICE  PARENT  QLEN  BACKLOG  LIMIT  FULL          PACKETS/S  DROPS  HOLDER
     veth0   root      24   23.4Kb   48Kb  [#####.....]         10      0  pid 4711, 2.4 of 10 s
 
-LIMIT and the bar are there only where the holder has set the limit: no kernel tells it. On a terminal the screen is
-the alternate one, as for top(1), so what was there comes back, and a resized terminal is right at the next look.
+LIMIT and the bar are shown only if the holder has set the limit, because the kernel does not tell it. A terminal shows
+the table on its alternate screen, as for top(1): the earlier text comes back at the end.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _json(found: Plugs) -> str:
 
 
 def _on_a_screen(look: Callable[[], Plugs]) -> None:
-    """The same on a terminal's alternate screen, which is left whatever ends the watching."""
+    """Show the plugs on the terminal's alternate screen. It is left however watching ends."""
     import signal
 
     def end(signum: int, _frame: object) -> None:
@@ -81,7 +81,7 @@ def _on_a_screen(look: Callable[[], Plugs]) -> None:
 
 
 def _screen(found: Plugs, rates: Rates) -> str:
-    """What draws one screen: no line is wider than it, and it never scrolls."""
+    """Return the text that draws one screen. No line is wider than the screen, and the screen never scrolls."""
     try:
         columns, rows = os.get_terminal_size(sys.stdout.fileno())
     except OSError:
@@ -96,7 +96,7 @@ def _screen(found: Plugs, rates: Rates) -> str:
 
 
 def lines(found: Plugs, rates: Rates) -> list[str]:
-    """The table, a line for each plug."""
+    """Return the table, one line for each plug."""
     return table(_HEADS, [_cells(plug, rates) for plug in found], _NUMBERS) if found else [NO_PLUG]
 
 
@@ -137,7 +137,7 @@ class Rates:
         self._before: dict[object, tuple[float, int]] = {}
 
     def of(self, plug: dict[str, Any]) -> float:
-        """The rate since the last look; 0 at the first one, and where the plug was made anew."""
+        """Return the rate since the last look. It is 0 at the first look, and if the plug was made again meanwhile."""
         key, now, packets = (plug["ifindex"], plug["parent"], plug["handle"]), time.monotonic(), plug["packets"]
         then, before = self._before.get(key, (now, packets))
         self._before[key] = now, packets
@@ -145,7 +145,8 @@ class Rates:
 
 
 class _PlainLines:
-    """For a pipe or a file: the heads once, then a line for each plug a look, with the time; columns stay in place."""
+    """Text for a pipe or a file: the heads once, then at each look one line for each plug, with the time. The columns
+    stay in place."""
 
     def __init__(self) -> None:
         self._rates = Rates()
@@ -154,7 +155,7 @@ class _PlainLines:
         self._begun = False
 
     def text(self, found: Plugs) -> str:
-        """What is printed of one look."""
+        """Return the lines of one look."""
         now = time.strftime("%H:%M:%S")
         rows = [] if self._begun else [self._heads]
         self._begun = True

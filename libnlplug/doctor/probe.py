@@ -21,9 +21,9 @@ from functools import partial
 
 from ..attaching import attach
 from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists
-from ..netlink.devices import load_ifb
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import attribute, message, qdisc_message
+from ..netlink.modules import load_ifb
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc
 from .check import LANE, NEEDED, Check, in_own_namespace, result, text_of, unknown
@@ -264,10 +264,10 @@ def _redirect(lo: int) -> Iterator[Check]:
     yield _made("act_mirred", message(lib.RTM_NEWTFILTER, _CREATE, flower + options))
 
 
-def _made(name: str, msg: bytes) -> Check:
+def _made(name: str, request: bytes) -> Check:
     """Ask the kernel to make it."""
     try:
-        _send(msg)
+        _send(request)
     except NetlinkError as error:
         return _missing(name, error)
     return result(name, "ok", f"the kernel has the {_MODULES[name][0]}, which lanes need")
@@ -288,10 +288,10 @@ def _missing(name: str, error: NetlinkError) -> Check:
     return result(name, "failed", detail, advice + other)
 
 
-def _send(msg: bytes) -> None:
+def _send(request: bytes) -> None:
     sk = RouteSocket()
     try:
-        sk.execute(msg, "ask the kernel", None)
+        sk.execute(request, "ask the kernel", None)
     finally:
         sk.close()
 

@@ -44,7 +44,7 @@ from .start import CGROUP, is_child, listening, move_to_cgroup, send_config, sta
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..netlink.libnl import CData
     from ..netlink.route_socket import RouteSocket
@@ -65,26 +65,27 @@ _LOST = {
     lib.GUARD_NO_CARRIER: "its link lost its carrier",
     lib.GUARD_QUEUE_LENGTH: "its txqueuelen was changed",
     lib.GUARD_CLSACT: "a clsact or ingress qdisc was added or deleted there",
-    lib.GUARD_REPLACED: "the plug, or what it stands in, was deleted or replaced",
+    lib.GUARD_REPLACED: "the plug, or a qdisc above it, was deleted or replaced",
     lib.GUARD_UNSEEN: "more links and qdiscs changed than the guard could follow",
 }
 
 
 class Answer(Record):
-    """The guard's answer to a release: ``failures`` has the errno of each plug that failed, by its index. ``expired``
-    tells whether the timeout had ended the hold, ``knows`` whether the guard knew of the hold, ``seconds`` how long it
-    held. If ``known``, ``packets`` and ``bytes`` were in the plugs right before the release, and ``dropped`` packets
-    were dropped during the hold.
+    """The guard's answer to a release. ``codes`` has the errno of each plug that failed, by its index. ``expired`` is
+    true if the timeout had ended the hold. ``was_on`` is false if the guard does not know the hold: it is neither on
+    nor the one that ended last. ``seconds`` is how long it held. If ``counted``, ``packets`` and ``bytes`` were in the
+    plugs right before the release, and ``dropped`` packets were dropped during the hold.
 
-    ``lost`` says what may have made the kernel drop packets without counting them, or is None.
+    ``lost`` says what happened to ``device`` by which the kernel may have dropped packets without counting them, or is
+    None.
     """
 
-    __slots__ = ("failures", "expired", "knows", "seconds", "known", "packets", "bytes", "dropped", "lost", "device")
-    failures: dict[int, int]
+    __slots__ = ("codes", "expired", "was_on", "seconds", "counted", "packets", "bytes", "dropped", "lost", "device")
+    codes: dict[int, int]
     expired: bool
-    knows: bool
+    was_on: bool
     seconds: float
-    known: bool
+    counted: bool
     packets: int
     bytes: int
     dropped: int
@@ -93,18 +94,22 @@ class Answer(Record):
 
 
 class PlugsRefused(Exception):
-    """The kernel refused to hold these plugs: their errnos by index. Nothing is held."""
+    """The kernel refused to hold some plugs: ``codes`` has their errnos by index. Nothing is held."""
 
-    def __init__(self, refused_plugs: dict[int, int]) -> None:
-        super().__init__(refused_plugs)
-        self.refused_plugs = refused_plugs
+    def __init__(self, codes: dict[int, int]) -> None:
+        super().__init__(codes)
+        self.codes = codes
 
 
 class Guard:
-    """One guard process for some plugs; ``messages`` are those of guard_message, for any of them. Threads: it locks.
-    Fork: the parent's only. Signals: a handler may use it at any time."""
+    """One guard process for some plugs. ``messages`` has what it sends to a plug, by guard_message (protocol.h); the
+    guard fills in each plug's place.
 
-    def __init__(self, sk: RouteSocket, device: str, places: Sequence[Place], messages: Sequence[bytes]) -> None:
+    Threads: several threads may use it; it locks. Fork: only the parent may use it. Signals: a signal handler may use
+    it at any time.
+    """
+
+    def __init__(self, sk: RouteSocket, device: str, places: Sequence[Place], messages: Mapping[int, bytes]) -> None:
         self._lock = RLock()
         self._ids = count(1)
         self._device = device
@@ -119,7 +124,7 @@ class Guard:
             kind = NotPermitted if isinstance(error, NotPermitted) else GuardUnavailable
             raise kind(error.errno, f"cannot hold {device}: {error}", "hold", device, hint=error.hint) from None
 
-    def _start(self, messages: Sequence[bytes]) -> Socket:
+    def _start(self, messages: Mapping[int, bytes]) -> Socket:
         try:
             ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         except OSError as error:
@@ -129,9 +134,9 @@ class Guard:
             for option in (SO_RCVTIMEO, SO_SNDTIMEO):
                 ours.setsockopt(SOL_SOCKET, option, ffi.buffer(timeout)[:])
             try:
-                route = listening()
-                send_config(ours, configuration(self._places, messages, route.getsockname()[0]), route.fileno())
-                route.close()
+                netlink = listening()
+                send_config(ours, configuration(self._places, messages, netlink.getsockname()[0]), netlink.fileno())
+                netlink.close()
                 self.pid = start(PATH, theirs.fileno())
             except OSError as error:
                 raise self._unavailable(error.errno or 0, error.filename or "") from None
@@ -156,10 +161,11 @@ class Guard:
             raise self._unavailable(error.errno or 0, where, hint) from None
 
     def _expect_ready(self, ours: Socket) -> None:
-        """Take the answer to the configuration. One of another version may be longer; it begins as ours does."""
+        """Receive the answer to the configuration. Another version's answer may be longer; its first fields are the
+        same."""
         try:
             received = ours.recv(4096)
-        except ConnectionResetError:  # it ended before it had read the configuration
+        except ConnectionResetError:  # the guard ended before it had read the configuration
             received = b""
         except OSError:
             raise self._unavailable(errno.ETIMEDOUT) from None
@@ -168,20 +174,19 @@ class Guard:
         answer = ffi.new("struct guard_answer *")
         ffi.buffer(answer)[:PREFIX] = received[:PREFIX]
         if answer.error:
-            raise self._refused(answer.error, answer.step)
+            raise self._unavailable_at(answer.error, answer.step)
 
-    def _refused(self, code: int, step: int) -> NetlinkError:
-        """What its program says it cannot do."""
+    def _unavailable_at(self, code: int, step: int) -> NetlinkError:
+        """Return the error for a guard_step at which the guard failed with this errno."""
         return self._unavailable(code, "the plug's mark, an abstract unix socket" if step == lib.GUARD_MARK else "")
 
     def _not_permitted(self) -> NetlinkError:
         hint = "CAP_NET_ADMIN is missing: run as root or give the process that capability"
-        message = f"cannot hold {self._device}: the guard has no right to do so: {hint}"
-        return NotPermitted(errno.EPERM, message, "hold", self._device, hint=hint)
+        sentence = f"cannot hold {self._device}: the guard has no right to do so: {hint}"
+        return NotPermitted(errno.EPERM, sentence, "hold", self._device, hint=hint)
 
     def _unavailable(self, code: int, step: str = "", hint: str = "") -> NetlinkError:
-        words = os.strerror(code) if code else "it ended at once"
-        message = f"cannot hold {self._device}: the guard that would release it cannot be started: "
+        why = os.strerror(code) if code else "it ended at once"
         hint = hint or {
             errno.EPERM: REFUSED,
             errno.EAGAIN: "the limit of processes (ulimit -u, pids.max) is reached",
@@ -193,12 +198,13 @@ class Guard:
             errno.ENOSYS: "it needs pidfd_open: Linux 5.3 or newer, and no seccomp filter that refuses it",
             errno.EPROTO: OTHER_VERSION,
         }.get(code, "nothing is held")
-        sentence = f"{message}{step + ': ' if step else ''}{words}; {hint}"
+        failed = f"the guard that would release it cannot be started: {step + ': ' if step else ''}{why}"
+        sentence = f"cannot hold {self._device}: {failed}; {hint}"
         return GuardUnavailable(code or None, sentence, "hold", self._device, hint=hint)
 
     @property
     def alive(self) -> bool:
-        """Whether the guard can still be spoken to: not closed here, and not ended there."""
+        """True if the guard can still be asked: the socket is open here, and the guard has not ended."""
         try:
             return self._socket.recv(1, MSG_PEEK | MSG_DONTWAIT) != b""
         except BlockingIOError:  # it has nothing to say
@@ -207,7 +213,7 @@ class Guard:
             return False
 
     def new_id(self) -> int:
-        """An id for the next hold."""
+        """Return an id for the next hold."""
         return next(self._ids)
 
     def hold(
@@ -220,48 +226,49 @@ class Guard:
         detached: bool = False,
         limit: int | None = None,
     ) -> None:
-        """Hold: on return the plugs do, until release(), this process's death, or ``timeout`` seconds have passed.
+        """Have the guard hold the plugs until release(), until this process dies, or for ``timeout`` seconds.
 
-        PlugBusy where a plug is held already, by whoever. PlugsRefused where the kernel refused some: then none is
-        held. GuardUnavailable where the guard does not answer: then some may be held.
+        Raises PlugBusy if a plug is already held, by this process or another one. Raises PlugsRefused if the kernel
+        refused some plugs; then none is held. Raises GuardUnavailable if the guard does not answer; then some may be
+        held.
         """
         nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
         question = [lib.GUARD_HOLD, drop, detached, 0, hold_id, nanoseconds, limit or 0]
         deadline = time.monotonic() + MARK_TIMEOUT
         while True:
-            answer, failures = self._ask(question)
+            answer, codes = self._ask(question)
             if answer is None:
-                message = f"cannot hold {self._device}: its guard is gone or does not answer; the plug is released"
-                raise GuardUnavailable(None, message, "hold", self._device)
+                sentence = f"cannot hold {self._device}: its guard is gone or does not answer; the plug is released"
+                raise GuardUnavailable(None, sentence, "hold", self._device)
             if not answer.error:
                 return
             if answer.step == lib.GUARD_PLUG:
-                if set(failures.values()) == {errno.EPERM}:
+                if set(codes.values()) == {errno.EPERM}:
                     raise self._not_permitted()
-                raise PlugsRefused(failures)
+                raise PlugsRefused(codes)
             if answer.error == errno.EBUSY:
                 raise PlugBusy.by(self._device, os.getpid(), "a hold of this object is on already")
             if answer.error != errno.EADDRINUSE or answer.plug >= len(self._places):
-                raise self._refused(answer.error, answer.step)
+                raise self._unavailable_at(answer.error, answer.step)
             taken = self._places[answer.plug]
             holder = holder_of(sk, taken.mark)
             if holder is not None or time.monotonic() > deadline:
                 raise busy(taken, holder)
-            time.sleep(0.001)  # a hold that has ended in between, and perhaps another one that has begun
+            time.sleep(0.001)  # that hold has ended meanwhile, and another one may have begun
 
     def release(self, hold_id: int) -> Answer | None:
-        """End this hold: the guard releases, then takes its marks away. None where the guard does not answer."""
-        answer, failures = self._ask([lib.GUARD_RELEASE, 0, 0, 0, hold_id])
+        """End this hold: the guard releases, then gives its marks back. Return None if the guard does not answer."""
+        answer, codes = self._ask([lib.GUARD_RELEASE, 0, 0, 0, hold_id])
         if answer is None:
             return None
         if self._is_child:
             self.end()
         return Answer(
-            failures,
+            codes,
             answer.outcome == lib.GUARD_EXPIRED,
             answer.outcome != lib.GUARD_NOT_ON,
             answer.held / 1e9,
-            bool(answer.known),
+            bool(answer.counted),
             answer.packets,
             answer.bytes,
             answer.dropped,
@@ -274,15 +281,15 @@ class Guard:
             if self._socket.fileno() < 0:
                 return None, {}
             asked = ffi.buffer(ffi.new("struct guard_question *", question))[:]
-            answer, failures = _asked(self._socket, asked, len(self._places))
-            if answer is None or answer.id != question[4]:  # the answer may still come, and be taken for another one
+            answer, codes = _asked(self._socket, asked, len(self._places))
+            if answer is None or answer.id != question[4]:  # it may still come, and must not be taken for a later one
                 self._say_goodbye()
                 self._socket.close()
                 return None, {}
-            return answer, failures
+            return answer, codes
 
     def _say_goodbye(self) -> None:
-        """Tell the guard to release what is on, and to end."""
+        """Tell the guard to release what it holds, and to end."""
         try:
             words = ffi.buffer(ffi.new("struct guard_question *", [lib.GUARD_END]))[:]
             self._socket.send(words, MSG_NOSIGNAL | MSG_DONTWAIT)
@@ -290,12 +297,12 @@ class Guard:
             pass
 
     def go_on(self) -> None:
-        """Let a detached guard go on alone."""
+        """Leave a detached guard alone: it ends the hold by itself."""
         self._socket.close()
 
     def end(self) -> bool:
-        """End the guard, and wait until it has released what is on, and ended; whether it has. Calling it again does
-        nothing."""
+        """End the guard: wait until it has released what it holds and has ended. Return whether it has. Calling it
+        again does nothing."""
         ended = True
         with self._lock:
             if self._socket.fileno() < 0:
@@ -314,21 +321,22 @@ class Guard:
         return ended
 
     def forget(self) -> None:
-        """In a forked child: close the copy of the descriptor, and say nothing to the parent's guard."""
+        """In a forked child: close the copy of the descriptor, and tell the parent's guard nothing."""
         self._socket.close()
 
 
-def configuration(places: Sequence[Place], messages: Sequence[bytes], port: int) -> bytes:
-    """Return what a guard is told at its start; ``port`` is its netlink socket's."""
+def configuration(places: Sequence[Place], messages: Mapping[int, bytes], port: int) -> bytes:
+    """Return what a guard is told when it starts. ``port`` is the port of its netlink socket."""
     head = ffi.new("struct guard_config *", [lib.GUARD_VERSION, os.getpid(), len(places), port])
-    for number, message in enumerate(messages):
-        ffi.buffer(head.messages[number])[: len(message)] = message
-    stands = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
-    return bytes(ffi.buffer(head)[:] + ffi.buffer(stands)[:])
+    for what, message in messages.items():
+        ffi.buffer(head.messages[what])[: len(message)] = message
+    tail = ffi.new("struct guard_place[]", [[place.ifindex, place.handle, place.parent] for place in places])
+    return bytes(ffi.buffer(head)[:] + ffi.buffer(tail)[:])
 
 
 def _asked(to: Socket, question: bytes, plugs: int) -> tuple[CData | None, dict[int, int]]:
-    """The answer, None if there is none, and the errno of each plug that failed."""
+    """Ask a guard of ``plugs`` plugs. Return its answer, or None if there is none, and the errno of each plug that
+    failed, by its index."""
     size = ffi.sizeof("struct guard_answer")
     room = ffi.new("char[]", size + 4 * plugs)
     if lib.libnlplug_ask(to.fileno(), question, len(question), room, ffi.sizeof(room)) != ffi.sizeof(room):

@@ -23,12 +23,12 @@
  *		END; SIGTERM, visitor's END	ends the hold				-
  *		namespace abandoned		ends the hold				-
  *
- * To end a hold is to send release, or drop, again every 10 ms if it failed for a passing reason, and then to give the
- * marks back; a holder that waits for longer than 1 s is told the failure. The holder is gone when its socket is closed,
+ * To end a hold, the guard sends release or drop, repeats it every 10 ms if it failed for a passing reason, and then gives
+ * the marks back. A holder that waits longer than 1 s is told the failure. The holder is gone when its socket is closed,
  * its pidfd is readable, it is dying, or it runs another program. A detached hold goes on without its holder; only such
  * a hold is ended by SIGTERM and by a visitor's END, or when namespace.c finds that nobody else uses the network
  * namespace. This program has neither Python nor libnl: it shares nothing with the holder that could fail in both. It
- * allocates all it needs, but the marks, before it says that it is ready.
+ * allocates everything but the marks before it says that it is ready.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -60,7 +60,7 @@
 #include "protocol.h"
 
 enum {
-	COMMANDS, HOLDER, STAT, ROUTE,	/* descriptors: the holder's socket, its pidfd and /proc/PID/stat; netlink */
+	COMMANDS, HOLDER, STAT, NETLINK,	/* descriptors: the holder's socket, its pidfd and /proc/PID/stat; netlink */
 	MARKS,			/* of what is polled, the place after those */
 	PORTION = 32,		/* plugs in one send */
 	TRIES = 100,		/* before a holder that waits is told that its release fails for a passing reason */
@@ -88,10 +88,10 @@ static unsigned int count, marks;
 static unsigned long long holder_stack;		/* where its program has its stack; 0 where that is hidden */
 
 static int held, leaving;			/* the state; whether this guard ends with the hold that is on */
-static struct guard_question hold;		/* the one that is on */
+static struct guard_question hold;		/* what began the hold that is on */
 static int64_t begun;				/* CLOCK_MONOTONIC, nanoseconds */
 static struct guard_answer last;		/* how the hold that is on, or was on last, ends */
-static int links_known;				/* whether each txqueuelen is */
+static int links_known;				/* whether each queue_length is */
 static volatile sig_atomic_t told_to_end;
 
 static int64_t now_on(clockid_t clock)
@@ -114,7 +114,7 @@ static int passing(int error)
 
 /*
  * Note if a plug may have lost packets by this change. The kernel empties the queues of a link that goes down or whose
- * txqueuelen changes, and a plug when that, what it stands in, or the root is deleted, or clsact comes or goes.
+ * txqueuelen changes. It empties a plug if the plug, its parent or the root is deleted, or if clsact is added or deleted.
  */
 static void read_change(const struct nlmsghdr *header)
 {
@@ -177,7 +177,7 @@ static int take(uint32_t final)
 	for (;;) {
 		const struct nlmsghdr *header = &datagram.header;
 
-		length = recv(ROUTE, &datagram, sizeof datagram, MSG_DONTWAIT);
+		length = recv(NETLINK, &datagram, sizeof datagram, MSG_DONTWAIT);
 		if (length < 0 && errno == EAGAIN)
 			return ENOBUFS;
 		if (length < 0) {	/* the queue was full; what is in it can still be read */
@@ -232,7 +232,7 @@ static int act(enum guard_message what, int counting)
 			length += write_message(request + length, what, end);
 		}
 		((struct nlmsghdr *)(request + final))->nlmsg_flags |= NLM_F_ACK;
-		error = send(ROUTE, request, length, MSG_NOSIGNAL) < 0 ? errno : take(end - 1);
+		error = send(NETLINK, request, length, MSG_NOSIGNAL) < 0 ? errno : take(end - 1);
 		for (; at < end; at++) {
 			errors[at] = errors[at] ? errors[at] : error;
 			result = errors[at] && (!result || passing(errors[at])) ? errors[at] : result;
@@ -247,7 +247,7 @@ static void remove_marks(void)
 		close(polled[MARKS + --marks].fd);
 }
 
-/* The marks say "held" to everyone in the namespace. 0, or an errno and in *plug whose mark could not be made. */
+/* Make the marks, which say "held" to everyone in the namespace. Return 0, or an errno and in *plug whose mark failed. */
 static int make_marks(uint32_t *plug)
 {
 	while (marks < count) {
@@ -268,7 +268,7 @@ static int make_marks(uint32_t *plug)
 	return 0;
 }
 
-/* Answer, with the errno of each plug from the last message. */
+/* Send the holder an answer, with the errno of each plug from the last message. */
 static void answer(const struct guard_answer *answer)
 {
 	struct iovec parts[] = { { (void *)answer, sizeof *answer }, { errors, count * sizeof *errors } };
@@ -277,15 +277,15 @@ static void answer(const struct guard_answer *answer)
 	sendmsg(COMMANDS, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-/* The marks go last: until then nobody else can have begun a hold that this ends. ``asked``: the holder waits. */
+/* End the hold. The marks go last, so that this cannot end anybody else's hold. ``asked``: the holder waits. */
 static void end_hold(enum guard_outcome outcome, int asked)
 {
 	int drop = outcome == GUARD_EXPIRED && hold.drop;
 
 	last.outcome = outcome;
-	last.known = outcome == GUARD_RELEASED;
-	for (int tries = 0;; last.known = 0) {	/* the first try may have released: later there is less to count */
-		last.error = act(drop ? GUARD_SEND_DROP : GUARD_SEND_RELEASE, last.known);
+	last.counted = outcome == GUARD_RELEASED;
+	for (int tries = 0;; last.counted = 0) {	/* the first try may have released: later there is less to count */
+		last.error = act(drop ? GUARD_SEND_DROP : GUARD_SEND_RELEASE, last.counted);
 		last.step = last.error ? GUARD_PLUG : 0;
 		if (!passing(last.error))
 			break;
@@ -297,7 +297,7 @@ static void end_hold(enum guard_outcome outcome, int asked)
 	}
 	last.held = now_on(CLOCK_MONOTONIC) - begun;
 	for (struct plug *plug = plugs; plug < plugs + count; plug++) {
-		last.known &= plug->counted && plug->counters.drops >= plug->drops_before;
+		last.counted &= plug->counted && plug->counters.drops >= plug->drops_before;
 		last.packets += plug->counters.qlen;
 		last.bytes += plug->counters.backlog;
 		last.dropped += plug->counters.drops - plug->drops_before;
@@ -372,7 +372,7 @@ static void obey(void)
 		answer(!held && question.id == last.id ? &last : &not_on);
 }
 
-/* Tell a visitor of a mark who holds. With the right to it, one who comes from ``end`` ends a detached hold. */
+/* Tell a visitor of a mark who holds. A visitor that comes from ``end`` and has the right ends a detached hold. */
 static void receive_visitor(int mark)
 {
 	static const char end[] = "\0libnlplug-end/";
@@ -383,7 +383,7 @@ static void receive_visitor(int mark)
 	int fd = accept4(mark, (struct sockaddr *)&from, &from_size, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	if (fd < 0) {
-		usleep(PAUSE / 1000);	/* no descriptor is left, say, and the visitor stays: this must not spin */
+		usleep(PAUSE / 1000);	/* if no descriptor is left, the visitor stays: do not spin */
 		return;
 	}
 	info.since = now_on(CLOCK_REALTIME) - (now_on(CLOCK_MONOTONIC) - begun);
@@ -395,9 +395,9 @@ static void receive_visitor(int mark)
 }
 
 /*
- * Whether the holder is dying, or runs another program. Its pidfd tells the first only after its memory is freed and
- * its core is written, 0.1 s or more for each GB. It never tells the second, and a child may keep the socket open.
- * EXITING means its first thread alone, unless there is no other one.
+ * Whether the holder is dying, or runs another program. The pidfd tells of its death only after its memory is freed and
+ * its core is written, 0.1 s or more for each GB, and never of another program; a child may keep the socket open.
+ * EXITING counts only if one thread is left, because it is the flag of the first thread alone.
  */
 static int holder_left(void)
 {
@@ -427,7 +427,7 @@ static void watch(void)
 		wait = (struct timespec){ left / SECOND, left % SECOND };
 		polled[COMMANDS].fd = leaving ? -1 : COMMANDS;
 		polled[HOLDER].fd = held && hold.detached ? -1 : HOLDER;
-		polled[ROUTE].fd = held ? ROUTE : -1;
+		polled[NETLINK].fd = held ? NETLINK : -1;
 		ready = ppoll(polled, MARKS + marks, &wait, NULL);
 		if (ready < 0)
 			for (unsigned int i = 0; i < MARKS + marks; i++)
@@ -443,7 +443,7 @@ static void watch(void)
 			leave(GUARD_RELEASED);
 		if (held && time_left() <= 0)
 			end_hold(GUARD_EXPIRED, 0);
-		if (polled[ROUTE].revents)
+		if (polled[NETLINK].revents)
 			take(NOTHING);
 		for (unsigned int i = 0; i < marks; i++)
 			if (polled[MARKS + i].revents)
@@ -457,7 +457,7 @@ static void note_end(int signum)
 	told_to_end = 1;
 }
 
-/* What the holder was given, or has set for itself, is not for its guard. What needs a right it may lack is tried. */
+/* Reset what the guard has inherited from the holder. It may lack the right for some of it: that is tried. */
 static void reset(void)
 {
 	const int first = sched_get_priority_max(SCHED_FIFO), usual = 0;	/* struct sched_param has one member */
@@ -490,7 +490,7 @@ static void reset(void)
 			setrlimit(which, &limit);
 		}
 	}
-	/* A holder that spins on its processor, and with whatever priority, must not keep its guard from running. */
+	/* A holder that spins on its processor, at any priority, must not keep its guard from running. */
 	memset(&every, 0xff, sizeof every);
 	sched_setaffinity(0, sizeof every, &every);
 	if (sched_getscheduler(0) && syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &first))
@@ -503,7 +503,7 @@ static void reset(void)
 	mlockall(MCL_CURRENT | MCL_FUTURE);
 }
 
-/* Everything that can fail comes before the answer that says it did not. */
+/* Read the configuration and allocate everything, before the answer says that the guard is ready. */
 static int read_config(size_t length)
 {
 	const struct guard_place *places = (struct guard_place *)(config + 1);
@@ -530,7 +530,7 @@ static int read_config(size_t length)
 	return 0;
 }
 
-/* Take the configuration, which the kernel gives to this process with the descriptors from HOLDER to ROUTE. */
+/* Take the configuration, which the kernel gives to this process with the descriptors from HOLDER to NETLINK. */
 static int serve(void)
 {
 	struct guard_answer said = { .step = GUARD_CONFIG };

@@ -60,6 +60,11 @@ class Place(Record):
     parent: int
 
     @property
+    def at(self) -> tuple[int, int]:
+        """Interface index and parent: only one qdisc can stand there."""
+        return self.ifindex, self.parent
+
+    @property
     def mark(self) -> str:
         """The name of its mark."""
         return mark_name(self.ifindex, self.parent)
@@ -87,11 +92,11 @@ class Holder(Record):
 
 
 class Mark:
-    """One name: take() binds it, close() gives it back. An interrupt between the two loses nothing, because the object
-    exists before the socket. Fork: a child closes its copies at once.
+    """A mark that this process can have: take() binds its name, close() gives it back. An interrupt in take() leaves
+    no socket behind, because this object exists before the socket. Fork: a child closes its copies at once.
 
-    A ``silent`` mark uses another type of socket. To check for it leaves nothing in its queue, so it can be kept for
-    long.
+    A ``silent`` mark uses another type of socket: a process that looks whether the mark is taken leaves nothing in its
+    queue. So it can be kept for long.
     """
 
     def __init__(self, name: str, *, silent: bool = False) -> None:
@@ -142,8 +147,11 @@ os.register_at_fork(after_in_child=_close_copies)
 
 
 class Taken:
-    """A plug's mark for the length of a block: nobody attaches, detaches or holds there meanwhile. Entering raises
-    PlugBusy, with the pid, where somebody holds; it waits for who attaches or detaches. ``guard`` may have the mark."""
+    """Take a plug's mark for a block, so that no other process attaches, detaches or holds there meanwhile.
+
+    Entering raises PlugBusy, with the holder's pid, if somebody holds. It waits for a process that attaches or
+    detaches. If the guard with the pid ``guard`` has the mark, the block is entered without it.
+    """
 
     def __init__(self, sk: RouteSocket, place: Place, operation: str, guard: int = 0) -> None:
         self._sk = sk
@@ -167,8 +175,8 @@ class Taken:
             if isinstance(error, NetlinkError):
                 raise
             operation, device = self._operation, self._place.device
-            message = f"cannot {operation} {device}: {os.strerror(error.errno or 0)}"
-            raise NetlinkError(error.errno, message, operation, device) from None
+            sentence = f"cannot {operation} {device}: {os.strerror(error.errno or 0)}"
+            raise NetlinkError(error.errno, sentence, operation, device) from None
         except BaseException:
             self._mark.close()
             raise
@@ -180,13 +188,13 @@ class Taken:
 
 
 def mark_name(ifindex: int, parent: int) -> str:
-    """The name of a plug's mark in the abstract socket namespace: the plug's place in its network namespace."""
+    """Return the name of a plug's mark, an abstract unix socket. It says where the plug stands."""
     return f"libnlplug-hold/{ifindex}/{parent:x}"
 
 
 def holder_of(sk: RouteSocket | None, mark: str) -> Holder | None:
-    """Return the owner of the mark, or None. This looks in the socket's namespace, which needs CAP_NET_ADMIN; with
-    ``sk`` None in the calling thread's, which needs no right."""
+    """Return the owner of the mark, or None. This looks in the namespace of ``sk``, which needs CAP_NET_ADMIN. If
+    ``sk`` is None, it looks in the calling thread's namespace, which needs no right."""
     return _ask_mark(mark) if sk is None else sk.in_netns(lambda: _ask_mark(mark))
 
 
@@ -245,7 +253,8 @@ def _program(pid: int) -> str:
 
 
 def _visit(mark: str, *, end: bool = False) -> tuple[tuple[int, int] | None, bytes | None]:
-    """Return pid and uid of the mark's owner (None if there is none) and what it said (None if nothing in time)."""
+    """Ask the owner of the mark. Return its pid and uid, or None if there is no owner, and its answer, or None if it
+    did not answer in time. With ``end``, ask a detached guard to end."""
     peer = b"\0" * 4 + b"\xff" * 4
     received: bytes | None = None
     try:
@@ -287,19 +296,19 @@ def _watched_by(guard: int) -> int:
 def called(holder: Holder) -> str:
     """Return how a sentence names the holder."""
     if holder.foreign and holder.uid < 0:
-        return "a socket that does not answer"
+        return "a process that does not answer"
     who = f"process {holder.pid}" if holder.pid else "a process in another pid namespace"
     return f"{who} of uid {holder.uid}" if holder.foreign or holder.uid not in (0, os.geteuid()) else who
 
 
 def busy(place: Place, holder: Holder | None, operation: str = "hold") -> PlugBusy:
-    """Return the PlugBusy that names the holder of the plug at ``place``. None is a socket that does not answer."""
+    """Return the PlugBusy that names the holder of the plug at ``place``. None is a process that does not answer."""
     holder = holder or Holder(0, None, None, None, 0, False, True, -1)
     who = called(holder)
     if holder.foreign and holder.uid < 0:
-        why = f"{who} has taken the plug's mark ('ss -xap' may show whose); end it"
+        why = f"{who} has taken the plug's mark, an abstract unix socket ('ss -xap' may show which process); end it"
     elif holder.foreign:
-        why = f"{who} has taken the plug's mark; it may or may not be a guard; end it only if it is not"
+        why = f"{who} has taken the plug's mark, an abstract unix socket; end it unless it is a guard"
     elif holder.detached:
         where = (
             place.device if place.parent == lib.TC_H_ROOT else f"{place.device} --parent {handle_text(place.parent)}"

@@ -22,7 +22,7 @@
 
 static char wanted[64], program[4096];		/* "net:[number]", and the guard's own program */
 
-/* Whether a link has this text. Whoever has gone has none; what cannot be read counts as such. */
+/* Whether a symbolic link has this text. That of an ended process has not. One that cannot be read counts as if it had. */
 static int says(int folder, const char *link, const char *text)
 {
 	char found[sizeof program];
@@ -33,7 +33,7 @@ static int says(int folder, const char *link, const char *text)
 	return (size_t)length == strlen(text) && !memcmp(found, text, length);
 }
 
-/* Whether ``test`` says yes to an entry of the folder. */
+/* Whether ``test`` is true for an entry of the folder. */
 static int any(int at, const char *name, int (*test)(int folder, const char *entry))
 {
 	int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), found = 0;

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The holder's side in C: libnlplug_spawn() starts a program beside this process that is not this process's child, and
- * libnlplug_ask() asks it something.
+ * The holder's side in C: libnlplug_spawn() starts a program that is not a child of this process, and libnlplug_ask()
+ * asks it a question.
  *
  *	caller --clone--> middle --vfork--> program		middle ends at once, so the program is init's child
  *
  * A direct child would surprise a caller that handles SIGCHLD or calls wait(), because exec sets a child's exit signal
  * to SIGCHLD. The middle does not exec, and its exit signal is 0: only a wait with __WCLONE sees it. Both borrow the
- * caller's memory until the program is loaded: the price does not grow with the caller, and only the calling thread
- * waits. A child subreaper is none for that moment. To PID 1 the program is a child all the same; see guard/client.py.
+ * caller's memory until the program is loaded: the cost does not grow with that memory, and only the calling thread
+ * waits. A caller that is a child subreaper stops being one for that moment. If the caller is PID 1, the program becomes
+ * its child anyway; see guard/client.py.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,8 +34,8 @@ struct spawn {
 };
 
 /*
- * The program gets the caller's rights. exec would take CAP_NET_ADMIN from a user who has it, so hand it on. It would
- * give root back what root has given up for now, so give that up for good.
+ * Give the program the caller's rights. exec would take CAP_NET_ADMIN from a user who has it, so hand it on. exec would
+ * also give root the rights back that it has given up for a time, so give them up for good.
  */
 static void keep_rights(void)
 {
@@ -69,8 +70,8 @@ static int middle(void *arg)
 }
 
 /*
- * Start ``path`` with ``commands`` as its descriptor 0, and with what has no close-on-exec flag. It keeps the calling
- * thread's namespaces. Returns its pid, or a negative errno: no process is left behind then.
+ * Start the program ``path`` with ``commands`` as its descriptor 0. It inherits the descriptors without close-on-exec
+ * flag, and the calling thread's namespaces. Return its pid, or a negative errno if no process was started.
  */
 int libnlplug_spawn(const char *path, char *const argv[], int commands)
 {
@@ -103,8 +104,8 @@ int libnlplug_spawn(const char *path, char *const argv[], int commands)
 }
 
 /*
- * Ask and take the answer: its length in bytes, 0 if the other end is closed, or a negative errno. One call, so that no
- * signal handler of Python's runs between the two. The socket's options say how long either may take.
+ * Send a question and receive the answer. Return its length in bytes, 0 if the other end is closed, or a negative errno.
+ * This is one call, so that no Python signal handler runs between the two. The socket's options limit the time of each.
  */
 long libnlplug_ask(int fd, const void *question, size_t size, void *answer, size_t room)
 {

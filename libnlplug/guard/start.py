@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Start a guard's process so that its holder's children, namespaces and cgroup are what they were, and give it what it
-watches: this process's pidfd and state, and a netlink socket that hears of links and qdiscs.
+"""Start a guard's process, and give it what it watches: this process's pidfd and /proc/PID/stat, and a netlink socket
+that hears of changes of links and qdiscs. This process's children, namespaces and cgroup stay as they are.
 
-What kills a whole cgroup kills the guard with its holder. With LIBNLPLUG_GUARD_CGROUP=root in the environment, the
-guard is moved to the root of every mounted cgroup hierarchy before it holds anything. That takes root's rights.
+Killing a whole cgroup kills the guard with its holder. With LIBNLPLUG_GUARD_CGROUP=root in the environment, the guard
+is moved to the root of every mounted cgroup hierarchy before it holds anything. Only root can do that.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ CHILDREN = "/proc/thread-self/ns/pid_for_children"
 def listening() -> Socket:
     """Return a netlink socket in this thread's namespace that hears of changes of links and qdiscs."""
     try:
-        route = Socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC)
-        route.bind((0, lib.RTMGRP_LINK | lib.RTMGRP_TC))
-        route.setsockopt(SOL_SOCKET, SO_RCVBUF, ROOM)
+        netlink = Socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC)
+        netlink.bind((0, lib.RTMGRP_LINK | lib.RTMGRP_TC))
+        netlink.setsockopt(SOL_SOCKET, SO_RCVBUF, ROOM)
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or 0), "its netlink socket") from None
     try:
-        route.setsockopt(SOL_SOCKET, lib.SO_RCVBUFFORCE, ROOM)
-    except PermissionError:  # the system's maximum has to do
+        netlink.setsockopt(SOL_SOCKET, lib.SO_RCVBUFFORCE, ROOM)
+    except PermissionError:  # without the right, the system's maximum is the limit
         pass
-    return route
+    return netlink
 
 
-def send_config(commands: Socket, config: bytes, route: int) -> None:
-    """Send the guard its configuration, and the descriptors of what it watches; ``route`` is the netlink socket's.
-    OSError says what refuses it."""
+def send_config(commands: Socket, config: bytes, netlink: int) -> None:
+    """Send the guard its configuration, and the descriptors of what it watches; ``netlink`` is the netlink socket's.
+    Raise OSError, with the name of what was refused."""
     pidfd = lib.libnlplug_pidfd()
     if pidfd < 0:
         raise OSError(ffi.errno, os.strerror(ffi.errno), "pidfd_open")
@@ -49,9 +49,9 @@ def send_config(commands: Socket, config: bytes, route: int) -> None:
     try:
         try:
             state = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, PermissionError):  # without /proc, the pidfd alone must do
+        except (FileNotFoundError, PermissionError):  # without /proc, the guard watches the pidfd alone
             pass
-        given = ffi.buffer(ffi.new("int[]", [pidfd, pidfd if state < 0 else state, route]))[:]
+        given = ffi.buffer(ffi.new("int[]", [pidfd, pidfd if state < 0 else state, netlink]))[:]
         commands.sendmsg([config], [(SOL_SOCKET, SCM_RIGHTS, given)])
     finally:
         os.close(pidfd)
@@ -60,7 +60,7 @@ def send_config(commands: Socket, config: bytes, route: int) -> None:
 
 
 def start(path: str, commands: int) -> int:
-    """Start the program with this socket as its descriptor 0, and return its pid. OSError says why it cannot start."""
+    """Start the program with this socket as its descriptor 0, and return its pid. Raise OSError if it cannot start."""
     words = [ffi.new("char[]", word) for word in (b"libnlplug-guard", b"of", b"%d" % os.getpid())]
     argv = ffi.new("char *[]", [*words, ffi.NULL])
     unshared = _pid_namespace_is_unshared()
@@ -78,8 +78,11 @@ def start(path: str, commands: int) -> int:
 
 
 def _pid_namespace_is_unshared() -> bool:
-    """Whether this thread's next child would be in another pid namespace, perhaps as its first process. What starts the
-    guard must not be that process: it ends at once, and then nothing else can start there."""
+    """Return whether this thread's next child would be in another pid namespace, perhaps as its first process.
+
+    The process that starts the guard must not be that first process: it ends at once, and then no other process can
+    start there.
+    """
     try:
         own = os.readlink(OWN)
     except OSError:
@@ -91,7 +94,8 @@ def _pid_namespace_is_unshared() -> bool:
 
 
 def _use_own_pid_namespace() -> int:
-    """Have this thread's children in its own pid namespace. Return a descriptor of the other one, -1 if it is empty."""
+    """Let this thread's children start in its own pid namespace. Return a descriptor of the namespace in which they
+    would have started, or -1 if that is empty."""
     try:
         other = os.open(CHILDREN, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -111,7 +115,8 @@ def _use_own_pid_namespace() -> int:
 
 
 def _use_pid_namespace(other: int) -> None:
-    """Undo that. A namespace that was empty is replaced by a new one: nobody can have entered it."""
+    """Let this thread's children start in the namespace ``other`` again. An empty one (-1) is replaced by a new one:
+    no process can have entered the old one."""
     if other < 0:
         lib.unshare(lib.CLONE_NEWPID)
         return
@@ -120,7 +125,8 @@ def _use_pid_namespace(other: int) -> None:
 
 
 def move_to_cgroup(pid: int) -> None:
-    """Move the guard to the root cgroup, if the environment says so. OSError says what refuses it."""
+    """Move the guard to the root cgroup, if the environment says so. Raise OSError, with the file's name, if that
+    fails."""
     wanted = os.environ.get(CGROUP, "")
     if not wanted:
         return
@@ -137,7 +143,7 @@ def move_to_cgroup(pid: int) -> None:
 
 
 def is_child(pid: int) -> bool:
-    """Whether this process is the one that waits for it."""
+    """Return whether the process is a running child of this one."""
     try:
         return os.waitpid(pid, os.WNOHANG) == (0, 0)
     except ChildProcessError:
@@ -145,7 +151,7 @@ def is_child(pid: int) -> bool:
 
 
 def wait(pid: int) -> None:
-    """Take note of a child's end, unless it takes long."""
+    """Wait for a child's end, at most a second, so that it does not stay a zombie."""
     deadline = time.monotonic() + 1.0
     while is_child(pid) and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -80,8 +80,8 @@ def make_or_adopt(sk: RouteSocket, wanted: Wanted) -> Made:
         if made is not None:
             return made
         mark.close()
-    message = f"cannot make a lane on {device}: it already has the maximum of {SLOTS} lanes"
-    raise NetlinkError(errno.EUSERS, message, "make a lane on", device)
+    sentence = f"cannot make a lane on {device}: it already has the maximum of {SLOTS} lanes"
+    raise NetlinkError(errno.EUSERS, sentence, "make a lane on", device)
 
 
 def undo(sk: RouteSocket, device: str, ifindex: int, slot: int, mark: Mark) -> None:
@@ -154,5 +154,5 @@ def _make_clsact(sk: RouteSocket, wanted: Wanted) -> None:
     kind = clsact_kind(sk, wanted.ifindex, device)
     if kind != "clsact" and not (kind == "ingress" and wanted.ingress):
         hint = "replace it by clsact, which has both hooks: 'tc qdisc replace' keeps no filters, so add them again"
-        message = f"cannot make a lane at the egress of {device}: its {kind} qdisc excludes clsact; {hint}"
-        raise NetlinkError(errno.EEXIST, message, "make a lane on", device, hint=hint)
+        sentence = f"cannot make a lane at the egress of {device}: its {kind} qdisc excludes clsact; {hint}"
+        raise NetlinkError(errno.EEXIST, sentence, "make a lane on", device, hint=hint)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     OnDeath = Literal["release", "drop"]
 
     class HeldLane(Protocol):
-        """What a hold asks of its PlugLane."""
+        """What a hold needs of its PlugLane."""
 
         @property
         def device(self) -> str: ...
@@ -79,7 +79,7 @@ class LaneReport(HoldReport):
         self.backlog_needed: int | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """The values by their names."""
+        """Return the values by their names."""
         return {name: getattr(self, name) for name in (*HoldReport.__slots__, *self.__slots__)}
 
 
@@ -169,8 +169,8 @@ class LaneHold(Hold):
         self._report.expired = True
         self._report.packets = self._report.bytes = self._report.dropped = None
         device, seconds = self._lane.device, self._report.seconds or 0.0
-        message = f"the handover of {device} was not done within {seconds:.3f} s: {what}; it is released now"
-        raise HoldExpired(None, message, "hold", device)
+        sentence = f"the handover of {device} was not done within {seconds:.3f} s: {what}; it is released now"
+        raise HoldExpired(None, sentence, "hold", device)
 
     def _compare_backlog(self, held: int) -> None:
         """Warn if more SYNs were held than the listeners of one address and port have room for. (Those of another
@@ -208,7 +208,7 @@ class Handover:
     """One handover of the listeners for a match, within ``timeout`` seconds. Raises ValueError if there can be none."""
 
     def __init__(self, sk: RouteSocket, match: Match, timeout: float | None) -> None:
-        self._sk, self._match, self._timeout = sk, match, checked(match, timeout)
+        self._sk, self._match, self._timeout = sk, match, _handover_timeout(match, timeout)
         self._deadline = 0.0
         self._before: dict[bytes, Listener] = {}
         self._given_up = False
@@ -267,21 +267,22 @@ class Handover:
         return None
 
     def _replaces(self, new: Listener, old: Listener) -> bool:
-        """Whether the new listener takes the old one's place: at its address, or, where nothing had the new one's
-        address before, at one that includes the other. (A server for one address may be replaced beside another one
-        for all.)"""
+        """Return whether the new listener takes the place of the old one: it has the same address, or its address is
+        new and one of the two includes the other. (A server for one address may be replaced beside another server for
+        all addresses.)"""
         if new.port != old.port or new.address == old.address:
             return new.port == old.port
         had_one = any((one.address, one.port) == (new.address, new.port) for one in self._before.values())
         return not had_one and not {new.address, old.address}.isdisjoint(EVERYWHERE)
 
 
-def checked(match: Match, timeout: float | None) -> float:
+def _handover_timeout(match: Match, timeout: float | None) -> float:
     """Return the timeout. Raise ValueError if there can be no handover."""
     if match.ip_proto != "tcp" or match.dst_port is None:
-        raise ValueError(f"handover is of TCP listeners: give ip_proto tcp and a dst_port; the match is {match}")
+        why = "handover works for TCP listeners only: give ip_proto tcp and a dst_port"
+        raise ValueError(f"{why}; the match is {match}")
     if timeout is None:
-        raise ValueError("handover waits for others: give the hold a timeout")
+        raise ValueError("handover waits for other processes: give the hold a timeout")
     return timeout
 
 

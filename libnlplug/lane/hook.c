@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a lane must know of a device's hooks and route netlink does not tell. All of it is asked in the network
- * namespace of the calling thread. The numbers are those of the kernel's headers, which never change, for C libraries
- * with older headers.
+ * Ask what NETLINK_ROUTE does not tell about a device's hooks, in the network namespace of the calling thread. The
+ * numbers are those of the kernel's headers, which never change; a C library may have older headers.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -47,7 +46,7 @@ int libnlplug_tcx_programs(int ifindex, int ingress)
 	return query.count;
 }
 
-/* Wait until every processor has ended what it was doing with packets when this was called; a negative errno, or 0. */
+/* Wait until every processor has finished with the packets it works on now. Return 0, or a negative errno. */
 int libnlplug_wait_for_readers(void)
 {
 	return syscall(SYS_membarrier, BARRIER_GLOBAL, 0, 0) ? -errno : 0;
@@ -82,7 +81,7 @@ static int is_ingress_of(int family, const struct nlattr *hook, const char *devi
 	return 0;
 }
 
-/* What one message of the dump says: 1 for such a chain, 0 for another, a negative errno, or ENOENT for the end. */
+/* Read one message of the dump. Return 1 for such a chain, 0 for another, a negative errno, or ENOENT for the end. */
 static int look_at(struct nlmsghdr *header, const char *device, char *name, size_t size)
 {
 	char *payload = NLMSG_DATA(header), *end = (char *)header + header->nlmsg_len;
@@ -109,8 +108,8 @@ static int look_at(struct nlmsghdr *header, const char *device, char *name, size
 }
 
 /*
- * Whether nftables has a chain at the ingress of the device: 1, with its name as 'nft list chain' takes it, 0, or a
- * negative errno. What an ifb gives back to a device's ingress comes in behind that hook (net/core/dev.c).
+ * Return 1 if nftables has a chain at the ingress of the device, with its name as 'nft list chain' takes it; else 0, or a
+ * negative errno. Packets that an ifb gives back to a device's ingress skip that hook (net/core/dev.c).
  */
 int libnlplug_ingress_chain(const char *device, char *name, size_t size)
 {

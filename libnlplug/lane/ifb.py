@@ -13,9 +13,9 @@ import sys
 
 from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
 from ..netlink.attributes import attributes, text
-from ..netlink.devices import load_ifb
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import ETHERNET_HEADER, attribute, built, link_message
+from ..netlink.modules import load_ifb
 from ..netlink.route_socket import RouteSocket
 from ..record import Record
 
@@ -65,14 +65,14 @@ def create_ifb(sk: RouteSocket, name: str, alias: str, packet: int) -> int:
     load_ifb()
     parts = attribute(lib.IFLA_IFNAME, name.encode() + b"\0") + attribute(lib.IFLA_ADDRESS, ADDRESS) + _KIND
     parts += attribute(lib.IFLA_MTU, (packet - ETHERNET_HEADER).to_bytes(4, sys.byteorder))
-    msg = link_message(lib.RTM_NEWLINK, lib.NLM_F_CREATE | lib.NLM_F_EXCL, 0, parts)
+    message = link_message(lib.RTM_NEWLINK, lib.NLM_F_CREATE | lib.NLM_F_EXCL, 0, parts)
     try:
-        sk.execute(msg, "make the ifb", name)
+        sk.execute(message, "make the ifb", name)
     except NetlinkError as error:
         if error.errno == errno.EOPNOTSUPP:
             hint = "the kernel has no ifb: try 'modprobe ifb numifbs=0', or install a kernel that has it (CONFIG_IFB)"
-            message = f"cannot make the ifb {name}: {error.ext_ack or 'Operation not supported'}; {hint}"
-            raise PlugUnavailable(error.errno, message, "make the ifb", name, hint=hint) from None
+            sentence = f"cannot make the ifb {name}: {error.ext_ack or 'Operation not supported'}; {hint}"
+            raise PlugUnavailable(error.errno, sentence, "make the ifb", name, hint=hint) from None
         raise
     ifindex = sk.ifindex_of(name)
     set_alias(sk, ifindex, name, alias)
@@ -148,9 +148,9 @@ def _quieten(sk: RouteSocket, ifindex: int, name: str) -> None:
     """Give the ifb no IPv6 address, so that it sends no packets of its own. A kernel without IPv6 refuses: fine."""
     mode = attribute(lib.IFLA_INET6_ADDR_GEN_MODE, bytes([lib.IN6_ADDR_GEN_MODE_NONE]))
     families = attribute(lib.AF_INET6, mode)
-    msg = link_message(lib.RTM_NEWLINK, 0, ifindex, attribute(lib.IFLA_AF_SPEC, families))
+    message = link_message(lib.RTM_NEWLINK, 0, ifindex, attribute(lib.IFLA_AF_SPEC, families))
     try:
-        sk.execute(msg, "set addrgenmode of", name)
+        sk.execute(message, "set addrgenmode of", name)
     except NetlinkError as error:
         if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
             raise

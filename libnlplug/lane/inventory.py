@@ -21,12 +21,12 @@ from ..record import Record
 from .filters import SLOTS, by_slot, digest, slot_of
 from .hook import Filter, filters
 from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
-from .lock import Lock, taken_names
+from .lock import Lock, taken_marks
 
 __all__ = [
     "Hooks",
     "Lane",
-    "LaneInfo",
+    "ShownLane",
     "all_lanes",
     "dead_slots",
     "fault",
@@ -36,9 +36,9 @@ __all__ = [
     "lane_mark",
     "lanes",
     "lock",
-    "now",
     "place_of",
     "plug_of",
+    "read_again",
     "states",
 ]
 
@@ -49,9 +49,10 @@ else:
     Hooks = dict
 
 
-class LaneInfo(Record):
-    """A lane as the kernel shows it. ``state`` is 'kept', 'alive' (``pid`` is its process), 'orphan' or 'drops': every
-    packet that it matches is lost. If it cannot hold its packets, ``trouble`` says why and what to do."""
+class ShownLane(Record):
+    """A lane as 'libnlplug lane show' prints it. ``state`` is 'kept', 'alive' (``pid`` is its process), 'orphan' or
+    'drops': every packet that it matches is lost. If it cannot hold its packets, ``trouble`` says why, and what to do.
+    """
 
     __slots__ = ("device", "hook", "match", "state", "pid", "ifb", "slot", "ifindex", "trouble")
     device: str
@@ -103,11 +104,11 @@ class Lane(Record):
         """Return whether it is for this hook and match."""
         return (self.ingress, self.words.get("match")) == (ingress, match)
 
-    def rewrite(self, sk: RouteSocket, **words: object) -> Lane:
+    def rewrite(self, sk: RouteSocket, **changes: object) -> Lane:
         """Change words of the alias. Return the changed lane."""
-        now = {**self.words, **{name: str(value) for name, value in words.items()}}
-        set_alias(sk, self.ifb.ifindex, self.ifb.name, alias_of(now))
-        return Lane(self.ifb, self.ifindex, self.slot, now)
+        words = {**self.words, **{name: str(value) for name, value in changes.items()}}
+        set_alias(sk, self.ifb.ifindex, self.ifb.name, alias_of(words))
+        return Lane(self.ifb, self.ifindex, self.slot, words)
 
 
 def ifb_name(ifindex: int, slot: int) -> str:
@@ -153,13 +154,13 @@ def _place(text: str) -> tuple[int, int] | None:
     """Return the device and slot that place_of() has written, or None."""
     head, _, slot = text.partition("-")
     try:
-        place = int(head, 16), int(slot)
+        ifindex, number = int(head, 16), int(slot)
     except ValueError:
         return None
-    return place if text == place_of(*place) and place[0] > 0 and 0 <= place[1] < SLOTS else None
+    return (ifindex, number) if text == place_of(ifindex, number) and ifindex > 0 and 0 <= number < SLOTS else None
 
 
-def now(sk: RouteSocket, lane: Lane) -> Lane | None:
+def read_again(sk: RouteSocket, lane: Lane) -> Lane | None:
     """Read the lane again. Return None if its ifb is gone."""
     ifb = ifb_of(sk, lane.ifb.ifindex)
     return None if ifb is None else Lane(ifb, lane.ifindex, lane.slot, ifb.words)
@@ -198,7 +199,7 @@ def fault(sk: RouteSocket, lane: Lane, mine: list[Filter]) -> str | None:
 def states(sk: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
     """Return 'alive', 'kept' or 'orphan' for each lane of a device, by its ifb's name."""
     names = {_lane_mark_name(lane.ifindex, lane.slot): lane.ifb.name for lane in found}
-    alive = {names[mark] for mark in taken_names(sk, list(names))}
+    alive = {names[mark] for mark in taken_marks(sk, list(names))}
     filters_at = {ingress: by_slot(at) for ingress, at in there.items()}
     are_now = {}
     for lane in found:
@@ -221,7 +222,7 @@ def is_dead(one: Filter) -> bool:
     return one.redirects and not one.target
 
 
-def lanes(sk: RouteSocket, device: str) -> list[LaneInfo]:
+def lanes(sk: RouteSocket, device: str) -> list[ShownLane]:
     """Return all lanes of a device, also those of which only the filters are left because the ifb was deleted."""
     ifindex = sk.ifindex_of(device)
     there = hooks(sk, ifindex, device)
@@ -236,13 +237,13 @@ def lanes(sk: RouteSocket, device: str) -> list[LaneInfo]:
         trouble = _trouble(device, is_now, fault(sk, lane, mine))
         if mine and not lane.ifb.up:
             is_now, trouble = "drops", f"{name} is down: 'ip link set dev {name} up'"
-        found.append(LaneInfo(device, hook, match, is_now, pid, name, lane.slot, lane.ifb.ifindex, trouble))
+        found.append(ShownLane(device, hook, match, is_now, pid, name, lane.slot, lane.ifb.ifindex, trouble))
     for ingress, slots in dead_slots(there).items():
         hook = "ingress" if ingress else "egress"
         for slot in slots:
             name = ifb_name(ifindex, slot)
             why = _trouble(device, "drops", f"{name} was deleted")
-            found.append(LaneInfo(device, hook, "?", "drops", None, name, slot, 0, why))
+            found.append(ShownLane(device, hook, "?", "drops", None, name, slot, 0, why))
     return sorted(found, key=lambda lane: lane.slot)
 
 

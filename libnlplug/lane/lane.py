@@ -32,7 +32,7 @@ from .filters import by_slot
 from .hold import LaneHold
 from .hook import is_up
 from .ifb import unnamed
-from .inventory import fault, hooks, lane_mark, lock, now, states
+from .inventory import fault, hooks, lane_mark, lock, read_again, states
 from .match import Match
 from .neighbours import refuse_to_bypass, shadows
 from .remove import tear_down
@@ -210,7 +210,7 @@ class PlugLane(AsyncWith):
     def _refuse_broken(self, there: Hooks) -> Lane:
         """Return the lane as it is now. Raise QdiscNotFound if it does not take the packets of its match, or cannot
         hold them, NetlinkError if they would bypass something."""
-        lane, at_hook = now(self._sk, self._lane), there[self._ingress]
+        lane, at_hook = read_again(self._sk, self._lane), there[self._ingress]
         if lane is None:
             raise self.gone()
         why = fault(self._sk, lane, by_slot(at_hook).get(lane.slot, []))
@@ -230,16 +230,16 @@ class PlugLane(AsyncWith):
             return error
         of = f"the hold of the lane of {self._device}"
         if down and not self._ingress:
-            message = f"{of} lost what it held: the device is down, and the kernel drops what is released to it"
-            return NetlinkError(errno.ENETDOWN, message, "hold the lane of", self._device)
+            sentence = f"{of} lost what it held: the device is down, and the kernel drops what is released to it"
+            return NetlinkError(errno.ENETDOWN, sentence, "hold the lane of", self._device)
         if not new:
             return None
-        message = f"{of} may have missed packets: meanwhile {'; '.join(new)}"
-        return NetlinkError(errno.EEXIST, message, "hold the lane of", self._device)
+        sentence = f"{of} may have missed packets: meanwhile {'; '.join(new)}"
+        return NetlinkError(errno.EEXIST, sentence, "hold the lane of", self._device)
 
     def _inherit(self) -> None:
         with lock(self._sk, self._ifindex, self._device, "hold the lane of"):
-            lane = now(self._sk, self._lane)
+            lane = read_again(self._sk, self._lane)
             if lane is None:
                 raise self.gone()
             mark = lane_mark(lane.ifindex, lane.slot)
@@ -252,8 +252,8 @@ class PlugLane(AsyncWith):
         deleted = (
             f"it is gone: whoever made it has closed it, or somebody has deleted its ifb {self.ifb}; make it again"
         )
-        message = f"cannot {operation} the lane of {self._device}: {why or deleted}"
-        return QdiscNotFound(errno.ENOENT, message, f"{operation} the lane of", self._device)
+        sentence = f"cannot {operation} the lane of {self._device}: {why or deleted}"
+        return QdiscNotFound(errno.ENOENT, sentence, f"{operation} the lane of", self._device)
 
     def shown(self, device: str) -> str:
         """Return what a message says instead of the ifb's name: this lane's device and match."""
@@ -291,7 +291,7 @@ class PlugLane(AsyncWith):
         self._let_go()
 
     def _undo(self, timeout: float) -> None:
-        lane = now(self._sk, self._lane)
+        lane = read_again(self._sk, self._lane)
         if lane is not None and lane.kept:  # 'libnlplug lane add' has made it one that stays
             self._leave()
             return
@@ -299,9 +299,10 @@ class PlugLane(AsyncWith):
         lost = tear_down(self._sk, self._device, [lane or self._lane], timeout)
         why = ""
         if lane is None and not undone:
-            why = f"somebody has deleted its ifb {self.ifb}: what it held is lost, and what it should have held since"
+            lost_too = "the packets in it are lost, and so are all matching packets since"
+            why = f"somebody has deleted its ifb {self.ifb}: {lost_too}"
         elif lost:
-            why = f"{lost} packets could not be given back to it: the device has gone"
+            why = f"{lost} packets could not be given back to it: the device is gone"
         if why:
             raise DeviceNotFound(errno.ENODEV, f"the lane of {self._device}: {why}", "close the lane of", self._device)
 

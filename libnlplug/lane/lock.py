@@ -15,7 +15,7 @@ from _socket import socket as Socket
 from ..errors import PlugBusy
 from ..guard.holders import Mark
 
-__all__ = ["Lock", "taken_names"]
+__all__ = ["Lock", "taken_marks"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 PATIENCE = 10.0  # seconds; the longest work under a lock is to wait twice until a lane is empty
 
 
-def taken_names(sk: RouteSocket, names: list[str]) -> set[str]:
-    """Return those of these names of Marks that a process has, this one included."""
+def taken_marks(sk: RouteSocket, names: list[str]) -> set[str]:
+    """Return those of these marks, by their names, that a process has, this one included."""
     return sk.in_netns(lambda: {name for name in names if _is_taken(name)}) if names else set()
 
 

@@ -68,7 +68,7 @@ class Match(Record):
         protocol = _protocol(ip_proto)
         if tcp_syn:
             if protocol not in (None, "tcp"):
-                raise ValueError(f"tcp_syn is of tcp, and ip_proto is {ip_proto!r}: leave one of them out")
+                raise ValueError(f"tcp_syn needs ip_proto tcp, and ip_proto is {ip_proto!r}: leave one out")
             protocol = "tcp"
         ports = {}
         for part, given in (("src_port", src_port), ("dst_port", dst_port)):
@@ -80,7 +80,7 @@ class Match(Record):
             only = _ONLY_IN.get(protocol or "")
             for network in networks:
                 if only and network.version != only:
-                    raise ValueError(f"{part} is of IPv{network.version}, where there is no {protocol}")
+                    raise ValueError(f"{part} is an IPv{network.version} address, and {protocol} belongs to IPv{only}")
         if source and destination and {one.version for one in source} != {one.version for one in destination}:
             why = "are of different IP versions: give addresses of the same versions in both"
             raise ValueError(f"src_ip {src_ip} and dst_ip {dst_ip} {why}")
@@ -127,15 +127,15 @@ class Match(Record):
         return PROTOCOLS[self.ip_proto] if self.ip_proto in PROTOCOLS else int(self.ip_proto)
 
     def networks(self, part: str) -> list[Network]:
-        """The addresses of ``src_ip`` or ``dst_ip`` as networks; none where it is not given."""
+        """Return the addresses of ``src_ip`` or ``dst_ip`` as networks, or none if the part is not given."""
         return [ipaddress.ip_network(text) for text in _several(getattr(self, part))]
 
     def ports(self, part: str) -> list[Range]:
-        """The ports of ``src_port`` or ``dst_port``, each the first and the last of a range; none where not given."""
+        """Return the first and last port of each range of ``src_port`` or ``dst_port``, or none if it is not given."""
         return [_span(part, value) for value in _several(getattr(self, part))]
 
     def choices(self, family: int) -> list[tuple[Network | None, Network | None, Range | None, Range | None]]:
-        """Every combination of one value of src_ip, dst_ip, src_port and dst_port for an IP version."""
+        """Return every combination of one value of src_ip, dst_ip, src_port and dst_port for an IP version."""
         sides: list[list[Network | None]] = []
         for part in ("src_ip", "dst_ip"):
             sides.append([one for one in self.networks(part) if one.version == family] or [None])
@@ -149,7 +149,7 @@ class Match(Record):
         ]
 
     def overlaps(self, other: Match) -> bool:
-        """Whether a packet may fit both."""
+        """Return whether a packet can fit both matches."""
         if self.ip_proto != other.ip_proto and None not in (self.ip_proto, other.ip_proto):
             return False
         for part in ("src_port", "dst_port"):
@@ -164,7 +164,7 @@ class Match(Record):
 
 
 def match_of(text: str) -> Match | None:
-    """The match whose str() is ``text``, or None."""
+    """Return the match whose str() is ``text``, or None."""
     parts: dict[str, object] = {}
     name = ""
     try:
@@ -185,17 +185,17 @@ def _rebuilt(parts: dict[str, object]) -> Match:
 
 
 def _several(value: T | tuple[T, ...] | None) -> tuple[T, ...]:
-    """One value, several in a tuple, or None, as a tuple."""
+    """Return one value, several values in a tuple, or None, as a tuple."""
     return () if value is None else value if isinstance(value, tuple) else (value,)
 
 
 def _shown(values: list[T]) -> T | tuple[T, ...] | None:
-    """The values as a part of a match shows them."""
+    """Return the values as the attribute of a match: None, one value, or a tuple."""
     return None if not values else values[0] if len(values) == 1 else tuple(values)
 
 
 def _protocol(ip_proto: str | int | None) -> str | None:
-    """The protocol's name where it has one here, else its number as text."""
+    """Return the protocol's name if it is in PROTOCOLS, else its number as text."""
     if ip_proto is None:
         return None
     text = str(ip_proto).lower()
@@ -208,7 +208,7 @@ def _protocol(ip_proto: str | int | None) -> str | None:
 
 
 def _values(part: str, given: object) -> list[object]:
-    """What is given for a part, value by value: one, a text with commas, a tuple or a list."""
+    """Return the values that are given for a part: one, a text with commas, a tuple or a list."""
     values = given.split(",") if isinstance(given, str) else given if isinstance(given, (tuple, list)) else [given]
     if not values:
         raise ValueError(f"{part} is {given!r}: give at least one value, or leave it out")
@@ -216,7 +216,7 @@ def _values(part: str, given: object) -> list[object]:
 
 
 def _ports(part: str, given: object) -> list[Range]:
-    """The ports in order, without what another range contains."""
+    """Return the ranges of ports in order, without those that another one contains."""
     spans = sorted(_span(part, value) for value in _values(part, given)) if given is not None else []
     merged: list[Range] = []
     for first, last in spans:
@@ -253,7 +253,7 @@ def _port_text(span: Range) -> int | str:
 
 
 def _networks(part: str, given: object) -> list[Network]:
-    """The networks in order, without what another one contains."""
+    """Return the networks in order, without those that another one contains."""
     networks = [_network(part, value) for value in _values(part, given)] if given is not None else []
     networks.sort(key=lambda one: (one.version, one.network_address, one.prefixlen))
     kept: list[Network] = []

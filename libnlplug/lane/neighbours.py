@@ -28,8 +28,8 @@ def refuse_device(sk: RouteSocket, device: str, ifindex: int) -> None:
         why, hint = "packets do not pass the hooks of an ipvlan in l3s mode", f"use the device below it ({below})"
     else:
         return
-    message = f"cannot make a lane on {device}: {why}; {hint}"
-    raise NetlinkError(errno.EOPNOTSUPP, message, "make a lane on", device, hint=hint)
+    sentence = f"cannot make a lane on {device}: {why}; {hint}"
+    raise NetlinkError(errno.EOPNOTSUPP, sentence, "make a lane on", device, hint=hint)
 
 
 def refuse_to_drop(sk: RouteSocket, device: str, ifindex: int) -> None:
@@ -38,8 +38,8 @@ def refuse_to_drop(sk: RouteSocket, device: str, ifindex: int) -> None:
         count = waiting(sk, ifindex, device)
         hint = f"'tc qdisc add dev {device} clsact' at a quiet moment, and lanes will use it and leave it there"
         why = f"adding its clsact qdisc would throw away {count} packets that wait in its root qdisc"
-        message = f"cannot make a lane on {device}: {why}; {hint}"
-        raise NetlinkError(errno.EBUSY, message, "make a lane on", device, hint=hint)
+        sentence = f"cannot make a lane on {device}: {why}; {hint}"
+        raise NetlinkError(errno.EBUSY, sentence, "make a lane on", device, hint=hint)
 
 
 def refuse_to_bypass(
@@ -57,8 +57,8 @@ def refuse_to_bypass(
         what = f"the nftables chain '{chain}'"
         hint = "hold leaving packets, or move the chain's rules to prerouting"
     if what:
-        message = f"cannot {operation} {device}: {what} would not see the packets that the lane takes; {hint}"
-        raise NetlinkError(errno.EEXIST, message, operation, device, hint=hint)
+        sentence = f"cannot {operation} {device}: {what} would not see the packets that the lane takes; {hint}"
+        raise NetlinkError(errno.EEXIST, sentence, operation, device, hint=hint)
 
 
 def refuse_overlap(device: str, there: list[Lane], ingress: bool, match: Match) -> None:
@@ -71,14 +71,14 @@ def refuse_overlap(device: str, there: list[Lane], ingress: bool, match: Match) 
         if theirs is None or match.overlaps(theirs):  # a match that cannot be read may be about anything
             hint = f"hold that lane's match, or delete that lane first ('libnlplug lane show {device}' lists the lanes)"
             why = f"the lane for {text} on {lane.ifb.name} takes some of the same packets"
-            message = f"cannot make a lane on {device} for {match}: {why}; {hint}"
-            raise NetlinkError(errno.EEXIST, message, "make a lane on", device, hint=hint)
+            sentence = f"cannot make a lane on {device} for {match}: {why}; {hint}"
+            raise NetlinkError(errno.EEXIST, sentence, "make a lane on", device, hint=hint)
 
 
 def shadows(sk: RouteSocket, ifindex: int, ingress: bool, match: Match, at_hook: list[Filter]) -> list[str]:
     """Return a sentence for each thing that comes before a lane at its hook and may keep packets from it."""
     lines = [
-        f"the {one.kind} filter of preference {one.prio} comes first, and what it matches the lane does not see"
+        f"the {one.kind} filter of preference {one.prio} comes first: the lane does not see the packets that match it"
         for one in at_hook
         if one.prio < FIRST_PRIO and ender(one, match)
     ]
@@ -86,5 +86,5 @@ def shadows(sk: RouteSocket, ifindex: int, ingress: bool, match: Match, at_hook:
     count = tcx_programs(sk, ifindex, ingress)
     if count:
         programs = "1 tcx BPF program comes" if count == 1 else f"{count} tcx BPF programs come"
-        unique.append(f"{programs} first, and what is passed or dropped there the lane does not see")
+        unique.append(f"{programs} first: the lane does not see the packets that BPF passes or drops")
     return unique

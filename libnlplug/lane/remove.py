@@ -18,7 +18,7 @@ from ..netlink.libnl import lib
 from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .filters import delete_filters, slot_of
 from .ifb import delete_ifb, ifb_of
-from .inventory import Lane, LaneInfo, all_lanes, hooks, is_dead, lane_mark, lanes, lock, now, plug_of, states
+from .inventory import Lane, ShownLane, all_lanes, hooks, is_dead, lane_mark, lanes, lock, plug_of, read_again, states
 
 __all__ = ["delete_lanes", "sweep", "tear_down"]
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GUARD_PATIENCE = 0.5  # seconds for the guard of a process that has died
 
 
-def delete_lanes(sk: RouteSocket, device: str, match: Match | None, ingress: bool | None) -> list[LaneInfo]:
+def delete_lanes(sk: RouteSocket, device: str, match: Match | None, ingress: bool | None) -> list[ShownLane]:
     """Undo the kept lanes of a device, those of one match and hook or all, and its orphans. Return them.
 
     Raise PlugBusy, and undo nothing, if the process of one of them is alive, or if one is being held.
@@ -102,13 +102,13 @@ def tear_down(sk: RouteSocket, device: str, found: list[Lane], timeout: float = 
     Nobody can begin a hold meanwhile. Raise PlugBusy if one is on, NotDrained if packets do not leave.
     """
     deadline = time.monotonic() + timeout
-    found = [now(sk, lane) or lane for lane in found]
-    holds = [Mark(mark_name(lane.ifb.ifindex, lib.TC_H_ROOT)) for lane in found]
+    found = [read_again(sk, lane) or lane for lane in found]
+    marks = [Mark(mark_name(lane.ifb.ifindex, lib.TC_H_ROOT)) for lane in found]
     lost = 0
     try:
-        for lane, hold in zip(found, holds):
+        for lane, mark in zip(found, marks):
             plug = plug_of(sk, lane)
-            _keep_holders_away(sk, lane, plug, hold, deadline)
+            _keep_holders_away(sk, lane, plug, mark, deadline)
             if plug is not None:
                 _let_out(sk, device, lane, plug, deadline)
         _remove_filters(sk, device, found)
@@ -116,18 +116,18 @@ def tear_down(sk: RouteSocket, device: str, found: list[Lane], timeout: float = 
             time.sleep(0.02)  # far longer than any processor takes for a packet
         for lane in found:
             _wait_until_empty(sk, device, lane, deadline)
-            empty = now(sk, lane)
+            empty = read_again(sk, lane)
             delete_ifb(sk, lane.ifb.ifindex, lane.ifb.name)
             lost += empty.ifb.lost if empty else 0
         return lost
     finally:
-        for hold in holds:
-            hold.close()
+        for mark in marks:
+            mark.close()
 
 
-def _keep_holders_away(sk: RouteSocket, lane: Lane, plug: PlugQdisc | None, hold: Mark, deadline: float) -> None:
+def _keep_holders_away(sk: RouteSocket, lane: Lane, plug: PlugQdisc | None, mark: Mark, deadline: float) -> None:
     """Take the mark that a hold of the lane needs, so that none can begin."""
-    while not hold.take(sk):
+    while not mark.take(sk):
         if plug is not None:
             plug.refuse_while_held("close the lane on")
         if time.monotonic() > deadline:
@@ -189,8 +189,8 @@ def _inside(sk: RouteSocket, lane: Lane) -> int:
 
 
 def _not_drained(device: str, lane: Lane, waiting: int, stays: str) -> NotDrained:
-    message = (
+    sentence = (
         f"cannot close the lane of {device}: {waiting} released packets have not left {lane.ifb.name} in time; {stays},"
         " released, so that they are not lost"
     )
-    return NotDrained(errno.ETIMEDOUT, message, "close the lane of", device)
+    return NotDrained(errno.ETIMEDOUT, sentence, "close the lane of", device)

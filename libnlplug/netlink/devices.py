@@ -1,34 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Find the kind of a device, its ports and largest packet, and refuse limits and parents that a plug must not have."""
+"""Read what the kernel shows of a device, and refuse a limit that is too small for its packets."""
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 
 from ..errors import NetlinkError
 from ..record import Record
 from .attributes import attributes, integer, text
 from .libnl import ffi, lib
-from .messages import ETHERNET_HEADER, attribute, handle_text, link_message
+from .messages import ETHERNET_HEADER, attribute, link_message
 from .route_socket import RouteSocket
 
-__all__ = [
-    "Device",
-    "device_of",
-    "load_ifb",
-    "ports_of",
-    "refuse_small_limit",
-    "refuse_parent",
-]
+__all__ = ["Device", "device_of", "ports_of", "refuse_small_limit"]
 
-# These qdiscs serve no class while one class has packets but gives none, as a plug does that holds: drr_dequeue(),
-# qfq_dequeue(), hfsc_dequeue() and ets_qdisc_dequeue() in net/sched.
-STOPPED_BY_SILENCE = ("hfsc", "drr", "qfq", "ets")
-# When the qdisc of a class of these is deleted, they put noop there, which drops every packet: mq_graft() and others in
-# net/sched. (prio and htb put a pfifo there.)
-LEFT_WITHOUT_QUEUE = ("mq", "mqprio", "taprio", "multiq", "tbf", "red", "sfb")
 GSO_MAX_SIZE = 65536  # bytes, the kernel's default
 
 
@@ -91,47 +76,6 @@ def refuse_small_limit(sk: RouteSocket, ifindex: int, name: str, limit: int, sta
         at_once = f"the kernel hands {name} up to {device.gso} bytes at once (GSO)"
         sentence = f"limit is {limit}: {at_once}, {dropped}; give at least {device.gso}"
         warnings.warn(sentence, RuntimeWarning, stacklevel=stacklevel)
-
-
-def refuse_parent(sk: RouteSocket, ifindex: int, device: str, parent: int) -> None:
-    """Raise NetlinkError if ``parent`` is a class of a qdisc that would serve no other class while a plug holds, or
-    that would leave the class without a queue when the plug is removed."""
-    by_handle = {one.handle: one for one in sk.qdiscs() if one.ifindex == ifindex}
-    seen: set[int] = set()
-    while (major := parent & 0xFFFF_0000) in by_handle and major not in seen:
-        there = by_handle[major]
-        why = ""
-        if there.kind in STOPPED_BY_SILENCE:
-            why = "serves none of its classes while one of them holds packets back"
-        elif there.kind in LEFT_WITHOUT_QUEUE and not seen:
-            why = "leaves a class without a queue when its plug is removed, and the class then drops every packet"
-        seen.add(major)
-        if why:
-            hint = "hold chosen packets by a lane instead (PlugLane; 'hold' with packet options)"
-            why = f"{there.kind} {handle_text(major)} {why}"
-            message = f"cannot attach a plug to {device}: {why}; {hint}"
-            raise NetlinkError(errno.EOPNOTSUPP, message, "attach a plug to", device, hint=hint)
-        parent = there.parent
-
-
-def load_ifb() -> bool:
-    """Load the module ifb without links of its own. The kernel itself would load it with the links ifb0 and ifb1.
-
-    Return False if the kernel may still do that. Return True if the module is loaded, or if the kernel has no program
-    to load modules.
-    """
-    if any(map(os.path.isdir, ("/sys/module/ifb", "/sys/class/net/ifb0"))):
-        return True
-    try:
-        with open("/proc/sys/kernel/modprobe") as file:
-            program = file.read().strip()
-        if not program:
-            return True
-        nothing = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-        pid = os.posix_spawn(program, [program, "-q", "ifb", "numifbs=0"], os.environ, file_actions=nothing)
-        return os.waitpid(pid, 0)[1] == 0
-    except OSError:
-        return False
 
 
 def _read(payload: bytes) -> Device:

@@ -68,6 +68,30 @@ void libnlplug_line_free(struct libnlplug_line *line)
 	free(line);
 }
 
+/*
+ * Enlarge the receive buffer to ``wanted`` bytes, as far as the system allows, and return 1 and both sizes, or 0 if the
+ * line is closed. The lock keeps two callers from making a buffer smaller again that the other one has enlarged.
+ */
+int libnlplug_line_enlarge(struct libnlplug_line *line, int wanted, struct libnlplug_sizes *sizes)
+{
+	int half = wanted / 2;		/* the kernel doubles it */
+	socklen_t length = sizeof(int);
+	int open;
+
+	pthread_mutex_lock(&line->lock);
+	open = line->fd >= 0;
+	if (open) {
+		getsockopt(line->fd, SOL_SOCKET, SO_SNDBUF, &sizes->send, &length);
+		getsockopt(line->fd, SOL_SOCKET, SO_RCVBUF, &sizes->receive, &length);
+		if (sizes->receive < wanted &&
+		    setsockopt(line->fd, SOL_SOCKET, SO_RCVBUFFORCE, &half, sizeof half) < 0)
+			setsockopt(line->fd, SOL_SOCKET, SO_RCVBUF, &half, sizeof half);
+		getsockopt(line->fd, SOL_SOCKET, SO_RCVBUF, &sizes->receive, &length);
+	}
+	pthread_mutex_unlock(&line->lock);
+	return open;
+}
+
 void libnlplug_answer_free(struct libnlplug_answer *answer)
 {
 	if (answer != &no_memory)

@@ -12,6 +12,13 @@ struct libnlplug_answer {
 struct libnlplug_line *libnlplug_line_new(int fd);
 void libnlplug_line_close(struct libnlplug_line *line);
 void libnlplug_line_free(struct libnlplug_line *line);
+
+struct libnlplug_sizes {	/* of a socket's buffers, in bytes */
+	int send;
+	int receive;
+};
+
+int libnlplug_line_enlarge(struct libnlplug_line *line, int wanted, struct libnlplug_sizes *sizes);
 struct libnlplug_answer *libnlplug_exchange(struct libnlplug_line *line, const char *messages, size_t length,
 					    uint32_t last);
 

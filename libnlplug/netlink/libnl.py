@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Import the compiled module ``_libnl``, or raise an ImportError that says what to install.
 
-All other modules import ``ffi`` and ``lib`` from here, and check() the codes that libnl's functions return.
+All other modules import ``ffi`` and ``lib`` from here, and check() what libnl's functions return.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ finally:
     sys.setdlopenflags(_flags)
 
 
-def check(code: int, operation: str) -> int:
-    """Return libnl's ``code`` if it is 0 or positive; otherwise raise NetlinkError."""
-    if code < 0:
-        words = ffi.string(lib.nl_geterror(code)).decode("utf-8", "replace")
-        raise NetlinkError(None, f"cannot {operation}: libnl: {words}", operation, code=code)
-    return code
+def check(result: int, operation: str) -> int:
+    """Return the ``result`` of a libnl function if it is 0 or positive; otherwise raise NetlinkError."""
+    if result < 0:
+        why = ffi.string(lib.nl_geterror(result)).decode("utf-8", "replace")
+        raise NetlinkError(None, f"cannot {operation}: libnl: {why}", operation, code=result)
+    return result

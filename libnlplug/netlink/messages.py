@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import sys
 
+from ..bounds import LIMIT_MAX
 from ..errors import InvalidHandle
 from .libnl import check, ffi, lib
 
 __all__ = [
     "ETHERNET_HEADER",
-    "LIMIT_MAX",
     "aligned",
     "attribute",
     "built",
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from .libnl import CData
 
 
-LIMIT_MAX = (1 << 31) - 1
 ETHERNET_HEADER = 14  # bytes
 
 
@@ -78,8 +77,8 @@ def checked_handle(handle: str) -> int:
     """Return the handle, or raise InvalidHandle."""
     checked = parse_handle(handle) if isinstance(handle, str) else None
     if checked is None or checked & 0xFFFF or not 0 < checked >> 16 < 0xFFFF:
-        message = f"handle is {handle!r}: it must be a major number and a colon, as '40:', 1: to fffe:"
-        raise InvalidHandle(None, message, "read the handle")
+        sentence = f"handle is {handle!r}: it must be a major number and a colon, as '40:', 1: to fffe:"
+        raise InvalidHandle(None, sentence, "read the handle")
     return checked
 
 

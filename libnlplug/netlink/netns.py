@@ -13,7 +13,7 @@ from _thread import allocate_lock, start_new_thread
 from ..errors import NetlinkError, NetnsNotFound, NotPermitted
 from .libnl import ffi, lib
 
-__all__ = ["Netns", "cannot_enter", "in_netns", "netns_of_thread", "visit"]
+__all__ = ["Netns", "call_in", "cannot_enter", "in_netns", "netns_of_thread"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def in_netns(netns: Netns, call: Callable[[], T]) -> T:
     """Call ``call`` in the namespace, in a thread of its own, and return its result. None is the caller's namespace."""
     if netns is None:
         return call()
-    return visit(_open_netns(netns), netns, call)
+    return call_in(_open_netns(netns), netns, call)
 
 
-def visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Callable[[], T]) -> T:
+def call_in(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Callable[[], T]) -> T:
     """Call ``call`` in the namespace of ``fd`` and return its result. ``fd`` is closed. ``netns`` is for messages."""
     outcome: list[T | BaseException] = []
     done = allocate_lock()
@@ -75,7 +75,7 @@ def visit(fd: int, netns: str | os.PathLike[str] | int | HasFileno, call: Callab
 
 
 def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
-    """A descriptor of the namespace: a name of 'ip netns', a path, a pid (int), or an object with a fileno()."""
+    """Return a descriptor of the namespace: a name of 'ip netns', a path, a pid (int), or an object with a fileno()."""
     if isinstance(netns, bool) or not (isinstance(netns, (str, int, os.PathLike)) or hasattr(netns, "fileno")):
         raise TypeError(f"netns is a name, a path, a pid (int) or an object with a fileno(), not {netns!r}")
     try:
@@ -98,6 +98,7 @@ def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
 
 
 def cannot_enter(netns: Netns, code: int, capability: str = "CAP_SYS_ADMIN") -> NetlinkError:
+    """Return the error for a namespace that cannot be entered, with the errno ``code``."""
     shown = netns if isinstance(netns, str) else repr(netns)
     error_class: type[NetlinkError] = NetlinkError
     hint = ""
@@ -111,5 +112,5 @@ def cannot_enter(netns: Netns, code: int, capability: str = "CAP_SYS_ADMIN") -> 
         hint = "; it is not a network namespace"
     elif code == errno.EAGAIN:
         hint = "; it needs a thread, but the limit of processes (ulimit -u, pids.max) is reached"
-    message = f"cannot enter the network namespace {shown}: {os.strerror(code)}{hint}"
-    return error_class(code, message, "enter the network namespace")
+    sentence = f"cannot enter the network namespace {shown}: {os.strerror(code)}{hint}"
+    return error_class(code, sentence, "enter the network namespace")

@@ -10,7 +10,7 @@ net/sched/sch_api.c.
 
 from __future__ import annotations
 
-import errno as _errno
+import errno
 import os
 
 from ..errors import (
@@ -37,91 +37,91 @@ _NO_PLUG = "the kernel has no sch_plug: try 'modprobe sch_plug', or install a ke
 # DEV in a hint is replaced by the device's name.
 _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
     (
-        _errno.EPERM,
+        errno.EPERM,
         "",
         NotPermitted,
         "CAP_NET_ADMIN is missing in this network namespace: run it as root or give the process that capability",
     ),
     (
-        _errno.ENOENT,
+        errno.ENOENT,
         "kind is unknown",
         PlugUnavailable,
         _NO_PLUG,
     ),
     (
-        _errno.ENOENT,
+        errno.ENOENT,
         "Specified qdisc not found",  # Linux 5.10
         PlugUnavailable,
         _NO_PLUG,
     ),
     (
-        _errno.ENOENT,
+        errno.ENOENT,
         "classifier not found",
         PlugUnavailable,
         "the kernel has no flower filters: try 'modprobe cls_flower', or install a kernel with CONFIG_NET_CLS_FLOWER",
     ),
     (
-        _errno.ENOENT,
+        errno.ENOENT,
         "TC action module",
         PlugUnavailable,
         "the kernel cannot redirect: try 'modprobe act_mirred', or install a kernel with CONFIG_NET_ACT_MIRRED",
     ),
     (
-        _errno.ENOENT,
+        errno.ENOENT,
         "Failed to find specified qdisc",
         ParentNotFound,
         "the device has no qdisc with the parent's handle: 'tc qdisc show dev DEV' lists its qdiscs",
     ),
     (
-        _errno.ENOENT,
+        errno.ENOENT,
         "class not found",
         ClassNotFound,
         "the parent qdisc has no such class: 'tc class show dev DEV' lists its classes",
     ),
     (
-        _errno.ENOENT,
+        errno.ENOENT,
         "",
         QdiscNotFound,
         "the plug is gone, deleted or replaced: attach one",
     ),
     (
-        _errno.EOPNOTSUPP,
+        errno.EOPNOTSUPP,
         "",
         ParentNotClassful,
         "the parent must be 'root' or a class of a classful qdisc such as prio or htb",
     ),
     (
-        _errno.ENODEV,
+        errno.ENODEV,
         "",
         DeviceNotFound,
         "'ip link' lists the devices of this network namespace",
     ),
     (
-        _errno.EEXIST,
+        errno.EEXIST,
         "",
         QdiscExists,
         "a configured qdisc is there and is not replaced: delete it first, or hold at a class of it",
     ),
     (
-        _errno.EINVAL,
+        errno.EINVAL,
         "different parent",
         HandleInUse,
         "the device has a qdisc with this handle elsewhere: choose another handle (handle=, --handle)",
     ),
     (
-        _errno.EINVAL,
+        errno.EINVAL,
         "Invalid minor handle",
         InvalidHandle,
         "a qdisc's handle is a major number and a colon, as in '40:'",
     ),
     (
-        _errno.EINVAL,
+        errno.EINVAL,
         "Invalid handle",
         QdiscNotFound,
         "another qdisc has taken the plug's place: attach one",
     ),
     (
-        _errno.EINVAL,
+        errno.EINVAL,
         "Invalid qdisc name",
         QdiscNotFound,
         "a qdisc of another kind has taken the plug's place: attach one",
@@ -143,21 +143,21 @@ def parse_reply(message: bytes) -> tuple[int, str | None] | None:
     request_at = error_at + 4
     if len(message) < request_at + lib.NLMSG_HDRLEN:
         return None
-    errno = -integer(message[error_at:request_at], signed=True)
+    code = -integer(message[error_at:request_at], signed=True)
     flags = integer(message[6:8])
     if not flags & lib.NLM_F_ACK_TLVS:
-        return errno, None
+        return code, None
     request = lib.NLMSG_HDRLEN if flags & lib.NLM_F_CAPPED else integer(message[request_at : request_at + 4])
     after_request = request_at + max(lib.NLMSG_HDRLEN, (request + 3) & ~3)
     found = dict(attributes(message[after_request:]))
-    return errno, text(found.get(lib.NLMSGERR_ATTR_MSG, b"")) or None
+    return code, text(found.get(lib.NLMSGERR_ATTR_MSG, b"")) or None
 
 
 def refusal_in(message: bytes, operation: str, device: str | None) -> NetlinkError:
     """Return the exception for the kernel's NLMSG_ERROR ``message``."""
     reply = parse_reply(message)
     if reply is None or not 0 <= reply[0] < 4096:
-        return unanswered(_errno.EBADMSG, operation, device)
+        return unanswered(errno.EBADMSG, operation, device)
     request = lib.NLMSG_HDRLEN + 4
     kind = integer(message[request + 4 : request + 6])
     about_qdisc = kind in (lib.RTM_NEWQDISC, lib.RTM_DELQDISC, lib.RTM_GETQDISC)
@@ -165,29 +165,30 @@ def refusal_in(message: bytes, operation: str, device: str | None) -> NetlinkErr
 
 
 def refusal(
-    errno: int, operation: str, device: str | None, ext_ack: str | None = None, *, about_qdisc: bool = True
+    code: int, operation: str, device: str | None, ext_ack: str | None = None, *, about_qdisc: bool = True
 ) -> NetlinkError:
-    """Return the exception for an ``errno`` from the kernel, which has carried out no part of the request."""
+    """Return the exception for the kernel's errno ``code``. The kernel has carried out no part of the request."""
     error_class, hint = NetlinkError, ""
-    for code, words, its_class, its_hint in _REFUSALS:
-        if code == errno and words in (ext_ack or ""):
+    for its_code, words, its_class, its_hint in _REFUSALS:
+        if its_code == code and words in (ext_ack or ""):
             error_class, hint = its_class, its_hint
             break
     if not about_qdisc and error_class in _OF_QDISCS:
         hint = ""
     hint = hint.replace(" DEV'", f" {device or 'DEV'}'")
-    why = os.strerror(errno)
+    why = os.strerror(code)
     if ext_ack:
         why = f"{ext_ack.rstrip('.')} ({why})"
     sentence = f"cannot {_target(operation, device)}: {why}" + (f"; {hint}" if hint else "")
-    return error_class(errno, sentence, operation, device, -lib.nl_syserr2nlerr(errno), ext_ack, hint or None)
+    return error_class(code, sentence, operation, device, -lib.nl_syserr2nlerr(code), ext_ack, hint or None)
 
 
-def unanswered(errno: int, operation: str, device: str | None) -> NetlinkError:
-    """Return the exception for a request whose answer was lost because of ``errno``. It may have been carried out."""
+def unanswered(code: int, operation: str, device: str | None) -> NetlinkError:
+    """Return the exception for a request whose answer was lost; ``code`` is the errno of receiving it. The request may
+    have been carried out."""
     hint = "the kernel's answer did not arrive: the request may or may not have been carried out"
-    message = f"cannot {_target(operation, device)}: {os.strerror(errno)}; {hint}"
-    return NetlinkError(None, message, operation, device, -lib.nl_syserr2nlerr(errno), None, hint)
+    sentence = f"cannot {_target(operation, device)}: {os.strerror(code)}; {hint}"
+    return NetlinkError(None, sentence, operation, device, -lib.nl_syserr2nlerr(code), None, hint)
 
 
 def _target(operation: str, device: str | None) -> str:

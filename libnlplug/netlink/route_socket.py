@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 import sys
 
+from ..bounds import NAME_MAX
 from ..errors import ClosedError, DeviceNotFound, ForkedError, NetlinkError
 from ..record import Record
 from .attributes import integer
 from .libnl import ffi, lib
 from .messages import aligned, attribute, encoded, link_message, qdisc_message
-from .netns import cannot_enter, in_netns, netns_of_thread, visit
+from .netns import call_in, cannot_enter, in_netns, netns_of_thread
 from .refusals import refusal, refusal_in, unanswered
 
 __all__ = ["LinkInfo", "QdiscInfo", "Reply", "RouteSocket", "qdisc_info"]
@@ -136,13 +137,15 @@ class RouteSocket:
         self._check()
         if self._netns is not None and self._netns == netns_of_thread():
             return call()
-        return visit(self._open_netns(), "of the socket", call)
+        return call_in(self._open_netns(), "of the socket", call)
 
     def netns_id(self) -> tuple[int, int]:
         """Return device and inode of the socket's namespace."""
         fd = self._open_netns()
-        found = os.fstat(fd)
-        os.close(fd)
+        try:
+            found = os.fstat(fd)
+        finally:
+            os.close(fd)
         return found.st_dev, found.st_ino
 
     def _open_netns(self) -> int:
@@ -158,16 +161,11 @@ class RouteSocket:
         Return how many bytes one send may have (netlink_sendmsg needs 32 bytes of the buffer) and how many answers fit
         into the receive buffer.
         """
-        value, size = ffi.new("int *"), ffi.new("unsigned int *", ffi.sizeof("int"))
-        lib.getsockopt(self.fileno(), lib.SOL_SOCKET, lib.SO_SNDBUF, value, size)
-        send = value[0] - 32
-        lib.getsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, size)
-        if value[0] < answers * _PER_ANSWER:
-            value[0] = answers * _PER_ANSWER // 2  # which the kernel doubles
-            if lib.setsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUFFORCE, value, ffi.sizeof("int")) < 0:
-                lib.setsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, ffi.sizeof("int"))
-            lib.getsockopt(self._fd, lib.SOL_SOCKET, lib.SO_RCVBUF, value, size)
-        return send, max(1, value[0] // _PER_ANSWER)
+        self._check()
+        sizes = ffi.new("struct libnlplug_sizes *")
+        if not lib.libnlplug_line_enlarge(self._line, answers * _PER_ANSWER, sizes):
+            raise ClosedError("this object is closed")
+        return sizes.send - 32, max(1, sizes.receive // _PER_ANSWER)
 
     @property
     def forked(self) -> bool:
@@ -237,8 +235,8 @@ class RouteSocket:
         if not isinstance(device, str):
             raise TypeError(f"a device is named by a str, as 'eth0', not by {device!r}")
         name = encoded(device)
-        if name is None or not 0 < len(name) < lib.ALTIFNAMSIZ:
-            why = f"a device's name has 1 to {lib.IFNAMSIZ - 1} bytes, an alternative one {lib.ALTIFNAMSIZ - 1}"
+        if name is None or not 0 < len(name) <= NAME_MAX:
+            why = f"a device's name has 1 to {lib.IFNAMSIZ - 1} bytes, an alternative one {NAME_MAX}"
             raise DeviceNotFound(None, f"cannot find {device!r}: {why}", "find", device)
         kind = lib.IFLA_IFNAME if len(name) < lib.IFNAMSIZ else lib.IFLA_ALT_IFNAME
         named = attribute(kind, name + b"\0")

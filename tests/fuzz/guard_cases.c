@@ -35,8 +35,8 @@ static void give(void)
 
 	progress = fcntl(3, F_DUPFD, 10);
 	dup2(syscall(SYS_pidfd_open, getpid(), 0), HOLDER);
-	dup2(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), ROUTE);
-	if (bind(ROUTE, (struct sockaddr *)&name, sizeof name))
+	dup2(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), NETLINK);
+	if (bind(NETLINK, (struct sockaddr *)&name, sizeof name))
 		exit(3);
 }
 

@@ -144,7 +144,7 @@ def test_release_says_that_another_user_may_hold(wire: Wire, plug: PlugQdisc, cl
         assert squatter.hear() == "sitting"
         who = f"process {squatter.pid} of uid {NOBODY}"
         err = cli("release", wire.device).err
-        assert err == f"libnlplug: released {wire.device}, but {who} has taken the plug's mark and may hold it\n"
+        assert err == f"libnlplug: released {wire.device}, but {who} has the plug's mark and may hold it\n"
         assert f"pid {squatter.pid} of uid {NOBODY}, perhaps no guard\n" in cli("show").out
 
 

@@ -16,6 +16,7 @@ from libnlplug import PlugQdisc, doctor
 from libnlplug.doctor import probe
 from libnlplug.guard import client as guard
 from libnlplug.hold import Hold
+from libnlplug.netlink.libnl import lib
 from tests.support.netlab import eventually, need_guest
 
 EXAMINE = "from libnlplug import doctor; print(doctor.as_json(doctor.examine()))"
@@ -119,9 +120,9 @@ def test_a_plug_that_does_not_hold_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     """Where a packet passes during a hold, the guard check fails: a release in place of buffer stands for it."""
     messages = PlugQdisc.messages
 
-    def never_buffer(plug: PlugQdisc) -> tuple[bytes, ...]:
-        _, release, *others = messages(plug)
-        return (release, release, *others)
+    def never_buffer(plug: PlugQdisc) -> dict[int, bytes]:
+        made = messages(plug)
+        return {**made, lib.GUARD_SEND_BUFFER: made[lib.GUARD_SEND_RELEASE]}
 
     monkeypatch.setattr(PlugQdisc, "messages", never_buffer)
     found = examined_here()

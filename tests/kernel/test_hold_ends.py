@@ -521,7 +521,7 @@ def test_drop_on_death(wire: Wire, plug: PlugQdisc) -> None:
 def test_drop_on_expiry(wire: Wire) -> None:
     """on_death='drop' and an overstayed timeout: dropped as well, and HoldExpired says so, also through attach()."""
     with (
-        pytest.raises(HoldExpired, match="deleted the plug with what it held"),
+        pytest.raises(HoldExpired, match="deleted the plug with the packets in it"),
         libnlplug.attach(wire.device, netns=wire.near) as plug,
         plug.hold(timeout=0.2, on_death="drop"),
     ):

@@ -422,7 +422,7 @@ def test_a_squatter_that_does_not_listen_is_told(wire: Wire, plug: PlugQdisc) ->
     """Whose it is cannot be asked then, but the hold is refused, and nothing is held."""
     with squatting(wire, mark_of(plug), backlog=None) as squatter:
         assert squatter.hear() == "sitting"
-        with pytest.raises(PlugBusy, match="a socket that does not answer has taken the plug's mark") as caught:
+        with pytest.raises(PlugBusy, match="a process that does not answer has taken the plug's mark") as caught:
             plug.hold().__enter__()
         assert caught.value.pid == 0
         expect_flow(wire, [])
@@ -435,7 +435,7 @@ def test_a_squatter_with_a_full_queue_is_told(wire: Wire, plug: PlugQdisc) -> No
         assert holder_of(plug).pid == squatter.pid
         holder = holder_of(plug)
         assert (holder.pid, holder.uid, holder.foreign) == (0, -1, True)
-        with pytest.raises(PlugBusy, match="a socket that does not answer has taken the plug's mark"):
+        with pytest.raises(PlugBusy, match="a process that does not answer has taken the plug's mark"):
             plug.hold().__enter__()
 
 

@@ -230,7 +230,7 @@ def test_an_ifb_that_was_deleted(road: Road, ingress: bool) -> None:
     assert flow.arrived() == []
     with pytest.raises(QdiscNotFound, match="it is gone"), lane.hold():
         pytest.fail("it held")
-    with pytest.raises(DeviceNotFound, match=f"somebody has deleted its ifb {lane.ifb}: what it held is lost"):
+    with pytest.raises(DeviceNotFound, match=f"somebody has deleted its ifb {lane.ifb}: the packets in it are lost"):
         lane.close()
     assert lane.closed
     flow.expect(flow.send())

@@ -161,7 +161,7 @@ def test_what_shadows_a_lane_is_a_warning(road: Road, cli: Cli) -> None:
     [
         (("--dst-port", "80"), "--dst-port needs --ip-proto tcp, udp or sctp, and --ip-proto is not given"),
         (("--ip-proto", "tpc"), "--ip-proto is 'tpc'"),
-        (("--ip-proto", "udp", "--tcp-syn"), "--tcp-syn is of tcp"),
+        (("--ip-proto", "udp", "--tcp-syn"), "--tcp-syn needs --ip-proto tcp"),
         (("--src-ip", "10.0.0.1/8"), "--src-ip is '10.0.0.1/8'"),
         (("--ip-proto", "tcp", "--dst-port", "0"), "--dst-port is 0"),
         (("--ip-proto", "tcp", "--parent", "1:2"), "--parent"),

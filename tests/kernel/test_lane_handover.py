@@ -268,7 +268,7 @@ def test_a_block_that_fails_is_not_waited_for(town: Town) -> None:
     [
         (NEW, None, "give the hold a timeout"),
         (Match(ip_proto="tcp", tcp_syn=True), 1, "give ip_proto tcp and a dst_port; the match is ip_proto=tcp,tcp_syn"),
-        (Match(ip_proto="udp", dst_port=PORT), 1, "handover is of TCP listeners"),
+        (Match(ip_proto="udp", dst_port=PORT), 1, "handover works for TCP listeners only"),
     ],
 )
 def test_where_there_is_no_handover(town: Town, match: Match, timeout: float | None, sentence: str) -> None:

@@ -181,7 +181,7 @@ ENDERS = {
 def test_filters_that_end_the_classification_are_reported(road: Road, admin: Admin, line: str, sentence: str) -> None:
     """A filter before the lane that ends the classification is named: in a warning, and in ``shadowed``."""
     admin.add(line)
-    made = admin.shadowed_lane(f"{sentence} comes first, and what it matches the lane does not see")
+    made = admin.shadowed_lane(f"{sentence} comes first: the lane does not see the packets that match it")
     with made.hold() as held:
         if "goto" not in line and "trap" not in line:
             admin.expect_through()

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from libnlplug import Match, PlugLane
-from libnlplug.lane.inventory import LaneInfo, lanes
+from libnlplug.lane.inventory import ShownLane, lanes
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child
 from tests.support.netlab import (
@@ -380,7 +380,7 @@ def roots(netns: Netns, device: str) -> list[dict]:
     return [shown for shown in netns.qdiscs(device) if shown["kind"] not in ("clsact", "ingress")]
 
 
-def listed(netns: Netns, device: str) -> list[LaneInfo]:
+def listed(netns: Netns, device: str) -> list[ShownLane]:
     """The lanes of a device as any process finds them."""
     sk = RouteSocket(netns)
     try:

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from libnlplug.command.parser import Args, UsageError, read
 from libnlplug.command.table import TOP, VERBS
-from libnlplug.command.units import LIMIT_MAX
-from libnlplug.netlink.messages import LIMIT_MAX as LIMIT_OF_A_PLUG
 
 NAMES = [verb.name for verb in VERBS]
 WORDS = st.sampled_from(
@@ -154,7 +152,6 @@ def test_the_table_is_sound() -> None:
         assert not {"verb", "run", "command", "typed"} & set(keys)
         assert all(one.help for one in options)
         assert all(name.isascii() for name in names)
-    assert LIMIT_MAX == LIMIT_OF_A_PLUG
 
 
 LITTLE = {

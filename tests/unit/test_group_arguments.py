@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import libnlplug
-from libnlplug import ClosedError, GroupError, NetlinkError, PlugGroup, PlugQdisc
+from libnlplug import ClosedError, GroupError, NetlinkError, NotPermitted, PlugGroup, PlugQdisc, QdiscNotFound
 from libnlplug.netlink.libnl import ffi, lib
 from libnlplug.netlink.messages import joined, qdisc_message
 from libnlplug.netlink.refusals import unanswered
@@ -95,6 +95,18 @@ def test_what_a_group_error_says() -> None:
     assert (error.errno, error.operation, error.failures) == (errno.ENODEV, "buffer on", failures)
     other = {**failures, plug_at(sk, 0x1_0009): NetlinkError(errno.EPERM, "no")}
     assert GroupError.of("buffer on", 9, other).errno is None
+    sk.close()
+
+
+def test_a_group_says_whether_all_that_failed_is_gone() -> None:
+    """A GroupError is about plugs that are gone only if every failure is; so is any other error."""
+    sk = RouteSocket()
+    plugs = [plug_at(sk, 0x1_0001), plug_at(sk, 0x1_0002)]
+    gone, denied = QdiscNotFound(errno.ENOENT, "gone"), NotPermitted(errno.EPERM, "denied")
+    group = PlugGroup(())
+    assert group.is_gone(GroupError.of("release", 2, {plugs[0]: gone, plugs[1]: gone}))
+    assert not group.is_gone(GroupError.of("release", 2, {plugs[0]: gone, plugs[1]: denied}))
+    assert (group.is_gone(gone), group.is_gone(denied)) == (True, False)
     sk.close()
 
 

@@ -54,7 +54,7 @@ MESSAGES = [
 
 
 def configuration(messages: list[bytes] = MESSAGES, version: int = lib.GUARD_VERSION) -> bytes:
-    return struct.pack("=I", version) + guard.configuration(PLACES, messages, 0)[4:]
+    return struct.pack("=I", version) + guard.configuration(PLACES, dict(enumerate(messages)), 0)[4:]
 
 
 class Talk:
@@ -187,7 +187,7 @@ def test_a_guard_of_another_version_is_refused(
     monkeypatch.setattr(guard, "PATH", str(program))
     sk = RouteSocket(netns)
     with pytest.raises(GuardUnavailable, match="was upgraded .* restart the process") as caught:
-        Guard(sk, "nothing", PLACES[:1], MESSAGES)
+        Guard(sk, "nothing", PLACES[:1], dict(enumerate(MESSAGES)))
     assert caught.value.errno == errno.EPROTO
     sk.close()
 
@@ -225,7 +225,7 @@ def test_a_right_that_is_missing_is_named(netns: Netns) -> None:
     def work() -> None:
         sk = RouteSocket()
         with unprivileged(), pytest.raises(NotPermitted, match="CAP_NET_ADMIN is missing"):
-            Guard(sk, "nothing", PLACES, [MESSAGES[1], *MESSAGES[1:]]).hold(sk, 1, None)
+            Guard(sk, "nothing", PLACES, dict(enumerate([MESSAGES[1], *MESSAGES[1:]]))).hold(sk, 1, None)
         sk.close()
 
     netns.run(work)
@@ -425,7 +425,7 @@ def test_a_datagram_that_is_no_question_ends_it(talk: Talk, words: bytes) -> Non
 def guarded(netns: Netns):
     """A Guard of a qdisc that is not there."""
     sk = RouteSocket(netns)
-    made = Guard(sk, "nothing", PLACES[:1], MESSAGES)
+    made = Guard(sk, "nothing", PLACES[:1], dict(enumerate(MESSAGES)))
     try:
         yield made, sk
     finally:
@@ -479,7 +479,7 @@ def test_threads_may_share_a_guard(netns: Netns) -> None:
         def ask() -> None:
             for _ in range(100):
                 answer = made.release(made.new_id())
-                if answer is None or answer.knows:
+                if answer is None or answer.was_on:
                     wrong.append(answer)
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
@@ -497,7 +497,7 @@ def test_a_forked_child_cannot_start_one(netns: Netns) -> None:
     if pid == 0:
         status = 1
         try:
-            Guard(sk, "nothing", PLACES, MESSAGES)
+            Guard(sk, "nothing", PLACES, dict(enumerate(MESSAGES)))
         except ForkedError:
             status = 0
         finally:

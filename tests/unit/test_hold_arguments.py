@@ -66,7 +66,7 @@ def holder(**changes: object) -> Holder:
         ({"detached": True}, "cannot hold eth0: process 12, a guard, holds it until .* 'libnlplug release eth0'"),
         (
             {"foreign": True, "uid": 77},
-            "process 12 of uid 77 has taken the plug's mark; it may or may not be a guard; end it only if",
+            "process 12 of uid 77 has taken the plug's mark, an abstract unix socket; end it unless it is a guard",
         ),
     ],
 )

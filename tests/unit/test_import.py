@@ -30,6 +30,7 @@ MAY_BE_LOADED = {
     "libnlplug._libnl",
     "libnlplug._libnl.lib",
     "libnlplug.attaching",
+    "libnlplug.bounds",
     "libnlplug.errors",
     "libnlplug.netlink",
     "libnlplug.netlink.libnl",

@@ -26,13 +26,13 @@ FLOORS = (
     ("guard",),
     ("plug_qdisc",),
     ("netlink",),
-    ("errors", "record", "async_with", "_version", "_libnl"),
+    ("errors", "bounds", "record", "async_with", "_version", "_libnl"),
 )
-NOTHING = ("errors", "record", "async_with", "_version")
+NOTHING = ("errors", "bounds", "record", "async_with", "_version")
 LIGHT = ("command", "command.table", "command.parser", "command.units", "command.output", "command.completion")
 # What these may import. The last ones work without libnl.
 ONLY = {"plug_qdisc": {"netlink.libnl", "errors"}, **dict.fromkeys(NOTHING, set())}
-ONLY |= dict.fromkeys(LIGHT, {*LIGHT, "command.advice", "command.manual", "errors", "_version"})
+ONLY |= dict.fromkeys(LIGHT, {*LIGHT, "command.advice", "command.manual", "bounds", "errors", "_version"})
 ONLY_FROM = {"_libnl": {"netlink.libnl"}, "plug_qdisc": set()}  # who may import these
 USES_THE_FACE = {"pytest_plugin"}  # as a program does
 LOADS_BY_NAME = {"", "command"}  # the face, and the command, load a module when it is first needed

@@ -44,8 +44,8 @@ LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
         ({"src_ip": b"\x7f\0\0\1"}, "src_ip is b'.*it must be text"),
         ({"src_ip": "fe80::1%eth0"}, r"src_ip is 'fe80::1%eth0': .* \(a packet carries no zone\)"),
         ({"src_ip": "10.0.0.1", "dst_ip": "::1"}, "src_ip 10.0.0.1 and dst_ip ::1 are of different IP versions"),
-        ({"src_ip": "::1", "ip_proto": "icmp"}, "src_ip is of IPv6, where there is no icmp"),
-        ({"dst_ip": "10.0.0.1", "ip_proto": 58}, "dst_ip is of IPv4, where there is no icmpv6"),
+        ({"src_ip": "::1", "ip_proto": "icmp"}, "src_ip is an IPv6 address, and icmp belongs to IPv4"),
+        ({"dst_ip": "10.0.0.1", "ip_proto": 58}, "dst_ip is an IPv4 address, and icmpv6 belongs to IPv6"),
         ({"dst_port": 80}, "dst_port needs ip_proto tcp, udp or sctp, and ip_proto is None"),
         ({"src_port": 80, "ip_proto": "icmp"}, "src_port needs ip_proto tcp, udp or sctp, and ip_proto is 'icmp'"),
         ({"src_port": 0, "ip_proto": "tcp"}, "src_port is 0: it must be 1 to 65535"),
@@ -67,7 +67,7 @@ LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
         ({"dst_ip": "::ffff:10.9.0.2"}, "dst_ip is '::ffff:10.9.0.2', an IPv4-mapped address: .*; give 10.9.0.2$"),
         ({"src_ip": ("::1", "::ffff:10.0.0.0/104")}, "src_ip is '::ffff:10.0.0.0/104', .*; give 10.0.0.0/8$"),
         ({"tcp_syn": 1}, "tcp_syn is 1: it must be True or False"),
-        ({"tcp_syn": True, "ip_proto": "udp"}, "tcp_syn is of tcp, and ip_proto is 'udp': leave one of them out"),
+        ({"tcp_syn": True, "ip_proto": "udp"}, "tcp_syn needs ip_proto tcp, and ip_proto is 'udp': leave one out"),
     ],
 )
 def test_what_cannot_be_expressed_is_refused(parts: dict, sentence: str) -> None:

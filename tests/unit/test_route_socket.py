@@ -247,6 +247,25 @@ def test_what_cannot_be_sent_is_certain(sk: RouteSocket) -> None:
     assert sk.ifindex_of("lo") == LOOPBACK
 
 
+def test_room_for_answers_only_grows(netns: Netns) -> None:
+    """The receive buffer is enlarged for more answers, and never made smaller for fewer. A closed socket says so."""
+    sk = RouteSocket(netns)
+    _, many = sk.make_room(2000)
+    assert many >= 2000
+    assert sk.make_room(10)[1] == many
+    assert sk.make_room(4000)[1] >= 4000
+    sk.close()
+    with pytest.raises(ClosedError):
+        sk.make_room(10)
+
+
+def test_a_socket_that_closes_meanwhile_has_no_room(sk: RouteSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """close() in another thread after the check: ClosedError, and no other socket's buffer is changed."""
+    monkeypatch.setattr(RouteSocket, "_check", lambda one: lib.libnlplug_line_close(one._line))
+    with pytest.raises(ClosedError):
+        sk.make_room(10)
+
+
 @pytest.mark.parametrize("requests", [1, 2])
 def test_a_descriptor_that_is_another_sockets_is_a_failure(sk: RouteSocket, requests: int) -> None:
     """A program that has closed all descriptors gave the socket's number to a socket at its end: no endless loop."""
