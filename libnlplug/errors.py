@@ -133,7 +133,7 @@ class PlugBusy(NetlinkError):
 
 
 class HoldExpired(NetlinkError, TimeoutError):
-    """The block took longer than the timeout, so the guard released the plug before its end (ETIMEDOUT)."""
+    """The block took longer than the timeout, so the guard ended the hold before the block ended (ETIMEDOUT)."""
 
 
 class ClosedError(ValueError):

@@ -317,7 +317,7 @@ class PlugQdisc(Holdable):
     def holder(self) -> Holder | None:
         """Return the process that holds this plug by hold(), or None. It may be this process.
 
-        A plain buffer() leaves no mark, so None does not mean that the plug is released.
+        None does not mean that the plug is released: a plain buffer() has no holder.
         """
         from .guard.holders import holder_of
 

@@ -74,10 +74,10 @@ class Holder(Record):
     """Who holds a plug: its ``pid``, ``since`` when (seconds of the epoch), its ``timeout`` in seconds or None, and the
     plug's ``limit`` in bytes if the holder has set it, else None.
 
-    ``guard`` is the guard's pid. A ``detached`` hold goes on until its timeout without the process that began it. The
-    owner of the mark is ``foreign`` if it does not answer as a guard, or belongs to another user and cannot be checked:
-    then only its pid and ``uid`` are known. A pid that cannot be known, as in another pid namespace, is 0, and a uid
-    -1.
+    ``guard`` is the guard's pid. A ``detached`` hold goes on until its timeout without the process that began it.
+    ``foreign`` is true if the process that has the plug's mark, an abstract unix socket, does not answer as a guard, or
+    belongs to another user and cannot be checked: then only its pid and ``uid`` are known. A pid that cannot be known,
+    as in another pid namespace, is 0, and a uid -1.
     """
 
     __slots__ = ("pid", "since", "timeout", "limit", "guard", "detached", "foreign", "uid")
