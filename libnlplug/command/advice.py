@@ -57,7 +57,7 @@ def _where_plugs_are(sentence: str, args: Args) -> str:
     """The sentence, with where the device's plugs are: what needs no plug of its own does not need a new one."""
     if args.verb is not None and args.verb.name in ("release", "limit", "detach"):
         sentence = sentence.replace("attach one first", "'libnlplug show' lists the plugs")
-    if _has_lanes(args):
+    if args.verb is not None and args.verb.name != "hold" and _has_lanes(args):
         sentence += f"; the plugs of its lanes are on their ifbs: 'libnlplug lane show {args.dev}' lists them"
     return sentence
 

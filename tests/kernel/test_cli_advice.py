@@ -105,6 +105,15 @@ def test_a_plug_that_is_elsewhere_is_found(wire: Wire, cli: Cli) -> None:
     let_end(process)
 
 
+def test_a_lane_that_broke_is_not_looked_for(wire: Wire, cli: Cli) -> None:
+    """A hold of a lane that broke meanwhile says so, and not where the plugs of lanes are."""
+    cli("lane", "add", wire.device, *UDP)
+    harm = ("tc", "qdisc", "del", "dev", wire.device, "clsact")
+    err = cli("hold", wire.device, *UDP, "--", *harm, status=125).err
+    assert "its filters are gone" in err
+    assert "the plugs of its lanes" not in err
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
