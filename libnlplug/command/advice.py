@@ -54,7 +54,7 @@ def _other_ways(args: Args) -> str:
 
 
 def _where_plugs_are(sentence: str, args: Args) -> str:
-    """The sentence, with where the device's plugs are: what needs no plug of its own does not need a new one."""
+    """Return the sentence, with where the device's plugs are. Verbs that use an old plug do not advise to attach one."""
     if args.verb is not None and args.verb.name in ("release", "limit", "detach"):
         sentence = sentence.replace("attach one first", "'libnlplug show' lists the plugs")
     if args.verb is not None and args.verb.name != "hold" and _has_lanes(args):
@@ -75,7 +75,7 @@ def _has_lanes(args: Args) -> bool:
 
 
 def _no_device(name: str) -> str:
-    """What the name is that is no device's."""
+    """Return what a name is that no device has: an address, or the label of one."""
     import ipaddress
 
     try:
@@ -101,7 +101,7 @@ def _has_classes(args: Args) -> bool:
 
 
 def _not_permitted(sentence: str) -> str:
-    """The sentence, with the filter that refuses it, if no capability is missing."""
+    """Return the sentence. If the capability is not missing, it names a seccomp filter instead."""
     for name, bit in _CAPABILITIES.items():
         what, missing, _ = sentence.partition(f"{name} is ")
         if missing and _has_the_right(bit):
@@ -110,7 +110,7 @@ def _not_permitted(sentence: str) -> str:
 
 
 def _has_the_right(capability: int) -> bool:
-    """Whether this process has the capability and is under a seccomp filter."""
+    """Return whether this process has the capability and is under a seccomp filter."""
     try:
         with open(_STATUS, errors="replace") as file:
             status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
