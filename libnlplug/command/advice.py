@@ -54,7 +54,7 @@ def _other_ways(args: Args) -> str:
 
 
 def _where_plugs_are(sentence: str, args: Args) -> str:
-    """Return the sentence, with where the device's plugs are. Verbs that use an old plug do not advise to attach one."""
+    """Return the sentence, with where the device's plugs are. Verbs that use an old plug advise no new one."""
     if args.verb is not None and args.verb.name in ("release", "limit", "detach"):
         sentence = sentence.replace("attach one first", "'libnlplug show' lists the plugs")
     if args.verb is not None and args.verb.name != "hold" and _has_lanes(args):
