@@ -223,13 +223,6 @@ breaks(
     " kernel/test_hold_ends::test_an_interrupt_at_any_line_of_hold_leaves_nothing_held",
 )
 breaks(
-    "hold: begun where there is no room to leave it",
-    HOLD,
-    "        _try_stack(STACK)\n",
-    "",
-    "kernel/test_guard_alone::test_a_hold_that_cannot_be_left_for_recursion_is_not_begun",
-)
-breaks(
     "hold: a second one with one Hold object",
     HOLD,
     "        if self._guard is not None:\n            raise RuntimeError",
