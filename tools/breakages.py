@@ -220,6 +220,7 @@ breaks(
                     self._end()""",
     "            pass",
     "kernel/test_guard_alone::test_two_interrupts_while_a_hold_is_left"
+    " kernel/test_guard_alone::test_no_limit_of_recursion_leaves_a_hold_on"
     " kernel/test_hold_ends::test_an_interrupt_at_any_line_of_hold_leaves_nothing_held",
 )
 breaks(
