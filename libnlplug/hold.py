@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     OnDeath = Literal["release", "drop"]
 
 RELEASE_TRIES = 3
-STACK = 20  # frames of Python's stack that leaving a block may take
 
 
 class PacketsDropped(RuntimeWarning):
@@ -234,7 +233,6 @@ class Hold(AsyncWith):
         if not self._held.places():  # a group without plugs
             self._report = HoldReport.of_nothing()
             return self._report
-        _try_stack(STACK)
         self._guard = guard = self._held.guard()
         self._id = guard.new_id()
         self._begun = time.monotonic()
@@ -374,12 +372,6 @@ def _log(sentence: str) -> None:
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())  # otherwise logging prints the record on stderr
         logger.warning("%s", sentence)
-
-
-def _try_stack(frames: int) -> None:
-    """Raise RecursionError now, before anything is held, if leaving the block would raise it."""
-    if frames:
-        _try_stack(frames - 1)
 
 
 def hold_detached(plug: Holdable, timeout: float) -> None:
