@@ -14,12 +14,12 @@ Each function makes the libnl calls that the C makes, in the same order with the
 - If the kernel's answer to the attach is lost, the plug is released and the attach fails. The C leaves it holding.
 - An unknown id is refused; libnl-cli would add it to libnl's classid file. One link is looked up; the C lists all.
 
-An argument of the wrong type raises TypeError. Threads: requests take turns. Fork: in a child every function returns -1
-until qdisc_init() is called there.
+A wrong type raises TypeError. Threads: requests take turns. Fork: a child calls qdisc_init() first, or all return -1.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from _thread import RLock
@@ -32,7 +32,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .netlink.libnl import CData
 
-_statics: tuple[CData, CData] | None = None  # the C's nl_sock and qdisc; never changed, only replaced
+    Statics = tuple[CData, CData]
+
+_statics: Statics | None = None  # the C's nl_sock and qdisc; never changed, only replaced
 _beginning = RLock()  # only one thread opens the first socket
 _forked = False  # True in a forked child, whose _statics belong to the parent
 
@@ -81,10 +83,9 @@ def plug_qdisc_plug_buffer() -> int:
 def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> int:
     """Attach a plug to ``device`` under ``parent`` with the handle ``id``, released; 0, or -1 and a line on stderr.
 
-    ``limit`` is in bytes, link headers included, 0 to 2^32-1; 0 leaves it to the kernel, whose default is the device's
-    txqueuelen times its MTU with link header. ``parent`` and ``id`` are what libnl reads: 'root', '1:', '1:4', or a
-    name of its classid file. With ``id`` None, the plug gets the handle of the last attach; the first time, the kernel
-    chooses one. An existing plug gets the new limit and is released. By hand::
+    ``limit`` is in bytes, link headers included, 0 to 2^32-1; 0 leaves it to the kernel. ``parent`` and ``id`` are what
+    libnl reads: 'root', '1:', '1:4', or a name of its classid file. With ``id`` None, the plug gets the handle of the
+    last attach; the first time, the kernel chooses one. An existing plug gets the new limit, released. By hand::
 
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID plug --limit LIMIT
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --release-indefinite
@@ -140,9 +141,7 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
     return 0
 
 
-def _in_turn(
-    statics: tuple[CData, CData] | None, set_action: object, add: object, flags: int, said: CData = ffi.NULL
-) -> int:
+def _in_turn(statics: Statics | None, set_action: object, add: object, flags: int, said: CData = ffi.NULL) -> int:
     """Call ``set_action(qdisc)`` and ``add(nl_sock, qdisc, flags)`` under the lock. Return what add() returns."""
     if statics is None or _forked:
         return -1
@@ -173,9 +172,7 @@ def _failed(sentence: str, error: int = 0, said: CData = ffi.NULL) -> int:
     if error:
         why = (said and ffi.string(said) or ffi.string(lib.nl_geterror(error))).decode(errors="replace")
         sentence += f": {why}: 'tc qdisc show' lists the qdiscs, 'libnlplug doctor' says what is missing"
-    try:
+    with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(f"plug_qdisc: {sentence}", file=sys.stderr)
-    except (OSError, ValueError):
-        pass
     return -1
