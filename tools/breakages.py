@@ -808,9 +808,7 @@ breaks(
     GUARD,
     "	if (outcome == GUARD_RELEASED && time_left() <= 0)\n",
     "	if (0)\n",
-    "unit/test_guard_protocol::test_a_release_after_the_time_is_an_expiry"
-    " kernel/test_guard_alone::test_a_guard_that_did_not_run_in_time_says_so",
-    "obey() looks at the clock first: only a release that begins in time and ends late comes here",
+    "kernel/test_guard_order::test_a_release_that_begins_in_time_and_ends_late_is_late",
 )
 breaks(
     "guard: a holder that executes another program goes on holding",

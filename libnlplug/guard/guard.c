@@ -14,21 +14,23 @@
  *		  a mark is taken		says which one				IDLE
  *		  a buffer failed		says so, ends the hold			IDLE
  *		RELEASE				says how that hold ended, or NOT_ON	IDLE
- *		END, holder gone		ends					-
+ *		END, nonsense, holder gone	ends					-
  *	HELD	HOLD				refuses: EBUSY				HELD
  *		RELEASE of this hold		ends the hold, says how			IDLE
+ *		  the time is up		the same, with drop if so asked		IDLE
  *		RELEASE of another		says NOT_ON				HELD
- *		the time is up			ends the hold, with drop if so asked	IDLE
- *		holder gone			ends the hold, with drop if so asked	-
+ *		the time is up			ends the hold, with drop if so asked	IDLE, or - if detached
+ *		nonsense, holder gone		ends the hold, with drop if so asked	-
  *		END; SIGTERM, visitor's END	ends the hold				-
  *		namespace abandoned		ends the hold				-
+ *	both	HOLD that makes no sense	refuses: EINVAL				the same
  *
  * To end a hold, the guard sends release or drop, repeats it every 10 ms if it failed for a passing reason, and then gives
  * the marks back. A holder that waits longer than 1 s is told the failure. The holder is gone when its socket is closed,
- * its pidfd is readable, it is dying, or it runs another program. A detached hold goes on without its holder; only such
- * a hold is ended by SIGTERM and by a visitor's END, or when namespace.c finds that nobody else uses the network
- * namespace. This program has neither Python nor libnl: it shares nothing with the holder that could fail in both. It
- * allocates everything but the marks before it says that it is ready.
+ * its pidfd is readable, it is dying, or it runs another program. A detached hold goes on without its holder until its time
+ * is up, and its guard ends then; only such a hold is ended by SIGTERM and by a visitor's END, or when namespace.c finds
+ * that nobody else uses the network namespace. This program has neither Python nor libnl: it shares nothing with the
+ * holder that could fail in both. It allocates everything but the marks before it says that it is ready.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
