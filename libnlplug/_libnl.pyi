@@ -97,6 +97,7 @@ class _Lib:
     TCA_U32_LINK: int
     TCA_FLOWER_ACT: int
     TCA_FLOWER_FLAGS: int
+    TCA_FLOWER_IN_HW_COUNT: int
     TCA_FLOWER_KEY_ETH_TYPE: int
     TCA_FLOWER_KEY_IP_PROTO: int
     TCA_FLOWER_KEY_IPV4_SRC: int

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     OnDeath = Literal["release", "drop"]
 
 RELEASE_TRIES = 3
-STACK = 20  # frames of Python's stack that leaving a block may take
 
 
 class PacketsDropped(RuntimeWarning):
@@ -233,7 +232,6 @@ class Hold(AsyncWith):
         if not self._held.places():  # a group without plugs
             self._report = HoldReport.of_nothing()
             return self._report
-        _try_stack(STACK)
         self._over = False
         self._guard = guard = self._held.guard()
         self._id = guard.new_id()
@@ -264,11 +262,17 @@ class Hold(AsyncWith):
     ) -> None:
         try:
             self._leave()
-        finally:
-            self._end_surely()
+        finally:  # an interrupt may have come before the release, and another one now; a frame more may be one too many
+            try:
+                self._end()
+            finally:
+                try:
+                    self._end()
+                finally:
+                    self._end()
 
     def _end_surely(self) -> None:
-        """Have the guard release. An interrupt may have come before the release, and two more may come now."""
+        """Have the guard release, as __exit__() does."""
         try:
             self._end()
         finally:
@@ -377,12 +381,6 @@ def _log(sentence: str) -> None:
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())  # otherwise logging prints the record on stderr
         logger.warning("%s", sentence)
-
-
-def _try_stack(frames: int) -> None:
-    """Raise RecursionError now, before anything is held, if leaving the block would raise it."""
-    if frames:
-        _try_stack(frames - 1)
 
 
 def hold_detached(plug: Holdable, timeout: float) -> None:

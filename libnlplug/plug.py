@@ -344,7 +344,7 @@ class PlugQdisc(Holdable):
         if holder is not None:
             from .guard.holders import busy
 
-            raise busy(self._device, holder, operation)
+            raise busy(self.place, holder, operation)
 
     def detach(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
         """Release, wait until the queue is empty, and delete the plug. The device gets its default qdisc back.

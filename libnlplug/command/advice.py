@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from ..errors import NetlinkError, NotPermitted, QdiscExists
+from ..errors import DeviceNotFound, NetlinkError, NotPermitted, QdiscExists, QdiscNotFound
 
 __all__ = ["as_typed", "elsewhere", "explained"]
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Qdiscs a class of which can be held while the others flow.
 _CLASSFUL = ("prio", "htb")
 _AT_A_CLASS = "hold at a class of it"
-_NET_ADMIN = 1 << 12
+_CAPABILITIES = {"CAP_NET_ADMIN": 1 << 12, "CAP_SYS_ADMIN": 1 << 21}
 _STATUS = "/proc/self/status"
 
 
@@ -30,9 +30,12 @@ def explained(error: OSError, args: Args) -> str:
     dev, parent = getattr(args, "dev", None), getattr(args, "parent", "root")
     if isinstance(error, QdiscExists) and _AT_A_CLASS in sentence:
         sentence = sentence.replace(f", or {_AT_A_CLASS}", _other_ways(args))
-    elif isinstance(error, NotPermitted) and "CAP_NET_ADMIN is missing" in sentence and _has_the_right():
-        what = sentence.partition("; CAP_NET_ADMIN is missing")[0]
-        sentence = f"{what}; this process has CAP_NET_ADMIN, so a seccomp filter or the like refuses it"
+    elif isinstance(error, NotPermitted):
+        sentence = _not_permitted(sentence)
+    elif isinstance(error, QdiscNotFound) and isinstance(dev, str):
+        sentence = _where_plugs_are(sentence, args)
+    elif isinstance(error, DeviceNotFound) and isinstance(dev, str):
+        sentence += _no_device(dev)
     elif error.errno == errno.EAFNOSUPPORT:
         sentence += "; this process may not make such sockets: a unit's RestrictAddressFamilies= must allow AF_NETLINK"
         sentence += " and AF_UNIX"
@@ -50,6 +53,41 @@ def _other_ways(args: Args) -> str:
     return f"{at_class}, or use a lane, which leaves it alone: 'libnlplug lane add {args.dev}'"
 
 
+def _where_plugs_are(sentence: str, args: Args) -> str:
+    """Return the sentence, with where the device's plugs are. Verbs that use an old plug advise no new one."""
+    if args.verb is not None and args.verb.name in ("release", "limit", "detach"):
+        sentence = sentence.replace("attach one first", "'libnlplug show' lists the plugs")
+    if args.verb is not None and args.verb.name != "hold" and _has_lanes(args):
+        sentence += f"; the plugs of its lanes are on their ifbs: 'libnlplug lane show {args.dev}' lists them"
+    return sentence
+
+
+def _has_lanes(args: Args) -> bool:
+    from ..lane.inventory import all_lanes
+    from ..netlink.route_socket import RouteSocket
+
+    try:
+        sk = RouteSocket(args.netns)
+        ifindex = sk.ifindex_of(args.dev)
+        return any(lane.ifindex == ifindex for lane in all_lanes(sk))
+    except OSError:
+        return False
+
+
+def _no_device(name: str) -> str:
+    """Return what a name is that no device has: an address, or the label of one."""
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        device, colon, _ = name.partition(":")
+        return (
+            f"; a name with a colon is the label of an address: give the device, {device}" if device and colon else ""
+        )
+    return "; it is an address: give the device that has it ('ip -br address' lists both)"
+
+
 def _has_classes(args: Args) -> bool:
     from ..netlink.messages import parse_handle
     from ..netlink.route_socket import RouteSocket
@@ -62,12 +100,21 @@ def _has_classes(args: Args) -> bool:
     return found is not None and found.kind in _CLASSFUL
 
 
-def _has_the_right() -> bool:
-    """Return whether this process has CAP_NET_ADMIN and is under a seccomp filter."""
+def _not_permitted(sentence: str) -> str:
+    """Return the sentence. If the capability is not missing, it names a seccomp filter instead."""
+    for name, bit in _CAPABILITIES.items():
+        what, missing, _ = sentence.partition(f"{name} is ")
+        if missing and _has_the_right(bit):
+            return f"{what.rstrip(' ;:')}; this process has {name}, so a seccomp filter or the like refuses it"
+    return sentence
+
+
+def _has_the_right(capability: int) -> bool:
+    """Return whether this process has the capability and is under a seccomp filter."""
     try:
         with open(_STATUS, errors="replace") as file:
             status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
-        return bool(int(status["CapEff"], 16) & _NET_ADMIN) and status["Seccomp"].strip() != "0"
+        return bool(int(status["CapEff"], 16) & capability) and status["Seccomp"].strip() != "0"
     except (OSError, KeyError, ValueError):
         return False
 
@@ -75,6 +122,8 @@ def _has_the_right() -> bool:
 def as_typed(error: ValueError, args: Args) -> str:
     """Return the sentence of an invalid argument, with its options as they were typed, and where to find more."""
     sentence = str(error)
+    if args.verb is not None and args.verb.name == "limit" and sentence.startswith("limit is "):
+        sentence = "SIZE" + sentence[len("limit") :]
     for one in args.verb.options if args.verb is not None else ():
         typed = args.typed.get(one.key, one.names[-1])
         if "_" in one.key:
@@ -100,4 +149,4 @@ def elsewhere(sentence: str, args: Args) -> str:
         takes_it = named or program == "libnlplug"
         does = f"{program} {inside}" if takes_it else f"nsenter --net={quote(path)} {program}"
         sentence = sentence.replace(f"'{program} ", f"'{does} ")
-    return sentence.replace(f"'ip {inside} netns'", "'ip netns'")
+    return sentence.replace(f"'{does} netns'", "'ip netns'")

@@ -14,7 +14,7 @@ import warnings
 
 from ..attaching import attach_temporary
 from ..errors import HoldExpired, NetlinkError, PlugBusy, QdiscExists, QdiscNotFound
-from ..hold import Hold, HoldReport, PacketsDropped
+from ..hold import Hold, HoldReport, PacketsDropped, PacketsUncounted
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc
 from .advice import elsewhere, explained
@@ -96,6 +96,8 @@ class Outcome:
 def hold(args: Args) -> int:
     """libnlplug hold DEV -- COMMAND..."""
     warnings.simplefilter("ignore", PacketsDropped)  # the report says it
+    if not args.json:
+        warnings.simplefilter("always", PacketsUncounted)  # the report does not say why
     outcome = Outcome(args)
     command = Command(args.command, outcome.troubles.append)
     try:
@@ -163,8 +165,10 @@ def _begun(held: Held, args: Args) -> Hold:
 def _what_to_hold(args: Args) -> Held:
     """Return the device's plug or, with packet options, a lane."""
     match = chosen(args)
-    if args.handover and (match is None or match.dst_port is None):
+    if args.handover and (match is None or match.ip_proto != "tcp" or match.dst_port is None):
         raise UsageError("option --handover needs --ip-proto tcp or --tcp-syn, and --dst-port", args.verb)
+    if args.handover and not args.timeout:
+        raise UsageError("option --handover needs a --timeout that is not 0", args.verb)
     if match is not None or args.ingress:
         if args.parent != "root":
             raise UsageError("option --parent cannot be combined with packet options or --ingress", args.verb)
@@ -214,11 +218,12 @@ def _refuse_if_lane_held(args: Args, match: Match | None) -> None:
 
 def _refuse(plug: PlugQdisc, shown: str) -> None:
     """Raise PlugBusy if somebody holds the plug."""
-    holder = plug.holder()
-    if holder is not None:
-        from ..guard.holders import busy
+    try:
+        plug.refuse_while_held("hold")
+    except PlugBusy as error:
+        from ..lane.ifb import unnamed
 
-        raise busy(shown, holder, "hold")
+        raise unnamed(error, plug.device, shown) from None
 
 
 def _place(args: Args) -> str:

@@ -53,7 +53,7 @@ def _show(args: Args) -> int:
 
         print(json.dumps([one.as_dict() for one in found], indent=2))
     elif found:
-        rows = [[one.device, one.hook, one.match, one.ifb, _state(one)] for one in found]
+        rows = [[one.device, one.hook, one.match, one.ifb, elsewhere(_state(one), args)] for one in found]
         print("\n".join(table(["DEVICE", "HOOK", "MATCH", "IFB", "STATE"], rows)))
     else:
         print(f"no lane on {args.dev}" if args.dev else "no lane in this network namespace")
@@ -61,8 +61,7 @@ def _show(args: Args) -> int:
 
 
 def _state(one: ShownLane) -> str:
-    more = one.trouble or (f"pid {one.pid}" if one.pid else "")
-    return f"{one.state}, {more}" if more else one.state
+    return ", ".join([one.state, *([f"pid {one.pid}"] if one.pid else []), *([one.trouble] if one.trouble else [])])
 
 
 def _listed(sk: RouteSocket, device: str | None) -> list[ShownLane]:

@@ -13,6 +13,8 @@ from .table import HELP, TOP, VERBS, Option, Verb
 
 __all__ = ["Args", "UsageError", "read", "verb_named"]
 
+ALIKE = 0.7  # from 0 to 1
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -163,9 +165,14 @@ def _unknown(name: str, options: list[Option] | tuple[Option, ...], verb: Verb |
 
 
 def _meant(word: str, names: list[str] | tuple[str, ...]) -> str:
-    """Return a question with the name that was probably meant: the only one that begins so, or a similar one."""
-    import difflib
+    """Return a question with what was probably meant: the only name that begins so, or that the word begins with, or
+    the names that are most alike."""
+    from difflib import SequenceMatcher
 
-    longer = [name for name in names if name.startswith(word)]
-    alike = longer if len(longer) == 1 else difflib.get_close_matches(word.replace("_", "-"), names, 1)
-    return f": did you mean {alike[0]!r}?" if alike else ""
+    word = word.replace("_", "-")
+    likeness = {name: SequenceMatcher(None, name, word).ratio() for name in names}
+    found = [name for name in likeness if name.startswith(word) or (len(name) > 2 and word.startswith(name))]
+    if len(found) != 1:
+        most = max(likeness.values())
+        found = [name for name in likeness if likeness[name] == most] if most >= ALIKE else []
+    return f": did you mean {' or '.join(map(repr, found))}?" if found else ""

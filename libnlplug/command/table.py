@@ -116,8 +116,8 @@ NETNS = Option(
 JSON = Option("-j", "--json", help="print JSON")
 PACKETS = (
     Option("--ip-proto", value="PROTO", help="only this protocol: tcp, udp, sctp, icmp, icmpv6 or a number"),
-    Option("--src-ip", value="IP", help="only from this address or prefix"),
-    Option("--dst-ip", value="IP", help="only to this address or prefix"),
+    Option("--src-ip", value="IP", help="only from these addresses, written as for --dst-ip"),
+    Option("--dst-ip", value="IP", help="only to these addresses: 10.0.0.1, 10.0.0.0/8 or 10.0.0.1,2001:db8::/32"),
     Option("--src-port", value="PORT", read=units.ports, help="only from these ports, written as for --dst-port"),
     Option("--dst-port", value="PORT", read=units.ports, help="only to these ports: 443, https or 80,8000-8010"),
     Option("--tcp-syn", help="only packets that open a TCP connection: SYN without ACK"),
@@ -260,11 +260,12 @@ VERBS: tuple[Verb, ...] = (
         JSON.of("show"),
         NETNS,
         more="'lane show' prints a line for each lane: DEVICE, HOOK (egress for leaving packets, ingress for arriving"
-        " ones), MATCH, IFB (the device that carries its plug), and STATE: kept (by 'lane add'), alive (used by a"
-        " running program, whose pid is shown), orphan (left behind; the device's next lane removes it), or drops (it"
-        " throws packets away; the reason and the remedy are shown). --json prints a list with an object for each lane:"
-        " device, hook, match, state, pid (null unless alive), ifb, slot (its number at the device), ifindex (the"
-        " ifb's), trouble (a sentence or null). 'lane del' with packet options deletes the lane that 'lane add' made"
+        " ones), MATCH (with the values that the packet options take), IFB (the device that carries its plug), and"
+        " STATE: kept (by 'lane add'), alive (used by a running program, whose pid is shown), orphan (left behind; the"
+        " device's next lane removes it), or drops (it throws packets away). If a lane cannot hold its packets, the"
+        " line also says why, and what to do. --json prints a list with an object for each lane: device, hook, match,"
+        " state, pid (null unless alive), ifb, slot (its number at the device), ifindex (the ifb's), trouble (why it"
+        " cannot hold and what to do, or null). 'lane del' with packet options deletes the lane that 'lane add' made"
         " with the same options; without any it deletes all lanes of the device.",
     ),
     Verb(

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Guard", "PlugsRefused"]
 
 PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libnlplug-guard")
+REFUSED = "a seccomp filter or a security module refuses it"
 ANSWER_TIMEOUT = 5  # seconds
 PREFIX = 16  # bytes of an answer that are the same in every version: id, error and step
 OTHER_VERSION = "libnlplug was upgraded or damaged since this process has loaded it: restart the process, or reinstall"
@@ -187,12 +188,12 @@ class Guard:
     def _unavailable(self, code: int, step: str = "", hint: str = "") -> NetlinkError:
         why = os.strerror(code) if code else "it ended at once"
         hint = hint or {
-            errno.EPERM: "a seccomp filter or a security module refuses it",
+            errno.EPERM: REFUSED,
             errno.EAGAIN: "the limit of processes (ulimit -u, pids.max) is reached",
             errno.EMFILE: "the limit of open files (ulimit -n) is reached",
             errno.EMSGSIZE: "the group has too many plugs for one guard: make several groups",
             errno.ENOENT: f"{PATH} is missing: reinstall the package",
-            errno.EACCES: f"{PATH} must be executable, on a file system not mounted noexec",
+            errno.EACCES: REFUSED if step else f"{PATH} must be executable, on a file system not mounted noexec",
             errno.ETIMEDOUT: f"the guard did not start within {ANSWER_TIMEOUT} s",
             errno.ENOSYS: "it needs pidfd_open: Linux 5.3 or newer, and no seccomp filter that refuses it",
             errno.EPROTO: OTHER_VERSION,
@@ -252,7 +253,7 @@ class Guard:
             taken = self._places[answer.plug]
             holder = holder_of(sk, taken.mark)
             if holder is not None or time.monotonic() > deadline:
-                raise busy(taken.device, holder)
+                raise busy(taken, holder)
             time.sleep(0.001)  # that hold has ended meanwhile, and another one may have begun
 
     def release(self, hold_id: int) -> Answer | None:

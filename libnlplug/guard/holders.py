@@ -30,7 +30,8 @@ from _socket import (
 from _socket import socket as Socket
 
 from ..errors import NetlinkError, PlugBusy
-from ..netlink.libnl import ffi
+from ..netlink.libnl import ffi, lib
+from ..netlink.messages import handle_text
 from ..record import Record
 
 TYPE_CHECKING = False
@@ -168,7 +169,7 @@ class Taken:
                 if holder is not None and self._guard and (holder.guard == self._guard or _is_squatter(holder)):
                     return
                 if holder is not None or time.monotonic() > deadline:
-                    raise busy(self._place.device, holder, self._operation)
+                    raise busy(self._place, holder, self._operation)
                 time.sleep(0.001)
         except OSError as error:
             self._mark.close()
@@ -307,8 +308,8 @@ def called(holder: Holder) -> str:
     return f"{who} of uid {holder.uid}" if holder.foreign or holder.uid not in (0, os.geteuid()) else who
 
 
-def busy(device: str, holder: Holder | None, operation: str = "hold") -> PlugBusy:
-    """Return the PlugBusy that names the holder. None is a process that does not answer."""
+def busy(place: Place, holder: Holder | None, operation: str = "hold") -> PlugBusy:
+    """Return the PlugBusy that names the holder of the plug at ``place``. None is a process that does not answer."""
     holder = holder or Holder(0, None, None, None, 0, False, True, -1)
     who = called(holder)
     if holder.foreign and holder.uid < 0:
@@ -316,7 +317,10 @@ def busy(device: str, holder: Holder | None, operation: str = "hold") -> PlugBus
     elif holder.foreign:
         why = f"{who} has taken the plug's mark, an abstract unix socket; end it unless it is a guard"
     elif holder.detached:
-        why = f"{who}, a guard, holds it until its deadline; 'libnlplug release {device}' ends it"
+        where = (
+            place.device if place.parent == lib.TC_H_ROOT else f"{place.device} --parent {handle_text(place.parent)}"
+        )
+        why = f"{who}, a guard, holds it until its deadline; 'libnlplug release {where}' ends it"
     else:
         why = f"{who} holds it"
-    return PlugBusy.by(device, holder.pid, why, operation)
+    return PlugBusy.by(place.device, holder.pid, why, operation)

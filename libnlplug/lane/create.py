@@ -20,10 +20,10 @@ from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc
 from ..record import Record
-from .filters import SLOTS, add_filters, slot_of
+from .filters import SLOTS, add_filters, by_slot, slot_of
 from .hook import clsact_kind, filters, make_clsact
 from .ifb import Ifb, alias_of, create_ifb, unnamed
-from .inventory import Hooks, Lane, all_lanes, hooks, ifb_name, is_whole, lane_mark, plug_of
+from .inventory import Hooks, Lane, all_lanes, fault, hooks, ifb_name, lane_mark, place_of, plug_of
 from .match import Match
 from .neighbours import refuse_device, refuse_overlap, refuse_to_bypass, refuse_to_drop
 from .remove import sweep, tear_down
@@ -71,7 +71,7 @@ def make_or_adopt(sk: RouteSocket, wanted: Wanted) -> Made:
     refuse_to_drop(sk, device, ifindex)
     taken = {lane.slot for lane in every} | {slot_of(one) for at in there.values() for one in at}
     for slot in (slot for slot in range(SLOTS) if slot not in taken):
-        mark = lane_mark(ifb_name(ifindex, slot))
+        mark = lane_mark(ifindex, slot)
         try:
             made = _make(sk, wanted, slot, mark)
         except BaseException:
@@ -96,7 +96,7 @@ def undo(sk: RouteSocket, device: str, ifindex: int, slot: int, mark: Mark) -> N
 
 def _adopt(sk: RouteSocket, wanted: Wanted, lane: Lane, there: Hooks) -> Made:
     plug = plug_of(sk, lane)
-    if plug is None or not is_whole(sk, lane, there):
+    if plug is None or fault(sk, lane, by_slot(there[lane.ingress]).get(lane.slot, [])):
         why = f"process {lane.pid} has a lane for the same packets that can no longer hold, and must close it"
         raise PlugBusy.by(wanted.device, lane.pid or 0, why, "make a lane on")
     if wanted.limit is not None:
@@ -121,8 +121,8 @@ def _make(sk: RouteSocket, wanted: Wanted, slot: int, mark: Mark) -> Made | None
         raise unnamed(error, lane.ifb.name, f"{device} (for a lane)") from None
     _make_clsact(sk, wanted)
     refuse_to_bypass(sk, device, ifindex, ingress, filters(sk, ifindex, device, ingress), "make a lane on")
-    count = add_filters(sk, ifindex, device, ingress, slot, wanted.match, lane.ifb.ifindex)
-    lane = lane.rewrite(sk, filters=count)
+    count, keys = add_filters(sk, ifindex, device, ingress, slot, wanted.match, lane.ifb.ifindex)
+    lane = lane.rewrite(sk, filters=count, keys=keys)
     if not wanted.kept:
         return Made(lane, plug, mark, True)
     mark.close()
@@ -131,6 +131,7 @@ def _make(sk: RouteSocket, wanted: Wanted, slot: int, mark: Mark) -> Made | None
 
 def _make_ifb(sk: RouteSocket, wanted: Wanted, slot: int) -> Lane | None:
     words = {
+        "at": place_of(wanted.ifindex, slot),
         "hook": "ingress" if wanted.ingress else "egress",
         "kept": str(int(wanted.kept)),
         "pid": str(os.getpid()),

@@ -26,8 +26,8 @@ __all__ = [
     "add_filters",
     "by_slot",
     "delete_filters",
+    "digest",
     "ender",
-    "in_place",
     "is_lanes",
     "slot_of",
 ]
@@ -43,6 +43,7 @@ SLOTS = 100
 AT_ONCE = 50  # requests in one send
 _PROTOCOLS = {FIRST_PRIO: lib.ETH_P_IP, FIRST_PRIO + 1: lib.ETH_P_IPV6, FIRST_PRIO + 2: lib.ETH_P_8021Q}
 _FAMILIES = {4: lib.ETH_P_IP, 6: lib.ETH_P_IPV6}
+_NO_FIELDS = (lib.TCA_FLOWER_ACT, lib.TCA_FLOWER_FLAGS, lib.TCA_FLOWER_IN_HW_COUNT)  # counters, and where it runs
 _SYN, _SYN_RST_ACK_FIN = 0x02, 0x17
 _TCP, _UDP = 6, 17
 
@@ -68,9 +69,15 @@ def by_slot(there: list[Filter]) -> dict[int, list[Filter]]:
     return found
 
 
-def in_place(mine: list[Filter], target: int, count: int) -> bool:
-    """Return whether a lane has all its ``count`` filters, and all redirect to the device ``target``."""
-    return len(mine) == count > 0 and all(one.target == target for one in mine)
+def digest(mine: list[Filter]) -> str:
+    """Return a short text that changes if the fields or the target of one of a lane's filters change."""
+    from zlib import crc32
+
+    shown = sorted(
+        (one.prio, one.handle, one.target, sorted(item for item in one.keys.items() if item[0] not in _NO_FIELDS))
+        for one in mine
+    )
+    return f"{crc32(repr(shown).encode()):08x}"
 
 
 def ender(one: Filter, match: Match) -> bool:
@@ -79,8 +86,10 @@ def ender(one: Filter, match: Match) -> bool:
     return one.is_filter and one.chain == 0 and socket.ntohs(one.protocol) in about and not one.goes_on
 
 
-def add_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, slot: int, match: Match, target: int) -> int:
-    """Redirect the packets of ``match`` to the device ``target``. Return the number of filters."""
+def add_filters(
+    sk: RouteSocket, ifindex: int, device: str, ingress: bool, slot: int, match: Match, target: int
+) -> tuple[int, str]:
+    """Redirect the packets of ``match`` to the device ``target``. Return the number of filters and their digest."""
     wanted = [keys for family in match.families for keys in _keys(match, family)]
     flags = lib.NLM_F_CREATE | lib.NLM_F_EXCL
     messages = [
@@ -89,15 +98,16 @@ def add_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, slot:
     ]
     for error in _failures(sk, messages, device, "add a filter to"):
         raise _explained(error, device)
-    _refuse_half(filters(sk, ifindex, device, ingress), [set(keys) for _, keys in wanted], slot, device)
-    return len(messages)
+    mine = by_slot(filters(sk, ifindex, device, ingress)).get(slot, [])
+    _refuse_half(mine, [set(keys) for _, keys in wanted], device)
+    return len(messages), digest(mine)
 
 
-def _refuse_half(there: list[Filter], wanted: list[set[int]], slot: int, device: str) -> None:
+def _refuse_half(mine: list[Filter], wanted: list[set[int]], device: str) -> None:
     """Raise PlugUnavailable if an old kernel ignored a field that it does not know: the lane would take too much."""
-    for one in there:
+    for one in mine:
         number = one.handle & 0xFFFF
-        if slot_of(one) == slot and 0 < number <= len(wanted) and not wanted[number - 1] <= one.keys:
+        if 0 < number <= len(wanted) and not wanted[number - 1] <= one.keys.keys():
             why = "this kernel's flower filters do not know all fields of the match"
             hint = "ranges of ports need Linux 5.2: give single ports"
             sentence = f"cannot make a lane on {device}: {why}; {hint}"

@@ -55,7 +55,7 @@ _ACTIONS = {
 class Filter(Record):
     """A filter as the kernel shows it. ``protocol`` is in network byte order. ``redirects`` is true for a redirect, and
     ``target`` is the device it leads to, or 0 if that is gone. ``goes_on`` is true if the next filter is asked, too.
-    ``keys`` are the types of the attributes in its options."""
+    ``keys`` are the attributes in its options, by their types."""
 
     __slots__ = ("prio", "protocol", "kind", "chain", "handle", "target", "goes_on", "redirects", "keys")
     prio: int
@@ -66,7 +66,7 @@ class Filter(Record):
     target: int
     goes_on: bool
     redirects: bool
-    keys: frozenset[int]
+    keys: dict[int, bytes]
 
     @property
     def is_filter(self) -> bool:
@@ -165,8 +165,8 @@ def _read(payload: bytes) -> Filter | None:
         goes_on = True  # it leads to a table, whose filters are in the dump, too
     chain = integer(parts.get(lib.TCA_CHAIN, b""))
     prio, protocol = info.tcm_info >> 16, info.tcm_info & 0xFFFF
-    target, redirects, keys = outcome.target, outcome.redirects, frozenset(options)
-    return Filter(prio, protocol, kind, chain, info.tcm_handle, target, goes_on, redirects, keys)
+    target, redirects = outcome.target, outcome.redirects
+    return Filter(prio, protocol, kind, chain, info.tcm_handle, target, goes_on, redirects, options)
 
 
 class _Verdict(Record):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Find the lanes of a device in the kernel: which exist, whose they are, and whether they can hold.
 
-Each lane has a slot of its device. This number is in the name of the ifb, in the handles of the filters, and in the
-name of the mark, which the lane's process keeps while it lives. A lane is 'alive' if a process has its mark, and 'kept'
+Each lane has a slot of its device. This number is in the name and the alias of the ifb, in the handles of the filters,
+and in the name of the mark, which the lane's process keeps while it lives. A renamed ifb is still found by its alias. A
+lane is 'alive' if a process has its mark, and 'kept'
 if it is meant to stay without one. Any other lane, or a kept one that can no longer hold, is an 'orphan': the next lane
 of the device removes it.
 
@@ -17,7 +18,7 @@ from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, open_by
 from ..record import Record
-from .filters import SLOTS, by_slot, in_place, slot_of
+from .filters import SLOTS, by_slot, digest, slot_of
 from .hook import Filter, filters
 from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
 from .lock import Lock, taken_marks
@@ -28,13 +29,14 @@ __all__ = [
     "ShownLane",
     "all_lanes",
     "dead_slots",
+    "fault",
     "hooks",
     "ifb_name",
     "is_dead",
-    "is_whole",
     "lane_mark",
     "lanes",
     "lock",
+    "place_of",
     "plug_of",
     "read_again",
     "states",
@@ -49,7 +51,8 @@ else:
 
 class ShownLane(Record):
     """A lane as 'libnlplug lane show' prints it. ``state`` is 'kept', 'alive' (``pid`` is its process), 'orphan' or
-    'drops': every packet that it matches is lost, and ``trouble`` says why and what to do."""
+    'drops': every packet that it matches is lost. If it cannot hold its packets, ``trouble`` says why, and what to do.
+    """
 
     __slots__ = ("device", "hook", "match", "state", "pid", "ifb", "slot", "ifindex", "trouble")
     device: str
@@ -64,8 +67,9 @@ class ShownLane(Record):
 
 
 class Lane(Record):
-    """A lane's ifb, the device (``ifindex``) and slot from its name, and the ``words`` of its alias: 'hook', 'kept',
-    'pid', 'match', and 'filters', the number of filters, which is 0 until the lane is complete.
+    """A lane's ifb, its device (``ifindex``) and slot, and the ``words`` of the ifb's alias: 'at' (device and slot),
+    'hook', 'kept', 'pid', 'match', 'filters' (their number, which is 0 until the lane is complete), and 'keys' (their
+    digest).
     """
 
     __slots__ = ("ifb", "ifindex", "slot", "words")
@@ -108,17 +112,22 @@ class Lane(Record):
 
 
 def ifb_name(ifindex: int, slot: int) -> str:
-    """Return the name of a lane's ifb, at most 15 characters."""
-    return f"plug{ifindex:x}-{slot}"
+    """Return the name that a lane's ifb is made with, at most 15 characters."""
+    return f"plug{place_of(ifindex, slot)}"
 
 
-def lane_mark(name: str) -> Mark:
-    """Return the mark that the process of the lane on this ifb keeps while it lives."""
-    return Mark(_lane_mark_name(name), silent=True)
+def place_of(ifindex: int, slot: int) -> str:
+    """Return the device and slot of a lane as its ifb's name and alias have them."""
+    return f"{ifindex:x}-{slot}"
 
 
-def _lane_mark_name(name: str) -> str:
-    return f"libnlplug-lane/{name}"
+def lane_mark(ifindex: int, slot: int) -> Mark:
+    """Return the mark that the process of the lane keeps while it lives."""
+    return Mark(_lane_mark_name(ifindex, slot), silent=True)
+
+
+def _lane_mark_name(ifindex: int, slot: int) -> str:
+    return f"libnlplug-lane/{ifb_name(ifindex, slot)}"
 
 
 def lock(sk: RouteSocket, ifindex: int, device: str, operation: str) -> Lock:
@@ -133,19 +142,26 @@ def all_lanes(sk: RouteSocket) -> list[Lane]:
 
 
 def _lane(ifb: Ifb) -> Lane | None:
-    """Return the lane of this ifb, or None: a lane's ifb has both the name and the address of one."""
-    head, _, slot = ifb.name.removeprefix("plug").partition("-")
+    """Return the lane of this ifb, or None. The alias says which one. If it does not, an ifb with both the name and the
+    address of a lane's is one."""
+    place = _place(ifb.words.get("at", ""))
+    if place is None and ifb.name.startswith("plug") and ifb.address == ADDRESS:
+        place = _place(ifb.name[len("plug") :])
+    return None if place is None else Lane(ifb, *place, ifb.words)
+
+
+def _place(text: str) -> tuple[int, int] | None:
+    """Return the device and slot that place_of() has written, or None."""
+    head, _, slot = text.partition("-")
     try:
         ifindex, number = int(head, 16), int(slot)
     except ValueError:
         return None
-    if ifb.name != ifb_name(ifindex, number) or ifb.address != ADDRESS or not 0 <= number < SLOTS:
-        return None
-    return Lane(ifb, ifindex, number, ifb.words)
+    return (ifindex, number) if text == place_of(ifindex, number) and ifindex > 0 and 0 <= number < SLOTS else None
 
 
 def read_again(sk: RouteSocket, lane: Lane) -> Lane | None:
-    """Read the lane again. Return None if its ifb is gone. (A renamed ifb is still the lane's.)"""
+    """Read the lane again. Return None if its ifb is gone."""
     ifb = ifb_of(sk, lane.ifb.ifindex)
     return None if ifb is None else Lane(ifb, lane.ifindex, lane.slot, ifb.words)
 
@@ -163,24 +179,32 @@ def plug_of(sk: RouteSocket, lane: Lane) -> PlugQdisc | None:
         return None
 
 
-def is_whole(sk: RouteSocket, lane: Lane, there: Hooks) -> bool:
-    """Return whether the lane can hold: plug, ifb and filters are as they were made."""
-    return _is_whole(sk, lane, by_slot(there[lane.ingress]).get(lane.slot, []))
-
-
-def _is_whole(sk: RouteSocket, lane: Lane, mine: list[Filter]) -> bool:
-    return in_place(mine, lane.ifb.ifindex, lane.filters) and lane.ifb.up and plug_of(sk, lane) is not None
+def fault(sk: RouteSocket, lane: Lane, mine: list[Filter]) -> str | None:
+    """Return why the lane with the filters ``mine`` cannot hold its packets, or None if plug, ifb and filters are as
+    they were made."""
+    name = lane.ifb.name
+    if not lane.words:
+        return f"the alias of its ifb {name} does not describe it"
+    if not lane.filters:
+        return "it is not complete"
+    if len(mine) < lane.filters:
+        return "its filters are gone, or the clsact qdisc with them"
+    if digest(mine) != lane.words.get("keys"):
+        return "its filters were changed"
+    if not lane.ifb.up:
+        return f"its ifb {name} is down, which drops what the lane takes"
+    return f"the plug of its ifb {name} is gone" if plug_of(sk, lane) is None else None
 
 
 def states(sk: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
     """Return 'alive', 'kept' or 'orphan' for each lane of a device, by its ifb's name."""
-    names = {_lane_mark_name(lane.ifb.name): lane.ifb.name for lane in found}
+    names = {_lane_mark_name(lane.ifindex, lane.slot): lane.ifb.name for lane in found}
     alive = {names[mark] for mark in taken_marks(sk, list(names))}
     filters_at = {ingress: by_slot(at) for ingress, at in there.items()}
     are_now = {}
     for lane in found:
         name, mine = lane.ifb.name, filters_at[lane.ingress].get(lane.slot, [])
-        kept = lane.kept and name not in alive and _is_whole(sk, lane, mine)
+        kept = lane.kept and name not in alive and fault(sk, lane, mine) is None
         are_now[name] = "alive" if name in alive else "kept" if kept else "orphan"
     return are_now
 
@@ -204,19 +228,29 @@ def lanes(sk: RouteSocket, device: str) -> list[ShownLane]:
     there = hooks(sk, ifindex, device)
     here = [lane for lane in all_lanes(sk) if lane.ifindex == ifindex]
     are_now = states(sk, here, there)
+    filters_at = {ingress: by_slot(at) for ingress, at in there.items()}
     found = []
     for lane in here:
-        is_now, name = are_now[lane.ifb.name], lane.ifb.name
+        is_now, name, mine = are_now[lane.ifb.name], lane.ifb.name, filters_at[lane.ingress].get(lane.slot, [])
         hook, match = lane.words.get("hook", "?"), lane.words.get("match", "?")
         pid = lane.pid if is_now == "alive" else None
-        trouble = None
-        if not lane.ifb.up and lane.slot in by_slot(there[lane.ingress]):
+        trouble = _trouble(device, is_now, fault(sk, lane, mine))
+        if mine and not lane.ifb.up:
             is_now, trouble = "drops", f"{name} is down: 'ip link set dev {name} up'"
         found.append(ShownLane(device, hook, match, is_now, pid, name, lane.slot, lane.ifb.ifindex, trouble))
     for ingress, slots in dead_slots(there).items():
         hook = "ingress" if ingress else "egress"
         for slot in slots:
             name = ifb_name(ifindex, slot)
-            trouble = f"{name} was deleted: 'libnlplug lane del {device}'"
-            found.append(ShownLane(device, hook, "?", "drops", None, name, slot, 0, trouble))
+            why = _trouble(device, "drops", f"{name} was deleted")
+            found.append(ShownLane(device, hook, "?", "drops", None, name, slot, 0, why))
     return sorted(found, key=lambda lane: lane.slot)
+
+
+def _trouble(device: str, state: str, why: str | None) -> str | None:
+    """Return what is wrong with a lane, and what to do, or None."""
+    if why is None:
+        return None
+    if state == "alive":
+        return f"{why}: its program must close it and make it again"
+    return f"{why}: add the lane again; or 'libnlplug lane del {device}' deletes all lanes of {device}"

@@ -28,11 +28,11 @@ from ..netlink.messages import checked_limit
 from ..netlink.route_socket import RouteSocket
 from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .create import LIMIT, Wanted, make_or_adopt, undo
-from .filters import by_slot, in_place
+from .filters import by_slot
 from .hold import LaneHold
 from .hook import is_up
 from .ifb import unnamed
-from .inventory import hooks, lane_mark, lock, plug_of, read_again, states
+from .inventory import fault, hooks, lane_mark, lock, read_again, states
 from .match import Match
 from .neighbours import refuse_to_bypass, shadows
 from .remove import tear_down
@@ -149,7 +149,7 @@ class PlugLane(AsyncWith):
 
     @property
     def ifb(self) -> str:
-        """The name of the ifb that carries the plug."""
+        """The name of the ifb that carries the plug, when the lane was made."""
         return self._lane.ifb.name
 
     @property
@@ -210,20 +210,14 @@ class PlugLane(AsyncWith):
     def _refuse_broken(self, there: Hooks) -> Lane:
         """Return the lane as it is now. Raise QdiscNotFound if it does not take the packets of its match, or cannot
         hold them, NetlinkError if they would bypass something."""
-        ifb, lane = self.ifb, read_again(self._sk, self._lane)
+        lane, at_hook = read_again(self._sk, self._lane), there[self._ingress]
         if lane is None:
             raise self.gone()
-        if not in_place(by_slot(there[self._ingress]).get(lane.slot, []), lane.ifb.ifindex, lane.filters):
-            why = "its filters are gone, or the clsact qdisc with them"
-        elif not lane.ifb.up:
-            why = f"its ifb {ifb} is down, which drops what the lane takes"
-        elif plug_of(self._sk, lane) is None:
-            why = f"the plug of its ifb {ifb} is gone"
-        else:
-            at_hook = there[self._ingress]
-            refuse_to_bypass(self._sk, self._device, self._ifindex, self._ingress, at_hook, "hold the lane of")
-            return lane
-        raise self.gone(f"it is gone or broken: {why}; close it and make it again")
+        why = fault(self._sk, lane, by_slot(at_hook).get(lane.slot, []))
+        if why is not None:
+            raise self.gone(f"it is gone or broken: {why}; close it and make it again")
+        refuse_to_bypass(self._sk, self._device, self._ifindex, self._ingress, at_hook, "hold the lane of")
+        return lane
 
     def broken_since(self, shadowed: list[str]) -> NetlinkError | None:
         """Return the error that has kept the lane from holding since ready() returned ``shadowed``, or None."""
@@ -248,18 +242,18 @@ class PlugLane(AsyncWith):
             lane = read_again(self._sk, self._lane)
             if lane is None:
                 raise self.gone()
-            mark = lane_mark(self.ifb)
+            mark = lane_mark(lane.ifindex, lane.slot)
             if mark.take(self._sk):
                 self._mark = mark
                 lane.rewrite(self._sk, pid=os.getpid())
 
-    def gone(self, why: str | None = None) -> QdiscNotFound:
+    def gone(self, why: str | None = None, operation: str = "hold") -> QdiscNotFound:
         """Return the error for a lane that holds nothing."""
         deleted = (
             f"it is gone: whoever made it has closed it, or somebody has deleted its ifb {self.ifb}; make it again"
         )
-        sentence = f"cannot hold the lane of {self._device}: {why or deleted}"
-        return QdiscNotFound(errno.ENOENT, sentence, "hold the lane of", self._device)
+        sentence = f"cannot {operation} the lane of {self._device}: {why or deleted}"
+        return QdiscNotFound(errno.ENOENT, sentence, f"{operation} the lane of", self._device)
 
     def shown(self, device: str) -> str:
         """Return what a message says instead of the ifb's name: this lane's device and match."""
@@ -318,6 +312,8 @@ class PlugLane(AsyncWith):
             return
         try:
             self.plug.release_indefinite()
+        except (DeviceNotFound, QdiscNotFound):
+            raise self.gone(operation="release") from None
         except NetlinkError as error:
             raise self.explained(error) from None
 

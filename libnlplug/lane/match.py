@@ -34,7 +34,6 @@ MAX_FILTERS = 256  # for one lane; each combination of addresses and ports takes
 MAX_TEXT = 160  # characters of a match: the alias of the lane's ifb has room for that
 _WITH_PORTS = ("tcp", "udp", "sctp")
 _ONLY_IN = {"icmp": 4, "icmpv6": 6}
-_BETWEEN = "+"  # between several values in the text of a match, where a comma stands between its parts
 
 
 class Match(Record):
@@ -83,7 +82,8 @@ class Match(Record):
                 if only and network.version != only:
                     raise ValueError(f"{part} is an IPv{network.version} address, and {protocol} belongs to IPv{only}")
         if source and destination and {one.version for one in source} != {one.version for one in destination}:
-            raise ValueError(f"src_ip {src_ip} and dst_ip {dst_ip} are of different IP versions: no packet has both")
+            why = "are of different IP versions: give addresses of the same versions in both"
+            raise ValueError(f"src_ip {src_ip} and dst_ip {dst_ip} {why}")
         super().__init__(
             protocol,
             _shown([str(network) for network in source]),
@@ -104,7 +104,7 @@ class Match(Record):
 
     def __str__(self) -> str:
         given = {name: value for name, value in self.as_dict().items() if value is not None and name != "tcp_syn"}
-        parts = [f"{name}={_BETWEEN.join(map(str, _several(value)))}" for name, value in given.items()]
+        parts = [f"{name}={','.join(map(str, _several(value)))}" for name, value in given.items()]
         return ",".join(parts + ["tcp_syn"] * self.tcp_syn) or "ip"
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:  # the constructor takes names only
@@ -166,12 +166,17 @@ class Match(Record):
 def match_of(text: str) -> Match | None:
     """Return the match whose str() is ``text``, or None."""
     parts: dict[str, object] = {}
+    name = ""
     try:
-        for part in text.split(",") if text != "ip" else []:
-            name, _, value = part.partition("=")
-            parts[name] = True if name == "tcp_syn" else value if name == "ip_proto" else tuple(value.split(_BETWEEN))
+        for word in text.split(",") if text != "ip" else []:
+            if word == "tcp_syn":
+                parts[word] = True
+            elif "=" in word:
+                name, _, parts[name] = word.partition("=")
+            else:  # one more value of the same part
+                parts[name] = f"{parts[name]},{word}"
         return _rebuilt(parts)
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
 
 
@@ -266,7 +271,11 @@ def _network(part: str, text: object) -> Network:
             raise ValueError("a packet carries no zone")
         network = ipaddress.ip_network(text)
     except ValueError as error:
-        raise ValueError(f"{part} is {text!r}: it must be an address or a prefix, as 10.0.0.0/8 ({error})") from None
+        why = str(error)
+        if why.endswith("has host bits set"):
+            given = ipaddress.ip_interface(str(text))
+            why += f": give {given.network} or {given.ip}"
+        raise ValueError(f"{part} is {text!r}: it must be an address or a prefix, as 10.0.0.0/8 ({why})") from None
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     if mapped is not None and network.prefixlen >= 96:
         meant = ipaddress.ip_network((mapped, network.prefixlen - 96))

@@ -69,7 +69,7 @@ def refuse_overlap(device: str, there: list[Lane], ingress: bool, match: Match) 
         text = lane.words.get("match", "")
         theirs = match_of(text)
         if theirs is None or match.overlaps(theirs):  # a match that cannot be read may be about anything
-            hint = f"hold that lane's match, or delete it first ('libnlplug lane show {device}')"
+            hint = f"hold that lane's match, or delete that lane first ('libnlplug lane show {device}' lists the lanes)"
             why = f"the lane for {text} on {lane.ifb.name} takes some of the same packets"
             sentence = f"cannot make a lane on {device} for {match}: {why}; {hint}"
             raise NetlinkError(errno.EEXIST, sentence, "make a lane on", device, hint=hint)

@@ -67,7 +67,7 @@ def sweep(sk: RouteSocket, device: str, ifindex: int) -> None:
     gone = {index for index in {lane.ifindex for lane in every} - {ifindex} if _is_gone(sk, index)}
     for lane in every:
         if lane.ifindex in gone or are_now.get(lane.ifb.name) == "orphan":
-            mark = lane_mark(lane.ifb.name)
+            mark = lane_mark(lane.ifindex, lane.slot)
             try:
                 if mark.take(sk) and _guard_has_ended(sk, lane):
                     tear_down(sk, device, [lane])

@@ -103,7 +103,9 @@ def cannot_enter(netns: Netns, code: int, capability: str = "CAP_SYS_ADMIN") -> 
     error_class: type[NetlinkError] = NetlinkError
     hint = ""
     if code in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
-        error_class, hint = NetnsNotFound, "; 'ip netns' lists the named namespaces"
+        by_pid = isinstance(netns, int)
+        hint = "; no process has this pid" if by_pid else "; 'ip netns' lists the named namespaces"
+        error_class = NetnsNotFound
     elif code in (errno.EPERM, errno.EACCES):
         error_class, hint = NotPermitted, f"; {capability} is needed to enter a network namespace"
     elif code == errno.EINVAL:

@@ -34,6 +34,7 @@ __all__ = ["parse_reply", "refusal", "refusal_in", "unanswered"]
 _NO_PLUG = "the kernel has no sch_plug: try 'modprobe sch_plug', or install a kernel that has it (CONFIG_NET_SCH_PLUG)"
 
 # What each refusal means: errno, words of the kernel's sentence ("" for any), exception, hint. The first match counts.
+# DEV in a hint is replaced by the device's name.
 _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
     (
         errno.EPERM,
@@ -69,13 +70,13 @@ _REFUSALS: tuple[tuple[int, str, type[NetlinkError], str], ...] = (
         errno.ENOENT,
         "Failed to find specified qdisc",
         ParentNotFound,
-        "the device has no qdisc with the parent's handle: 'tc qdisc show' lists its qdiscs",
+        "the device has no qdisc with the parent's handle: 'tc qdisc show dev DEV' lists its qdiscs",
     ),
     (
         errno.ENOENT,
         "class not found",
         ClassNotFound,
-        "the parent qdisc has no such class: 'tc class show' lists its classes",
+        "the parent qdisc has no such class: 'tc class show dev DEV' lists its classes",
     ),
     (
         errno.ENOENT,
@@ -174,6 +175,7 @@ def refusal(
             break
     if not about_qdisc and error_class in _OF_QDISCS:
         hint = ""
+    hint = hint.replace(" DEV'", f" {device or 'DEV'}'")
     why = os.strerror(code)
     if ext_ack:
         why = f"{ext_ack.rstrip('.')} ({why})"

@@ -355,7 +355,7 @@ def holders(source: Source) -> None:
     holder = holders_room.holder_of(None, _mark[0].name)
     if holder is None:
         return
-    assert str(holders_room.busy("lo", holder))
+    assert str(holders_room.busy(holders_room.Place("lo", 1, 0x504C0000, source.number(32) & 0xFFFFFFFF), holder))
     numbers = dict.fromkeys(("ifindex", "qlen", "drops", "packets", "bytes"), source.number(32))
     plug = {"device": "lo", "parent": "root", "handle": "1:", **numbers, "backlog": source.number(32), "holder": None}
     plug["holder"] = holder.as_dict()

@@ -164,7 +164,7 @@ def test_a_holder_in_another_pid_namespace(wire: Wire, plug: PlugQdisc, cli: Cli
 
 def test_verbs_need_a_plug(wire: Wire, cli: Cli) -> None:
     """Without a plug, a verb that needs one is status 1, says what is missing and what to do, and makes none."""
-    assert "attach one first" in cli.complaint("release", wire.device)
+    assert "it has none; 'libnlplug show' lists the plugs" in cli.complaint("release", wire.device)
     assert "attach one first" in cli.complaint("buffer", wire.device, "--timeout", "5")
     assert f"libnlplug attach {wire.device}" in cli.complaint("show", wire.device)
     assert "plug" not in wire.near.kinds(wire.device)

@@ -74,6 +74,86 @@ def test_a_class_that_has_classes_says_where_to_hold(wire: Wire, cli: Cli) -> No
     cli("hold", wire.device, "--parent", "1:10", "--", "true")
 
 
+def test_a_class_that_is_not_there(wire: Wire, cli: Cli) -> None:
+    """The command that is advised shows the classes that there are."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio")
+    why = cli.complaint("hold", wire.device, "--parent", "1:99", "--", "true", status=125)
+    advised = why.split("'")[1].split()
+    assert "class prio 1:1 parent 1:" in wire.near.command(*advised)
+
+
+def test_a_guard_at_a_class_is_ended_as_advised(wire: Wire, cli: Cli) -> None:
+    """What ends the guard of a plug at a class names the class."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio")
+    cli("attach", wire.device, "--parent", "1:1")
+    cli("buffer", wire.device, "--parent", "1:1", "--timeout", "60")
+    why = cli.complaint("hold", wire.device, "--parent", "1:1", "--", "true", status=125)
+    assert "--parent 1:1' ends it" in why
+    cli(*why.split("'")[1].split()[1:])
+    cli("hold", wire.device, "--parent", "1:1", "--", "true")
+
+
+def test_a_plug_that_is_elsewhere_is_found(wire: Wire, cli: Cli) -> None:
+    """A verb for the root's plug, where a lane holds: the line says where the lane's plug is."""
+    process = cli.holding(wire.device, *UDP)
+    for verb in ("release", "show"):
+        why = cli.complaint(verb, wire.device)
+        assert why.endswith(f"the plugs of its lanes are on their ifbs: 'libnlplug lane show {wire.device}' lists them")
+    advised = why.split("'")[-2].split()
+    ifb = cli(*advised[1:]).out.splitlines()[1].split()[3]
+    assert f"pid {process.pid} " in cli("show", ifb).out
+    let_end(process)
+
+
+def test_a_lane_that_broke_is_not_looked_for(wire: Wire, cli: Cli) -> None:
+    """A hold of a lane that broke meanwhile says so, and not where the plugs of lanes are."""
+    cli("lane", "add", wire.device, *UDP)
+    harm = ("tc", "qdisc", "del", "dev", wire.device, "clsact")
+    err = cli("hold", wire.device, *UDP, "--", *harm, status=125).err
+    assert "its filters are gone" in err
+    assert "the plugs of its lanes" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("{}:1", "a name with a colon is the label of an address: give the device, {}"),
+        ("10.9.0.1", "it is an address: give the device that has it ('ip -br address' lists both)"),
+        ("::1", "it is an address: give the device that has it ('ip -br address' lists both)"),
+    ],
+)
+def test_a_name_that_is_no_devices(wire: Wire, cli: Cli, name: str, why: str) -> None:
+    """The label of an address, and an address: the line says what it is, and what to give."""
+    assert cli.complaint("show", name.format(wire.device)).endswith(why.format(wire.device))
+
+
+def test_a_pid_that_nobody_has(cli: Cli) -> None:
+    """A namespace by the pid of no process: the list of the named ones would not help."""
+    assert cli.complaint("-n", "4194999", "show").endswith("No such file or directory; no process has this pid")
+
+
+def test_why_a_count_is_not_known(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """A hold whose counts are unknown says what happened, but as JSON it is one line."""
+    for words in ((), ("--json",)):
+        err = cli("hold", wire.device, *words, "--", "ip", "link", "set", wire.device, "txqueuelen", "7").err
+        assert ("is unknown: its txqueuelen was changed" in err) is not bool(words)
+        assert err.count("\n") == (1 if words else 2)
+        wire.near.ip(f"link set {wire.device} txqueuelen 1000")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--ip-proto", "udp", "--dst-port", "53"), "option --handover needs --ip-proto tcp or --tcp-syn, and --dst"),
+        (("--tcp-syn", "--dst-port", "80", "--timeout", "0"), "option --handover needs a --timeout that is not 0"),
+    ],
+)
+def test_what_a_handover_needs(wire: Wire, cli: Cli, words: tuple[str, ...], why: str) -> None:
+    """A handover that there cannot be is not understood, in the words of the command line; nothing is made."""
+    assert why in cli.complaint_of_usage("hold", wire.device, *words, "--handover", "--", "true")
+    assert "clsact" not in wire.near.kinds(wire.device)
+
+
 def test_hold_finds_the_lane_for_all_packets(wire: Wire, cli: Cli) -> None:
     """Where another qdisc is the root, hold DEV holds the lane that 'lane add DEV' made, and leaves both there."""
     wire.near.tc(f"qdisc add dev {wire.device} root handle 1: pfifo")
@@ -119,10 +199,13 @@ def test_a_filtered_system_call_is_not_a_missing_right(wire: Wire, cli: Cli) -> 
     be missing."""
     if platform.machine() != "x86_64":
         unable("the number of the system call is not known here")
-    refused = (sys.executable, "-c", FILTERED)
-    err = cli("hold", wire.device, "--", "true", before=refused, status=125).err
-    assert "CAP_NET_ADMIN is missing" not in err
-    assert "seccomp" in err
+    for filtered in (FILTERED, FILTERED.replace(str(EPERM), str(EACCES))):
+        refused = (sys.executable, "-c", filtered)
+        err = cli("hold", wire.device, "--", "true", before=refused, status=125).err
+        assert "CAP_NET_ADMIN is missing" not in err
+        assert "must be executable" not in err
+        assert "pidfd_open" in err
+        assert "seccomp" in err
     assert "plug" not in wire.near.kinds(wire.device)
 
 
@@ -148,7 +231,7 @@ libc.prctl(38, 1, 0, 0, 0)
 assert libc.prctl(22, 2, ctypes.byref(Program(len(code), ctypes.cast(text, ctypes.c_void_p)))) == 0
 os.execv(sys.argv[1], sys.argv[1:])
 """
-ALLOW, EPERM, EAFNOSUPPORT = (6, 0, 0, 0x7FFF0000), (6, 0, 0, 0x50001), (6, 0, 0, 0x50061)
+ALLOW, EPERM, EACCES, EAFNOSUPPORT = ((6, 0, 0, code) for code in (0x7FFF0000, 0x50001, 0x5000D, 0x50061))
 FILTERED = FILTER.replace("CODE", str([(0x20, 0, 0, 0), (0x15, 0, 1, PIDFD_OPEN), EPERM, ALLOW]))
 # The system call, then its first argument: the address family.
 NO_NETLINK = [(0x20, 0, 0, 0), (0x15, 0, 3, SOCKET), (0x20, 0, 0, 16), (0x15, 0, 1, AF_NETLINK), EAFNOSUPPORT, ALLOW]

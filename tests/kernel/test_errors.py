@@ -57,7 +57,11 @@ def test_no_such_device_says_what_to_do(netns: Netns) -> None:
 def test_a_parent_qdisc_that_is_not_there(wire: Wire) -> None:
     """A class of a qdisc the device does not have: ParentNotFound."""
     with complain(
-        libnlplug.ParentNotFound, FileNotFoundError, errno.ENOENT, "Failed to find specified qdisc", "'tc qdisc show'"
+        libnlplug.ParentNotFound,
+        FileNotFoundError,
+        errno.ENOENT,
+        "Failed to find specified qdisc",
+        "'tc qdisc show dev ",
     ):
         libnlplug.attach(wire.device, parent="7:1", netns=wire.near)
 
@@ -65,7 +69,7 @@ def test_a_parent_qdisc_that_is_not_there(wire: Wire) -> None:
 def test_a_class_that_is_not_there(prio: Wire) -> None:
     """A class that the parent qdisc does not have: ClassNotFound."""
     with complain(
-        libnlplug.ClassNotFound, FileNotFoundError, errno.ENOENT, "Specified class not found", "'tc class show'"
+        libnlplug.ClassNotFound, FileNotFoundError, errno.ENOENT, "Specified class not found", "'tc class show dev "
     ):
         libnlplug.attach(prio.device, parent="1:9", netns=prio.near)
 

@@ -193,8 +193,8 @@ def test_two_interrupts_while_a_hold_is_entered(wire: Wire, plug: PlugQdisc, mon
     expect_flow(wire, [])
 
 
-def test_a_hold_that_cannot_be_left_for_recursion_is_not_begun(wire: Wire, plug: PlugQdisc) -> None:
-    """However near the limit of recursion the block stands: RecursionError comes before the hold, or not at all."""
+def test_no_limit_of_recursion_leaves_a_hold_on(wire: Wire, plug: PlugQdisc) -> None:
+    """However near the limit of recursion the block stands: after RecursionError, nothing is held."""
     with plug.hold():
         pass
     outcomes = set()

@@ -106,6 +106,25 @@ def test_a_hold_that_is_killed(road: Road, cli: Cli) -> None:
     before.uncounted().expect(Sight(road.near, road.device).uncounted())
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["own", "kept"])
+def test_the_next_hold_releases_a_lane_whose_guard_was_killed(road: Road, cli: Cli, kept: bool) -> None:
+    """Holder and guard are killed together, as with their cgroup: what the lane holds waits for the next hold of it."""
+    if kept:
+        cli("lane", "add", road.device, *OPTIONS)
+    process = cli.holding(road.device, *OPTIONS)
+    (shown,) = json.loads(cli("show", "-j").out)
+    for pid in (shown["holder"]["guard"], process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    numbers = road.leaving.send(3)
+    eventually(lambda: marks(road.near) == [], "the guard has ended")
+    assert road.leaving.arrived() == []
+    cli("hold", road.device, *OPTIONS, "--", "true")
+    road.leaving.expect(numbers + road.leaving.send(2))
+    if kept:
+        cli("lane", "del", road.device)
+
+
 def test_a_hold_that_expires(road: Road, cli: Cli) -> None:
     """The time is up before the command has ended: the packets flow, then 124, and the lane is gone."""
     process = cli.holding(road.device, *OPTIONS, "--timeout", "200ms")
@@ -194,6 +213,39 @@ def test_lane_show(road: Road, cli: Cli) -> None:
         cli("lane", "del", "lo")
         assert "DEV is missing" in cli.complaint_of_usage("lane", "del")
     assert "nosuch0" in cli.complaint("lane", "show", "nosuch0")
+    cli("lane", "del", road.device)
+
+
+def test_lane_show_prints_what_can_be_typed(road: Road, cli: Cli) -> None:
+    """Several ports and addresses are printed as the options take them: typed again, they find the same lane."""
+    options = ("--tcp-syn", "--dst-port", "443,80,8000-8010", "--src-ip", "192.0.2.7,10.0.0.0/8")
+    cli("lane", "add", road.device, *options)
+    shown = cli("lane", "show", road.device).out.splitlines()[1].split()[2]
+    assert shown == "ip_proto=tcp,src_ip=10.0.0.0/8,192.0.2.7/32,dst_port=80,443,8000-8010,tcp_syn"
+    again = ("--tcp-syn", "--dst-port", "80,443,8000-8010", "--src-ip", "10.0.0.0/8,192.0.2.7/32")
+    assert f"the lane for {shown} on " in cli.complaint("lane", "add", road.device, "--tcp-syn")
+    assert cli("lane", "del", road.device, *again) == ("", "")
+    assert listed(road.near, road.device) == []
+
+
+def test_lane_show_says_what_is_wrong(road: Road, cli: Cli) -> None:
+    """A kept lane whose filter somebody has replaced is an orphan: show says why, and what to do, in the namespace that
+    was given; 'lane add' with the same options mends it."""
+    cli("lane", "add", road.device, *OPTIONS)
+    (lane,) = listed(road.near, road.device)
+    other = f"flower ip_proto udp dst_port 9 action mirred egress redirect dev {lane.ifb}"
+    tc(road.near, f"filter replace dev {road.device} egress pref 65280 handle 0x10001 protocol ip {other}")
+    outside = Cli(road.far)
+    line = outside("lane", "show", road.device, "--netns", road.near.path).out.splitlines()[1]
+    why = "orphan, its filters were changed: add the lane again; or"
+    assert line.endswith(
+        f"{why} 'libnlplug -n {road.near.path} lane del {road.device}' deletes all lanes of {road.device}"
+    )
+    cli("lane", "add", road.device, *OPTIONS)
+    assert [(one.state, one.trouble) for one in listed(road.near, road.device)] == [("kept", None)]
+    road.near.ip(f"link set {lane.ifb} down")
+    line = cli("lane", "show", road.device).out.splitlines()[1]
+    assert line.endswith(f"drops, {lane.ifb} is down: 'ip link set dev {lane.ifb} up'")
     cli("lane", "del", road.device)
 
 

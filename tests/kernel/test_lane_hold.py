@@ -25,7 +25,7 @@ from libnlplug.hold import Hold, PacketsUncounted
 from libnlplug.lane.hold import LaneHold
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child, child, expect_ended, marks
-from tests.support.lane import FAR, UDP, Flow, Road, listed, tc, veth
+from tests.support.lane import FAR, UDP, Flow, Road, listed, tc, tc_filters, veth
 from tests.support.lane import marks as all_marks
 from tests.support.netlab import PORT, Wire, eventually
 
@@ -166,6 +166,29 @@ def test_a_lane_that_breaks_during_a_hold_is_told(road: Road, ingress: bool) -> 
     assert (held.packets, held.bytes, held.dropped) == (None, None, None)
     flow.expect(numbers)
     lane.close()
+
+
+@HOOKS
+def test_a_lane_whose_filter_was_replaced_is_told(road: Road, ingress: bool) -> None:
+    """Someone replaces a filter of the lane by one that matches other packets and still leads to the ifb: leaving the
+    block says so, the counts are not known, and so does the next hold, and the list of the lanes."""
+    hook, flow = "ingress" if ingress else "egress", road.flow(ingress)
+    lane = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
+    other = f"flower ip_proto udp dst_port 9 action mirred egress redirect dev {lane.ifb}"
+    with pytest.raises(QdiscNotFound, match="its filters were changed; close it and make it again"):
+        with lane.hold() as held:
+            numbers = flow.expect_held(lane)
+            tc(road.near, f"filter replace dev {road.device} {hook} pref 65280 handle 0x10001 protocol ip {other}")
+            flow.expect(missed := flow.send())
+    assert (held.packets, held.bytes, held.dropped) == (None, None, None)
+    flow.expect(numbers)
+    with pytest.raises(QdiscNotFound, match="its filters were changed"), lane.hold():
+        pytest.fail("it held")
+    (found,) = listed(road.near, road.device)
+    assert found.trouble == "its filters were changed: its program must close it and make it again"
+    lane.close()
+    assert missed
+    assert not any(tc_filters(road.near, road.device).values())
 
 
 @HOOKS

@@ -466,6 +466,37 @@ def test_somebody_on_the_lock(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> No
     PlugLane(wire.device, UDP, netns=wire.near).close()
 
 
+def test_a_kept_lane_whose_ifb_was_renamed(wire: Wire) -> None:
+    """A lane whose ifb has another name is shown with that name, is held, keeps its slot, and is deleted."""
+    lane = PlugLane.keep(wire.device, UDP, netns=wire.near)
+    lane.close()
+    wire.near.ip(f"link set {lane.ifb} down", f"link set {lane.ifb} name mine0", "link set mine0 up")
+    assert [(one.ifb, one.state, one.trouble) for one in listed(wire.near, wire.device)] == [("mine0", "kept", None)]
+    with PlugLane(wire.device, UDP, netns=wire.near) as adopted, adopted.hold():
+        assert not adopted.created
+        numbers = wire.send(3)
+        assert adopted.plug.stats().qlen == 3
+    wire.expect(numbers)
+    with PlugLane(wire.device, TCP, netns=wire.near) as other:
+        assert other.ifb.endswith("-1")
+    assert delete(wire) == [str(UDP)]
+    assert [link["ifname"] for link in wire.near.links()] == ["lo", wire.device]
+
+
+def test_an_orphan_whose_ifb_was_renamed(wire: Wire) -> None:
+    """A renamed ifb does not keep the lane of a dead process from being found and cleaned up, and one of a living
+    process is still its own."""
+    before = Sight(wire.near, wire.device)
+    with child(having, wire) as owner:
+        owner.hear()
+        (found,) = listed(wire.near, wire.device)
+        wire.near.ip(f"link set {found.ifb} down", f"link set {found.ifb} name mine0", "link set mine0 up")
+        assert states(wire) == [(str(UDP), "alive", owner.pid)]
+    assert states(wire) == [(str(UDP), "orphan", None)]
+    PlugLane(wire.device, TCP, netns=wire.near).close()
+    before.expect(Sight(wire.near, wire.device))
+
+
 def test_a_kept_lane_whose_alias_was_changed(wire: Wire) -> None:
     """An administrator who writes an alias over a lane's makes an orphan of it, which is cleaned up."""
     lane = PlugLane.keep(wire.device, UDP, netns=wire.near)
@@ -473,5 +504,7 @@ def test_a_kept_lane_whose_alias_was_changed(wire: Wire) -> None:
     for alias in ("mine", alias_of({"hook": "egress", "kept": "1", "filters": "many"})):
         wire.near.command("ip", "link", "set", lane.ifb, "alias", alias)
         assert [state for _, state, _ in states(wire)] == ["orphan"]
+        (found,) = listed(wire.near, wire.device)
+        assert found.trouble is not None
     PlugLane(wire.device, TCP, netns=wire.near).close()
     assert [link["ifname"] for link in wire.near.links() if link["ifname"].startswith("plug")] == []

@@ -27,6 +27,7 @@ MISSING = "CAP_NET_ADMIN is missing in this network namespace: run it as root or
         ("/run/x", "tc qdisc show", "nsenter --net=/run/x tc qdisc show"),
         ("4711", "libnlplug release eth0", "libnlplug -n 4711 release eth0"),
         ("4711", "ip link", "nsenter --net=/proc/4711/ns/net ip link"),
+        ("4711", "ip netns", "ip netns"),
         ("blue", "modprobe sch_plug", "modprobe sch_plug"),
     ],
 )
@@ -47,16 +48,20 @@ def test_sockets_that_a_unit_forbids_are_named() -> None:
     assert "RestrictAddressFamilies=" in advice.explained(plain, read(["show"]))
 
 
-@pytest.mark.parametrize(("status", "missing"), [("CapEff:\t1fffff\nSeccomp:\t2\n", False), ("CapEff:\t0\n", True)])
+@pytest.mark.parametrize("right", [MISSING, "CAP_SYS_ADMIN is needed to enter a network namespace"])
+@pytest.mark.parametrize(
+    ("status", "missing"),
+    [("CapEff:\t3fffff\nSeccomp:\t2\n", False), ("CapEff:\t3fffff\nSeccomp:\t0\n", True), ("CapEff:\t0\n", True)],
+)
 def test_a_right_that_is_there_is_not_missing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path, status: str, missing: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path, right: str, status: str, missing: bool
 ) -> None:
-    """EPERM with CAP_NET_ADMIN and a seccomp filter is the filter's; without one of both it is a missing right."""
+    """EPERM with the capability and a seccomp filter is the filter's; without one of both it is a missing right."""
     (tmp_path / "status").write_text(status)
     monkeypatch.setattr(advice, "_STATUS", str(tmp_path / "status"))
-    error = NotPermitted(errno.EPERM, f"cannot buffer on lo: Operation not permitted; {MISSING}")
+    error = NotPermitted(errno.EPERM, f"cannot buffer on lo: Operation not permitted; {right}")
     said = advice.explained(error, read(["buffer", "lo"]))
-    assert (MISSING in said, "seccomp" in said) == (missing, not missing)
+    assert (right in said, "seccomp" in said) == (missing, not missing)
     assert said.startswith("cannot buffer on lo: Operation not permitted; ")
 
 
@@ -70,3 +75,5 @@ def test_options_are_named_as_they_were_typed() -> None:
     )
     assert "hold: -n is 0, which is no pid" in advice.as_typed(ValueError("netns is 0, which is no pid"), args)
     assert "libnlplug hold: --parent is 'x'" in advice.as_typed(ValueError("parent is 'x'"), args)
+    args = read(["limit", "lo", "5"])
+    assert advice.as_typed(ValueError("limit is 5: give more"), args).startswith("libnlplug limit: SIZE is 5: give")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import libnlplug
 from libnlplug import GuardUnavailable, HoldExpired, HoldReport, PlugBusy
-from libnlplug.guard.holders import Holder, busy, mark_name
+from libnlplug.guard.holders import Holder, Place, busy, mark_name
 from libnlplug.hold import Hold
 
 
@@ -73,8 +73,14 @@ def holder(**changes: object) -> Holder:
 def test_a_refusal_says_who_is_in_the_way(changes: dict, words: str) -> None:
     """PlugBusy has the pid, and words for a holder, for a guard that was left behind, and for a squatter."""
     with pytest.raises(PlugBusy, match=words) as caught:
-        raise busy("eth0", holder(**changes))
+        raise busy(Place("eth0", 2, 0x504C_0000, 0xFFFFFFFF), holder(**changes))
     assert caught.value.pid == 12
+
+
+def test_a_guard_at_a_class_is_ended_there() -> None:
+    """The command that is advised names the class of the plug that the guard holds."""
+    error = busy(Place("eth0", 2, 0x5004_0000, 0x10004), holder(detached=True))
+    assert str(error).endswith("'libnlplug release eth0 --parent 1:4' ends it")
 
 
 def test_the_errors_survive_a_pickle() -> None:

@@ -69,8 +69,13 @@ def test_names_of_ifbs(ifindex: int, slot: int) -> None:
 
 @pytest.mark.parametrize("name", ["plug", "plug1", "plug1-", "plug-1", "plug1-0x", "plug1-100", "plug01-0", "ifb0"])
 def test_other_names_are_no_lanes(name: str) -> None:
-    """An ifb with a name that no lane would give is not one, and neither is one with another address."""
+    """An ifb with a name that no lane would give is not one, and neither is one with another address. Its alias can
+    say that it is one."""
     assert _lane(ifb(name)) is None
+    assert _lane(ifb(name, alias_of({"at": name[4:]}))) is None
+    words = {"at": "1f-99"}
+    renamed = ifb(name, alias_of(words), b"\2other")
+    assert _lane(renamed) == Lane(renamed, 31, 99, words)
     assert _lane(ifb(address=b"\x02plug\1")) is None
 
 

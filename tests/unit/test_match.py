@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections import Counter
 
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libnlplug import Match
+from libnlplug.lane.filters import SLOTS
 from libnlplug.lane.ifb import alias_of
+from libnlplug.lane.inventory import place_of
 from libnlplug.lane.match import MAX_FILTERS, MAX_TEXT, match_of
 from tests.support.packets import Packet, expected, matches, packets
 
@@ -30,7 +33,10 @@ LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
         ({"ip_proto": True}, "ip_proto is True"),
         ({"ip_proto": ""}, "ip_proto is ''"),
         ({"ip_proto": "²"}, "ip_proto is '²'"),
-        ({"src_ip": "10.0.0.1/8"}, r"src_ip is '10.0.0.1/8': .* as 10.0.0.0/8 \(10.0.0.1/8 has host bits set\)"),
+        (
+            {"src_ip": "10.0.0.1/8"},
+            r"src_ip is '10.0.0.1/8': .* as 10.0.0.0/8 \(10.0.0.1/8 has host bits set: give 10.0.0.0/8 or 10.0.0.1\)",
+        ),
         ({"dst_ip": "10.0.0"}, "dst_ip is '10.0.0': it must be an address or a prefix"),
         ({"dst_ip": "localhost"}, "dst_ip is 'localhost'"),
         ({"dst_ip": ""}, "dst_ip is ''"),
@@ -173,7 +179,8 @@ def test_the_longest_match_fits_into_an_alias() -> None:
         dst_port=65534,
         tcp_syn=True,
     )
-    words = {"hook": "ingress", "kept": "1", "pid": str(1 << 22), "filters": str(MAX_FILTERS), "match": "x" * MAX_TEXT}
+    words = {"at": place_of((1 << 31) - 1, SLOTS - 1), "hook": "ingress", "kept": "1", "pid": str(1 << 22)}
+    words.update(filters=str(MAX_FILTERS), keys="f" * 8, match="x" * MAX_TEXT)
     assert len(str(match)) <= MAX_TEXT
     assert len(alias_of(words).encode()) < 256
 
@@ -204,7 +211,10 @@ def test_which_matches_overlap(one: dict, other: dict, both: bool) -> None:
 
 @given(matches())
 def test_what_is_written_is_read(match: Match) -> None:
-    """A match is read back from how it is written; anything else is none."""
+    """A match is read back from how it is written, and so is each value of it; anything else is none."""
     assert match_of(str(match)) == match
-    for text in ("", "?", "ip_proto", "dst_port=x", "tcp_syn=1,vlan=7"):
+    parts = [part.partition("=") for part in re.split(",(?=[a-z_]+=)", str(match).replace(",tcp_syn", ""))]
+    typed = {name: value for name, equals, value in parts if equals}
+    assert Match(**typed, tcp_syn=match.tcp_syn) == match
+    for text in ("", "?", "ip_proto", "dst_port=x", "tcp_syn=1,vlan=7", "80,dst_port=443", "ip_proto=tcp,udp"):
         assert match_of(text) is None

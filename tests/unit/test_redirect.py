@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libnlplug import Match
-from libnlplug.lane.filters import FIRST_PRIO, SLOTS, by_slot, ender, in_place, is_lanes, slot_of
+from libnlplug.lane.filters import FIRST_PRIO, SLOTS, by_slot, digest, ender, is_lanes, slot_of
 from libnlplug.lane.hook import Filter, _read, ingress_chain, tcx_programs
 from libnlplug.netlink.libnl import lib
 from libnlplug.netlink.messages import attribute
@@ -135,17 +135,21 @@ def test_numbers_without_a_slot(handle: int) -> None:
     assert slot_of(lanes(0, 1, 7, handle=handle)) is None
 
 
-def test_filters_in_place() -> None:
-    """A lane's filters are in place where all of them lead to its ifb; what else is at the hook does not count."""
+def test_the_filters_of_a_slot_and_their_digest() -> None:
+    """A slot's filters are found among others. Their digest tells another field, target, handle or number, and neither
+    their order, nor what their action has counted, nor whether a card runs them."""
     root = shown(kind="flower", handle=0, prio=FIRST_PRIO)
     first, second = lanes(3, 1, 7), lanes(3, 2, 7, FIRST_PRIO + 1)
     others = [shown(gact(OK)), lanes(4, 1, 9), lanes(2, 1, 7)]
     assert by_slot([root, first, second, *others]) == {3: [first, second], 4: [lanes(4, 1, 9)], 2: [lanes(2, 1, 7)]}
-    assert in_place([first, second], 7, 2)
-    assert not in_place([first], 7, 2)
-    assert not in_place([first, second], 8, 2)
-    assert not in_place([first, lanes(3, 2, 0)], 7, 2)
-    assert not in_place([], 7, 0)
+    port = attribute(lib.TCA_FLOWER_KEY_TCP_DST, b"\0P")
+    changed = [lanes(3, 2, 8, FIRST_PRIO + 1), lanes(3, 4, 7, FIRST_PRIO + 1), lanes(3, 2, 7), lanes(3, 2, 0)]
+    changed.append(lanes(3, 2, 7, FIRST_PRIO + 1, options=port))
+    kept = digest([first, second])
+    assert digest([second, first]) == kept
+    assert kept not in [digest([first]), *(digest([first, other]) for other in changed)]
+    ran = attribute(lib.TCA_FLOWER_FLAGS, b"\x09\0\0\0") + attribute(lib.TCA_FLOWER_IN_HW_COUNT, bytes(4))
+    assert digest([first, lanes(3, 2, 7, FIRST_PRIO + 1, options=ran)]) == kept
 
 
 @given(st.binary(max_size=120))
