@@ -49,6 +49,13 @@ breaks(
     "kernel/test_port_requests::test_an_interrupted_attach_leaves_nothing_held",
 )
 breaks(
+    "port: two threads that attach first open a socket each",
+    PORT,
+    "    with _beginning:\n",
+    "    if True:\n",
+    "kernel/test_port_requests::test_the_first_attach_of_another_thread_is_not_forgotten",
+)
+breaks(
     "port: limit 0 is sent to the kernel",
     PORT,
     "add = lib.rtnl_qdisc_add if limit else lib.libnlplug_add_without_options",

@@ -154,15 +154,15 @@ static void read_change(const struct nlmsghdr *header)
 }
 
 /* Read an answer of the kernel about a plug: an error, 0 for done, or counters. */
-static void read_answer(const struct nlmsghdr *header, unsigned int number)
+static void read_answer(const struct nlmsghdr *header, unsigned int seq)
 {
 	const char *at = (char *)header + NLMSG_SPACE(sizeof(struct tcmsg)), *end = (char *)header + header->nlmsg_len;
-	struct plug *plug = plugs + (number & ~COUNTING);
+	struct plug *plug = plugs + (seq & ~COUNTING);
 	const struct nlattr *found;
 
-	if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_len >= NLMSG_LENGTH(sizeof(int)) && number < count) {
-		errors[number] = -*(int *)NLMSG_DATA(header);
-	} else if (header->nlmsg_type == RTM_NEWQDISC && number & COUNTING) {	/* not of what was sent */
+	if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_len >= NLMSG_LENGTH(sizeof(int)) && seq < count) {
+		errors[seq] = -*(int *)NLMSG_DATA(header);
+	} else if (header->nlmsg_type == RTM_NEWQDISC && seq & COUNTING) {	/* not of what was sent */
 		found = attribute_inside(attribute_find(at, end, TCA_STATS2), TCA_STATS_QUEUE);
 		attribute_copy(found, &plug->counters, sizeof plug->counters);
 		plug->counted = found && attribute_size(found) >= sizeof plug->counters;
@@ -200,14 +200,14 @@ static int take(uint32_t final)
 }
 
 /* Write the message for a plug; returns its length. */
-static size_t write_message(char *to, enum guard_message what, uint32_t number)
+static size_t write_message(char *to, enum guard_message what, uint32_t seq)
 {
 	const struct nlmsghdr *message = (struct nlmsghdr *)config->messages[what];
-	const struct guard_place *place = &plugs[number & ~COUNTING].place;
+	const struct guard_place *place = &plugs[seq & ~COUNTING].place;
 	struct nlmsghdr *header = memcpy(to, message, message->nlmsg_len);
 	struct tcmsg *written = NLMSG_DATA(header);
 
-	header->nlmsg_seq = number;
+	header->nlmsg_seq = seq;
 	written->tcm_ifindex = place->ifindex;
 	if (what != GUARD_ASK_LINK) {
 		written->tcm_handle = place->handle;

@@ -25,13 +25,12 @@ __all__ = ["BacklogTooSmall", "Handover", "LaneHold", "LaneReport", "backlog_sen
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Literal, Protocol
+    from typing import Protocol
 
+    from ..hold import OnDeath
     from ..netlink.route_socket import RouteSocket
     from ..plug import PlugQdisc
     from .match import Match
-
-    OnDeath = Literal["release", "drop"]
 
     class HeldLane(Protocol):
         """What a hold needs of its PlugLane."""
