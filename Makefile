@@ -22,7 +22,7 @@ REPORTS := $(THIRDS) unit parity
 SHORT := epochs hold_and_release hold_exclusive hold_ends threads_and_fork group guard_alone lane_hold
 LACKING := $(addprefix tests/kernel/test_lane_neighbours.py::test_,a_tcx_program_of_this_kernel_is_reported an_nftables_chain_of_this_kernel_is_not_bypassed)
 
-SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tests/matrix/pages tools/testkernel/run tools/fresh tools/mutants tools/parts tools/summary tools/tested
+SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tools/testkernel/run tools/fresh tools/mutants tools/parts tools/summary tools/tested
 
 # ARGS, and the tests $(1) unless ARGS names some
 tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
@@ -86,7 +86,7 @@ matrix-deb: ## the Debian packages in empty trees: make matrix-deb RELEASES=trix
 	$(PYTHON) tests/matrix/packages $(RELEASES)
 
 matrix-pages: ## the steps of the pages, as written, in empty trees: make matrix-pages PARTS='install servers'
-	$(PYTHON) tests/matrix/pages $(PARTS)
+	$(PYTHON) -m tests.matrix.pages $(PARTS)
 
 fresh: ## demo and test in an empty Debian: make fresh RELEASE=trixie
 	tools/fresh $(RELEASE)

@@ -45,11 +45,15 @@ _MODULES = {
     "plug": ("PlugQdisc", "PlugStats"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+_ROOMS = {module.partition(".")[0] for module in _MODULES}  # type checkers see these as attributes, too
 
 __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        room: object = __import__(f"{__name__}.{name}", fromlist=("__name__",))
+        return room
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = __import__(f"{__name__}.{_MODULE_OF[name]}", fromlist=(name,))
@@ -59,4 +63,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})
+    return sorted({*globals(), *_MODULE_OF, *_ROOMS})

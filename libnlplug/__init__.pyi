@@ -34,3 +34,5 @@ from .lane.lane import PlugLane as PlugLane
 from .lane.match import Match as Match
 from .plug import PlugQdisc as PlugQdisc
 from .plug import PlugStats as PlugStats
+
+__all__: list[str]

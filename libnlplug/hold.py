@@ -228,11 +228,11 @@ class Hold(AsyncWith):
         return device
 
     def __enter__(self) -> HoldReport:
-        if self._guard is not None:
-            raise RuntimeError("a hold is entered once: call hold() again for another one")
+        self._refuse_second_entry()
         if not self._held.places():  # a group without plugs
             self._report = HoldReport.of_nothing()
             return self._report
+        self._over = False
         self._guard = guard = self._held.guard()
         self._id = guard.new_id()
         self._begun = time.monotonic()
@@ -242,28 +242,27 @@ class Hold(AsyncWith):
             return self._report
         except BaseException as error:
             codes = getattr(error, "codes", None)  # of guard.client.PlugsRefused
-            self._take_back(codes is None and not isinstance(error, PlugBusy))
+            try:
+                if codes is None and not isinstance(error, PlugBusy):  # it may hold
+                    self._end_surely()
+            except NetlinkError as failure:
+                if not self._held.is_gone(failure):  # without a plug nothing is held, and the first error says why
+                    raise
             self._guard = None
             if codes is not None:
                 raise self._held.error_for("buffer on", codes) from None
             raise
 
-    def _take_back(self, held: bool) -> None:
-        """Release after an entry that failed or was interrupted, if it may hold."""
-        assert self._guard is not None
-        if held and self._guard.release(self._id) is None and not self._held.closed:
-            try:
-                self._held.release_without(self._guard.pid)
-            except NetlinkError as failure:
-                if not self._held.is_gone(failure):  # without a plug nothing is held, and the first error says why
-                    raise
+    def _refuse_second_entry(self) -> None:
+        if self._guard is not None:
+            raise RuntimeError("a hold is entered once: call hold() again for another one")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
             self._leave()
-        finally:  # an interrupt may have come before the release, and another one may come now
+        finally:  # an interrupt may have come before the release, and another one now; a frame more may be one too many
             try:
                 self._end()
             finally:
@@ -271,6 +270,16 @@ class Hold(AsyncWith):
                     self._end()
                 finally:
                     self._end()
+
+    def _end_surely(self) -> None:
+        """Have the guard release, as __exit__() does."""
+        try:
+            self._end()
+        finally:
+            try:
+                self._end()
+            finally:
+                self._end()
 
     def _end(self) -> Answer | None:
         """Have the guard release, once. Return its answer, or None if it has gone."""

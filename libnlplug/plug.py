@@ -301,6 +301,8 @@ class PlugQdisc(Holdable):
             with Taken(self.socket(), self.place, "release", guard):
                 self._release_with_retries()
         except PlugBusy as error:
+            if not error.pid:  # somebody has the mark who does not answer, and perhaps holds nothing
+                raise
             why = f"this hold's guard has gone, and process {error.pid} holds it now: it will release"
             raise PlugBusy.by(self._device, error.pid, why, "release") from None
 

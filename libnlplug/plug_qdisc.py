@@ -14,14 +14,15 @@ Each function makes the libnl calls that the C makes, in the same order with the
 - If the kernel's answer to the attach is lost, the plug is released and the attach fails. The C leaves it holding.
 - An unknown id is refused; libnl-cli would add it to libnl's classid file. One link is looked up; the C lists all.
 
-An argument of the wrong type raises TypeError. Threads: requests take turns. Fork: in a child every function returns -1
-until qdisc_init() is called there.
+A wrong type raises TypeError. Threads: requests take turns. Fork: a child calls qdisc_init() first, or all return -1.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from _thread import RLock
 
 from .netlink.libnl import ffi, lib
 
@@ -31,7 +32,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .netlink.libnl import CData
 
-_statics: tuple[CData, CData] | None = None  # the C's nl_sock and qdisc; never changed, only replaced
+    Statics = tuple[CData, CData]
+
+_statics: Statics | None = None  # the C's nl_sock and qdisc; never changed, only replaced
+_beginning = RLock()  # only one thread opens the first socket
 _forked = False  # True in a forked child, whose _statics belong to the parent
 
 
@@ -79,21 +83,21 @@ def plug_qdisc_plug_buffer() -> int:
 def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> int:
     """Attach a plug to ``device`` under ``parent`` with the handle ``id``, released; 0, or -1 and a line on stderr.
 
-    ``limit`` is in bytes, link headers included, 0 to 2^32-1; 0 leaves it to the kernel, whose default is the device's
-    txqueuelen times its MTU with link header. ``parent`` and ``id`` are what libnl reads: 'root', '1:', '1:4', or a
-    name of its classid file. With ``id`` None the kernel chooses a handle. An existing plug gets the new limit and is
-    released. By hand::
+    ``limit`` is in bytes, link headers included, 0 to 2^32-1; 0 leaves it to the kernel. ``parent`` and ``id`` are what
+    libnl reads: 'root', '1:', '1:4', or a name of its classid file. With ``id`` None, the plug gets the handle of the
+    last attach; the first time, the kernel chooses one. An existing plug gets the new limit, released. By hand::
 
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID plug --limit LIMIT
         nl-qdisc-add --dev=DEVICE --parent=PARENT --id=ID --update plug --release-indefinite
     """
     global _statics
     if type(limit) is not int:  # a bool is none
-        raise TypeError(f"limit is an int, not {limit!r}")
+        raise TypeError(f"limit must be an int, not {limit!r}")
     if not 0 <= limit < 1 << 32:
         return _failed(f"limit is {limit}: it must be a number of bytes, 0 to {(1 << 32) - 1}")
-    if _statics is None and qdisc_init() == -1:
-        return -1
+    with _beginning:
+        if _statics is None and qdisc_init() == -1:
+            return -1
     if _forked or _statics is None:
         return _failed("the socket belongs to the parent process: call qdisc_init() in the child")
     nl_sock, shared = _statics
@@ -137,9 +141,7 @@ def plug_qdisc_attach(device: str, parent: str, id: str | None, limit: int) -> i
     return 0
 
 
-def _in_turn(
-    statics: tuple[CData, CData] | None, set_action: object, add: object, flags: int, said: CData = ffi.NULL
-) -> int:
+def _in_turn(statics: Statics | None, set_action: object, add: object, flags: int, said: CData = ffi.NULL) -> int:
     """Call ``set_action(qdisc)`` and ``add(nl_sock, qdisc, flags)`` under the lock. Return what add() returns."""
     if statics is None or _forked:
         return -1
@@ -147,8 +149,8 @@ def _in_turn(
 
 
 def _leave_to_the_parent() -> None:
-    global _forked
-    _forked = _statics is not None
+    global _forked, _beginning
+    _forked, _beginning = _statics is not None, RLock()
     lib.libnlplug_new_turn()
 
 
@@ -158,7 +160,7 @@ os.register_at_fork(after_in_child=_leave_to_the_parent)
 def _encoded(text: str) -> bytes:
     """Return the text as bytes, or b"", which names nothing, if it has a NUL or a surrogate."""
     if not isinstance(text, str):
-        raise TypeError(f"a device, a parent or an id is a str, not {text!r}")
+        raise TypeError(f"device, parent and id must be str, not {text!r}")
     try:
         return b"" if "\0" in text else os.fsencode(text)
     except UnicodeEncodeError:
@@ -170,9 +172,7 @@ def _failed(sentence: str, error: int = 0, said: CData = ffi.NULL) -> int:
     if error:
         why = (said and ffi.string(said) or ffi.string(lib.nl_geterror(error))).decode(errors="replace")
         sentence += f": {why}: 'tc qdisc show' lists the qdiscs, 'libnlplug doctor' says what is missing"
-    try:
+    with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(f"plug_qdisc: {sentence}", file=sys.stderr)
-    except (OSError, ValueError):
-        pass
     return -1

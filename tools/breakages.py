@@ -49,6 +49,13 @@ breaks(
     "kernel/test_port_requests::test_an_interrupted_attach_leaves_nothing_held",
 )
 breaks(
+    "port: two threads that attach first open a socket each",
+    PORT,
+    "    with _beginning:\n",
+    "    if True:\n",
+    "kernel/test_port_requests::test_the_first_attach_of_another_thread_is_not_forgotten",
+)
+breaks(
     "port: limit 0 is sent to the kernel",
     PORT,
     "add = lib.rtnl_qdisc_add if limit else lib.libnlplug_add_without_options",
@@ -222,6 +229,13 @@ breaks(
     "kernel/test_guard_alone::test_two_interrupts_while_a_hold_is_left"
     " kernel/test_guard_alone::test_no_limit_of_recursion_leaves_a_hold_on"
     " kernel/test_hold_ends::test_an_interrupt_at_any_line_of_hold_leaves_nothing_held",
+)
+breaks(
+    "hold: two interrupts while it is entered leave it on",
+    HOLD,
+    "                    self._end_surely()\n            except NetlinkError",
+    "                    self._end()\n            except NetlinkError",
+    "kernel/test_guard_alone::test_two_interrupts_while_a_hold_is_entered",
 )
 breaks(
     "hold: a second one with one Hold object",
@@ -808,9 +822,7 @@ breaks(
     GUARD,
     "	if (outcome == GUARD_RELEASED && time_left() <= 0)\n",
     "	if (0)\n",
-    "unit/test_guard_protocol::test_a_release_after_the_time_is_an_expiry"
-    " kernel/test_guard_alone::test_a_guard_that_did_not_run_in_time_says_so",
-    "obey() looks at the clock first: only a release that begins in time and ends late comes here",
+    "kernel/test_guard_order::test_a_release_that_begins_in_time_and_ends_late_is_late",
 )
 breaks(
     "guard: a holder that executes another program goes on holding",
@@ -825,6 +837,27 @@ breaks(
     "			last.lost = why;\n",
     "			last.lost = 0;\n",
     "kernel/test_guard_alone::test_what_the_kernel_threw_away_uncounted_is_not_zero",
+)
+breaks(
+    "guard: a plug that was made again has lost nothing",
+    GUARD,
+    "(deleted || header->nlmsg_flags & NLM_F_REPLACE)",
+    "deleted",
+    "kernel/test_hold_uncounted::test_a_class_that_goes_and_comes_back",
+)
+breaks(
+    "guard: a carrier that has come back was never away",
+    GUARD,
+    " || plug->carrier_downs != downs",
+    "",
+    "kernel/test_hold_uncounted::test_a_device_that_gets_fewer_queues",
+)
+breaks(
+    "guard: a holder that dies while it leaves has died",
+    GUARD,
+    "		if (polled[COMMANDS].revents)\n",
+    "		if (polled[COMMANDS].revents && !polled[HOLDER].revents)\n",
+    "kernel/test_guard_order::test_a_holder_that_dies_while_it_leaves_has_left",
 )
 breaks(
     "guard: drops before the hold are the hold's",

@@ -6,13 +6,10 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 
 from net import PORT, VIP, run
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 from reload import engines
 
 NAMED = """\

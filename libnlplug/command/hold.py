@@ -186,13 +186,13 @@ def _what_to_hold(args: Args) -> Held:
 
 
 def _lane_for_all_is_kept(args: Args) -> bool:
-    from ..lane.inventory import lanes
+    from ..lane.inventory import shown_lanes
     from ..lane.match import Match
 
     if args.parent != "root":
         return False
     wanted = ("egress", str(Match()), "kept")
-    return any((one.hook, one.match, one.state) == wanted for one in lanes(RouteSocket(args.netns), args.dev))
+    return any((one.hook, one.match, one.state) == wanted for one in shown_lanes(RouteSocket(args.netns), args.dev))
 
 
 def _refuse_if_held(args: Args) -> None:
@@ -203,11 +203,11 @@ def _refuse_if_held(args: Args) -> None:
 
 
 def _refuse_if_lane_held(args: Args, match: Match | None) -> None:
-    from ..lane.inventory import lanes
+    from ..lane.inventory import shown_lanes
     from ..lane.match import Match
 
     wanted = ("ingress" if args.ingress else "egress", str(match or Match()))
-    for one in lanes(RouteSocket(args.netns), device_named(args)):
+    for one in shown_lanes(RouteSocket(args.netns), device_named(args)):
         if (one.hook, one.match) == wanted:
             try:
                 plug = PlugQdisc.open(one.ifb, netns=args.netns)

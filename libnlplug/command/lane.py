@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ..errors import DeviceNotFound
 from .advice import elsewhere
-from .output import say, table
+from .output import columns, say
 from .table import DONE, FAILED, PACKETS
 from .verbs import device_named
 
@@ -54,7 +54,7 @@ def _show(args: Args) -> int:
         print(json.dumps([one.as_dict() for one in found], indent=2))
     elif found:
         rows = [[one.device, one.hook, one.match, one.ifb, elsewhere(_state(one), args)] for one in found]
-        print("\n".join(table(["DEVICE", "HOOK", "MATCH", "IFB", "STATE"], rows)))
+        print("\n".join(columns(["DEVICE", "HOOK", "MATCH", "IFB", "STATE"], rows)))
     else:
         print(f"no lane on {args.dev}" if args.dev else "no lane in this network namespace")
     return DONE
@@ -66,16 +66,16 @@ def _state(one: ShownLane) -> str:
 
 def _listed(sk: RouteSocket, device: str | None) -> list[ShownLane]:
     """Return the lanes of the device, or of every device that has a lane or a clsact qdisc."""
-    from ..lane.inventory import all_lanes, lanes
+    from ..lane.inventory import all_lanes, shown_lanes
 
     if device is not None:
-        return lanes(sk, sk.link_name(sk.ifindex_of(device)))  # it may be an alternative name
+        return shown_lanes(sk, sk.link_name(sk.ifindex_of(device)))  # it may be an alternative name
     ifindexes = {one.ifindex for one in all_lanes(sk)}
     ifindexes |= {one.ifindex for one in sk.qdiscs() if one.kind == "clsact"}
     found = []
     for ifindex in sorted(ifindexes):
         try:
-            found += lanes(sk, sk.link_name(ifindex))
+            found += shown_lanes(sk, sk.link_name(ifindex))
         except DeviceNotFound:  # it has gone, and the next lane of any device removes what it left
             continue
     return found

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["discard", "err", "say", "table"]
+__all__ = ["columns", "discard", "err", "say"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def discard(stream: TextIO | None) -> None:
         os.close(nowhere)
 
 
-def table(heads: list[str], rows: list[list[str]], numbers: Container[str] = ()) -> list[str]:
+def columns(heads: list[str], rows: list[list[str]], numbers: Container[str] = ()) -> list[str]:
     """Return the lines of a table with aligned columns; those named in ``numbers`` are aligned to the right."""
     every = [heads, *rows]
     widths = [max(len(row[at]) for row in every) for at in range(len(heads))]

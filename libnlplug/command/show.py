@@ -9,7 +9,7 @@ import time
 
 from ..errors import QdiscNotFound
 from ..netlink.route_socket import RouteSocket
-from .output import table
+from .output import columns
 from .plugs import NO_PLUG, holder_name, plugs
 from .table import DONE
 from .verbs import device_named
@@ -58,7 +58,7 @@ def lines(found: list[dict[str, object]]) -> list[str]:
         for plug in found
     ]
     numbers = [name.upper() for name in _NUMBERS]
-    return table(["DEVICE", "PARENT", "HANDLE", *numbers, "HOLDER"], rows, numbers)
+    return columns(["DEVICE", "PARENT", "HANDLE", *numbers, "HOLDER"], rows, numbers)
 
 
 def _holder(holder: object) -> str:

@@ -53,7 +53,7 @@ def parse_time(text: str) -> float:
         raise ValueError(f"time is {text!r}: it must be seconds, or have a unit, as 5, 0.5s, 250ms, 5m or 1h")
     seconds = number * _TIMES[unit]
     if seconds > TIMEOUT_MAX:
-        raise ValueError(f"time is {text!r}: the longest is 1e9 seconds, 31 years")
+        raise ValueError(f"time is {text!r}: it must be at most {TIMEOUT_MAX:.0f} seconds (31 years)")
     return seconds
 
 
@@ -70,7 +70,7 @@ def limit(text: str) -> int:
     """Return a limit in bytes, or raise ValueError."""
     size = parse_size(text)
     if not 1 <= size <= LIMIT_MAX:
-        why = ", with 0 the plug would drop every packet for ever" if size == 0 else ""
+        why = " (0 would drop every packet for ever)" if size == 0 else ""
         raise ValueError(f"size is {text!r}: it must be 1 to {LIMIT_MAX} bytes{why}")
     return size
 
@@ -84,11 +84,10 @@ def device(text: str) -> str:
 
 def netns(text: str) -> str | int:
     """Return the name, path or pid of a network namespace. A number is a pid unless a namespace has that name."""
-    if not text:
-        raise ValueError("netns is '': it must be a name, a path or a pid")
-    if text.isascii() and text.isdecimal() and not os.path.exists(f"/run/netns/{text}"):
-        return int(text)
-    return text
+    is_pid = text.isascii() and text.isdecimal() and not os.path.exists(f"/run/netns/{text}")
+    if not text or (is_pid and not int(text)):
+        raise ValueError(f"netns is {text!r}: it must be a name, a path or a pid")
+    return int(text) if is_pid else text
 
 
 def ports(text: str) -> int | str:

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from .output import table
+from .output import columns
 from .plugs import NO_PLUG, holder_name
 from .units import format_size
 
@@ -97,7 +97,7 @@ def _screen(found: Plugs, rates: Rates) -> str:
 
 def lines(found: Plugs, rates: Rates) -> list[str]:
     """Return the table, one line for each plug."""
-    return table(_HEADS, [_cells(plug, rates) for plug in found], _NUMBERS) if found else [NO_PLUG]
+    return columns(_HEADS, [_cells(plug, rates) for plug in found], _NUMBERS) if found else [NO_PLUG]
 
 
 def _cells(plug: dict[str, Any], rates: Rates) -> list[str]:

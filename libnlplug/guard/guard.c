@@ -14,21 +14,23 @@
  *		  a mark is taken		says which one				IDLE
  *		  a buffer failed		says so, ends the hold			IDLE
  *		RELEASE				says how that hold ended, or NOT_ON	IDLE
- *		END, holder gone		ends					-
+ *		END, nonsense, holder gone	ends					-
  *	HELD	HOLD				refuses: EBUSY				HELD
  *		RELEASE of this hold		ends the hold, says how			IDLE
+ *		  the time is up		the same, with drop if so asked		IDLE
  *		RELEASE of another		says NOT_ON				HELD
- *		the time is up			ends the hold, with drop if so asked	IDLE
- *		holder gone			ends the hold, with drop if so asked	-
+ *		the time is up			ends the hold, with drop if so asked	IDLE, or - if detached
+ *		nonsense, holder gone		ends the hold, with drop if so asked	-
  *		END; SIGTERM, visitor's END	ends the hold				-
  *		namespace abandoned		ends the hold				-
+ *	both	HOLD that makes no sense	refuses: EINVAL				the same
  *
  * To end a hold, the guard sends release or drop, repeats it every 10 ms if it failed for a passing reason, and then gives
  * the marks back. A holder that waits longer than 1 s is told the failure. The holder is gone when its socket is closed,
- * its pidfd is readable, it is dying, or it runs another program. A detached hold goes on without its holder; only such
- * a hold is ended by SIGTERM and by a visitor's END, or when namespace.c finds that nobody else uses the network
- * namespace. This program has neither Python nor libnl: it shares nothing with the holder that could fail in both. It
- * allocates everything but the marks before it says that it is ready.
+ * its pidfd is readable, it is dying, or it runs another program. A detached hold goes on without its holder until its time
+ * is up, and its guard ends then; only such a hold is ended by SIGTERM and by a visitor's END, or when namespace.c finds
+ * that nobody else uses the network namespace. This program has neither Python nor libnl: it shares nothing with the
+ * holder that could fail in both. It allocates everything but the marks before it says that it is ready.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -77,7 +79,7 @@ struct plug {
 	int counted;			/* whether the last message's question was answered with counters */
 	struct gnet_stats_queue counters;
 	uint32_t drops_before;		/* at buffer; UINT32_MAX if unknown */
-	uint32_t queue_length;		/* the device's txqueuelen */
+	uint32_t queue_length, carrier_downs;	/* the device's txqueuelen, and how often its carrier has gone */
 };
 
 static struct guard_config *config;
@@ -91,7 +93,7 @@ static int held, leaving;			/* the state; whether this guard ends with the hold 
 static struct guard_question hold;		/* what began the hold that is on */
 static int64_t begun;				/* CLOCK_MONOTONIC, nanoseconds */
 static struct guard_answer last;		/* how the hold that is on, or was on last, ends */
-static int links_known;				/* whether each queue_length is */
+static int links_known;				/* whether each queue_length and carrier_downs is */
 static volatile sig_atomic_t told_to_end;
 
 static int64_t now_on(clockid_t clock)
@@ -114,7 +116,8 @@ static int passing(int error)
 
 /*
  * Note if a plug may have lost packets by this change. The kernel empties the queues of a link that goes down or whose
- * txqueuelen changes. It empties a plug if the plug, its parent or the root is deleted, or if clsact is added or deleted.
+ * txqueuelen changes, and all qdiscs of a device if clsact is added or deleted. A driver may empty them while it changes
+ * its queues, and has no carrier meanwhile. A plug that was made again has lost its packets, whatever was deleted above it.
  */
 static void read_change(const struct nlmsghdr *header)
 {
@@ -128,19 +131,20 @@ static void read_change(const struct nlmsghdr *header)
 	    (!is_link && !deleted && header->nlmsg_type != RTM_NEWQDISC))
 		return;
 	for (struct plug *plug = plugs; plug < plugs + count; plug++) {
-		uint32_t before = plug->queue_length, parent = plug->place.parent;
+		uint32_t length = plug->queue_length, downs = plug->carrier_downs;
 
 		if (plug->place.ifindex != qdisc->tcm_ifindex)
 			continue;
 		if (is_link) {
-			attribute_copy(attribute_find(at, end, IFLA_TXQLEN), &plug->queue_length, sizeof before);
+			attribute_copy(attribute_find(at, end, IFLA_TXQLEN), &plug->queue_length, sizeof length);
+			attribute_copy(attribute_find(at, end, IFLA_CARRIER_DOWN_COUNT), &plug->carrier_downs, sizeof downs);
 			why = deleted || !(link->ifi_flags & IFF_UP) ? GUARD_LINK_DOWN :
-			      !(link->ifi_flags & IFF_LOWER_UP) ? GUARD_NO_CARRIER :
-			      plug->queue_length != before ? GUARD_QUEUE_LENGTH : 0;
+			      !(link->ifi_flags & IFF_LOWER_UP) || plug->carrier_downs != downs ? GUARD_NO_CARRIER :
+			      plug->queue_length != length ? GUARD_QUEUE_LENGTH : 0;
 		} else {
 			why = qdisc->tcm_parent == TC_H_INGRESS ? GUARD_CLSACT :
-			      deleted && (qdisc->tcm_parent == TC_H_ROOT || qdisc->tcm_parent == parent ||
-					  qdisc->tcm_handle == TC_H_MAJ(parent)) ? GUARD_REPLACED : 0;
+			      qdisc->tcm_parent == plug->place.parent &&
+			      (deleted || header->nlmsg_flags & NLM_F_REPLACE) ? GUARD_REPLACED : 0;
 		}
 		if (why && !last.lost) {
 			last.lost = why;
@@ -150,15 +154,15 @@ static void read_change(const struct nlmsghdr *header)
 }
 
 /* Read an answer of the kernel about a plug: an error, 0 for done, or counters. */
-static void read_answer(const struct nlmsghdr *header, unsigned int number)
+static void read_answer(const struct nlmsghdr *header, unsigned int seq)
 {
 	const char *at = (char *)header + NLMSG_SPACE(sizeof(struct tcmsg)), *end = (char *)header + header->nlmsg_len;
-	struct plug *plug = plugs + (number & ~COUNTING);
+	struct plug *plug = plugs + (seq & ~COUNTING);
 	const struct nlattr *found;
 
-	if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_len >= NLMSG_LENGTH(sizeof(int)) && number < count) {
-		errors[number] = -*(int *)NLMSG_DATA(header);
-	} else if (header->nlmsg_type == RTM_NEWQDISC && number & COUNTING) {	/* not of what was sent */
+	if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_len >= NLMSG_LENGTH(sizeof(int)) && seq < count) {
+		errors[seq] = -*(int *)NLMSG_DATA(header);
+	} else if (header->nlmsg_type == RTM_NEWQDISC && seq & COUNTING) {	/* not of what was sent */
 		found = attribute_inside(attribute_find(at, end, TCA_STATS2), TCA_STATS_QUEUE);
 		attribute_copy(found, &plug->counters, sizeof plug->counters);
 		plug->counted = found && attribute_size(found) >= sizeof plug->counters;
@@ -196,14 +200,14 @@ static int take(uint32_t final)
 }
 
 /* Write the message for a plug; returns its length. */
-static size_t write_message(char *to, enum guard_message what, uint32_t number)
+static size_t write_message(char *to, enum guard_message what, uint32_t seq)
 {
 	const struct nlmsghdr *message = (struct nlmsghdr *)config->messages[what];
-	const struct guard_place *place = &plugs[number & ~COUNTING].place;
+	const struct guard_place *place = &plugs[seq & ~COUNTING].place;
 	struct nlmsghdr *header = memcpy(to, message, message->nlmsg_len);
 	struct tcmsg *written = NLMSG_DATA(header);
 
-	header->nlmsg_seq = number;
+	header->nlmsg_seq = seq;
 	written->tcm_ifindex = place->ifindex;
 	if (what != GUARD_ASK_LINK) {
 		written->tcm_handle = place->handle;
@@ -336,8 +340,7 @@ static void begin_hold(const struct guard_question *question)
 	told_to_end = 0;
 	take(NOTHING);		/* what has changed before */
 	if (!links_known)
-		act(GUARD_ASK_LINK, 0);
-	links_known = 1;
+		links_known = !act(GUARD_ASK_LINK, 0);
 	last = (struct guard_answer){ .id = hold.id };
 	begun = now_on(CLOCK_MONOTONIC);
 	held = 1;

@@ -150,7 +150,8 @@ class Taken:
     """Take a plug's mark for a block, so that no other process attaches, detaches or holds there meanwhile.
 
     Entering raises PlugBusy, with the holder's pid, if somebody holds. It waits for a process that attaches or
-    detaches. If the guard with the pid ``guard`` has the mark, the block is entered without it.
+    detaches. With ``guard``, the pid of a hold's guard that has gone or is stuck, the block is entered without the mark
+    if that guard has it, or a squatter, who holds nothing: otherwise the packets would stay held.
     """
 
     def __init__(self, sk: RouteSocket, place: Place, operation: str, guard: int = 0) -> None:
@@ -165,7 +166,7 @@ class Taken:
         try:
             while not self._mark.take(self._sk):
                 holder = holder_of(self._sk, self._place.mark)
-                if holder is not None and self._guard and holder.guard == self._guard:
+                if holder is not None and self._guard and (holder.guard == self._guard or _is_squatter(holder)):
                     return
                 if holder is not None or time.monotonic() > deadline:
                     raise busy(self._place, holder, self._operation)
@@ -243,6 +244,12 @@ def _is_guard_of(uid: int, pid: int) -> bool:
             return next(int(line.split()[1]) for line in lines if line.startswith("Uid:")) == uid
     except OSError:  # the holder has ended, and the hold is detached or about to end
         return True
+
+
+def _is_squatter(holder: Holder) -> bool:
+    """Return whether root can see that this process of another user is no guard."""
+    visible = holder.foreign and holder.pid > 0 and holder.uid > 0 and not os.geteuid()
+    return visible and not _is_guard_of(holder.uid, holder.guard)
 
 
 def _program(pid: int) -> str:

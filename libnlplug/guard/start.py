@@ -64,10 +64,10 @@ def start(path: str, commands: int) -> int:
     words = [ffi.new("char[]", word) for word in (b"libnlplug-guard", b"of", b"%d" % os.getpid())]
     argv = ffi.new("char *[]", [*words, ffi.NULL])
     unshared = _pid_namespace_is_unshared()
-    other = -1
+    other = _namespace_of_children() if unshared else -1
     try:
         if unshared:
-            other = _use_own_pid_namespace()
+            _use_own_pid_namespace()
         pid = int(lib.libnlplug_spawn(os.fsencode(path), argv, commands))
     finally:
         if unshared:
@@ -93,25 +93,22 @@ def _pid_namespace_is_unshared() -> bool:
         return True
 
 
-def _use_own_pid_namespace() -> int:
-    """Let this thread's children start in its own pid namespace. Return a descriptor of the namespace in which they
-    would have started, or -1 if that is empty."""
+def _namespace_of_children() -> int:
+    """Return a descriptor of the pid namespace in which this thread's children would start, or -1 if that is empty."""
     try:
-        other = os.open(CHILDREN, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(CHILDREN, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        other = -1
+        return -1
+
+
+def _use_own_pid_namespace() -> None:
+    """Let this thread's children start in its own pid namespace."""
+    own = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        own = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if lib.setns(own, lib.CLONE_NEWPID) < 0:
-                raise OSError(ffi.errno, os.strerror(ffi.errno), OWN)
-        finally:
-            os.close(own)
-    except BaseException:
-        if other >= 0:
-            os.close(other)
-        raise
-    return other
+        if lib.setns(own, lib.CLONE_NEWPID) < 0:
+            raise OSError(ffi.errno, os.strerror(ffi.errno), OWN)
+    finally:
+        os.close(own)
 
 
 def _use_pid_namespace(other: int) -> None:

@@ -21,7 +21,7 @@ from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc
 from ..record import Record
 from .filters import SLOTS, add_filters, by_slot, slot_of
-from .hook import clsact_kind, filters, make_clsact
+from .hook import clsact_kind, filters_at, make_clsact
 from .ifb import Ifb, alias_of, create_ifb, unnamed
 from .inventory import Hooks, Lane, all_lanes, fault, hooks, ifb_name, lane_mark, place_of, plug_of
 from .match import Match
@@ -120,7 +120,7 @@ def _make(sk: RouteSocket, wanted: Wanted, slot: int, mark: Mark) -> Made | None
     except NetlinkError as error:
         raise unnamed(error, lane.ifb.name, f"{device} (for a lane)") from None
     _make_clsact(sk, wanted)
-    refuse_to_bypass(sk, device, ifindex, ingress, filters(sk, ifindex, device, ingress), "make a lane on")
+    refuse_to_bypass(sk, device, ifindex, ingress, filters_at(sk, ifindex, device, ingress), "make a lane on")
     count, keys = add_filters(sk, ifindex, device, ingress, slot, wanted.match, lane.ifb.ifindex)
     lane = lane.rewrite(sk, filters=count, keys=keys)
     if not wanted.kept:

@@ -17,7 +17,7 @@ from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import attribute, joined, message
 from ..netlink.route_socket import RouteSocket
-from .hook import Filter, filters, hook_number
+from .hook import Filter, filters_at, hook_number
 from .match import Match
 
 __all__ = [
@@ -98,7 +98,7 @@ def add_filters(
     ]
     for error in _failures(sk, messages, device, "add a filter to"):
         raise _explained(error, device)
-    mine = by_slot(filters(sk, ifindex, device, ingress)).get(slot, [])
+    mine = by_slot(filters_at(sk, ifindex, device, ingress)).get(slot, [])
     _refuse_half(mine, [set(keys) for _, keys in wanted], device)
     return len(messages), digest(mine)
 
@@ -126,7 +126,7 @@ def delete_filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool, is
     It is no error if one is already gone."""
     messages = [
         _request(lib.RTM_DELTFILTER, 0, ifindex, ingress, one.prio, one.handle)
-        for one in filters(sk, ifindex, device, ingress)
+        for one in filters_at(sk, ifindex, device, ingress)
         if is_lanes(one) and one.is_filter and is_one(one)
     ]
     for error in _failures(sk, messages, device, "delete a filter of"):

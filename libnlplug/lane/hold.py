@@ -25,13 +25,12 @@ __all__ = ["BacklogTooSmall", "Handover", "LaneHold", "LaneReport", "backlog_sen
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Literal, Protocol
+    from typing import Protocol
 
+    from ..hold import OnDeath
     from ..netlink.route_socket import RouteSocket
     from ..plug import PlugQdisc
     from .match import Match
-
-    OnDeath = Literal["release", "drop"]
 
     class HeldLane(Protocol):
         """What a hold needs of its PlugLane."""
@@ -100,17 +99,11 @@ class LaneHold(Hold):
         return self._lane.shown(device)
 
     def __enter__(self) -> LaneReport:
+        self._refuse_second_entry()
         self._shadowed = self._lane.ready()
         try:
-            super().__enter__()
-        except (DeviceNotFound, QdiscNotFound):  # closed at this moment
-            raise self._lane.gone() from None
-        except NetlinkError as error:
-            raise self._lane.explained(error) from None
-        late = None
-        try:
-            if self._handover is not None:
-                late = self._handover.wait_until_quiet()
+            self._begin()
+            late = None if self._handover is None else self._handover.wait_until_quiet()
         except BaseException as error:
             super().__exit__(type(error), error, error.__traceback__)
             raise
@@ -118,21 +111,32 @@ class LaneHold(Hold):
             self._end_late(f"{late}, so the block was not begun")
         return self._report
 
+    def _begin(self) -> None:
+        try:
+            super().__enter__()
+        except (DeviceNotFound, QdiscNotFound):  # closed at this moment
+            raise self._lane.gone() from None
+        except NetlinkError as error:
+            raise self._lane.explained(error) from None
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._lane.closed or self._lane.forked:
-            super().__exit__(kind, error, traceback)
-            return
         try:
-            late = self._wait_until_closed() if error is None else None
-            broken = self._lane.broken_since(self._shadowed)
-        except BaseException as interrupt:
-            super().__exit__(type(interrupt), interrupt, interrupt.__traceback__)
-            raise
-        if late is not None:
-            self._end_late(late)
-        self._leave_checked(broken)
+            if self._lane.closed or self._lane.forked:
+                super().__exit__(kind, error, traceback)
+                return
+            try:
+                late = self._wait_until_closed() if error is None else None
+                broken = self._lane.broken_since(self._shadowed)
+            except BaseException as interrupt:
+                super().__exit__(type(interrupt), interrupt, interrupt.__traceback__)
+                raise
+            if late is not None:
+                self._end_late(late)
+            self._leave_checked(broken)
+        finally:  # an interrupt may come between any two of these
+            self._end_surely()
 
     def give_up_waiting(self) -> None:
         """End the waits of a handover at once."""

@@ -28,7 +28,7 @@ from ..record import Record
 __all__ = [
     "Filter",
     "clsact_kind",
-    "filters",
+    "filters_at",
     "hook_number",
     "ingress_chain",
     "is_quiet",
@@ -130,7 +130,7 @@ def make_clsact(sk: RouteSocket, ifindex: int, device: str) -> bool:
         return False
 
 
-def filters(sk: RouteSocket, ifindex: int, device: str, ingress: bool) -> list[Filter]:
+def filters_at(sk: RouteSocket, ifindex: int, device: str, ingress: bool) -> list[Filter]:
     """Return all filters at the hook, in the order in which they are asked. Without a hook there are none."""
     message = qdisc_message(lib.RTM_GETTFILTER, lib.NLM_F_DUMP, ifindex, hook_number(ingress), 0, None)
     replies = sk.ask(message, "list the filters of", device)

@@ -19,7 +19,7 @@ from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, open_by
 from ..record import Record
 from .filters import SLOTS, by_slot, digest, slot_of
-from .hook import Filter, filters
+from .hook import Filter, filters_at
 from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
 from .lock import Lock, taken_marks
 
@@ -34,11 +34,11 @@ __all__ = [
     "ifb_name",
     "is_dead",
     "lane_mark",
-    "lanes",
-    "lock",
+    "lanes_lock",
     "place_of",
     "plug_of",
     "read_again",
+    "shown_lanes",
     "states",
 ]
 
@@ -130,7 +130,7 @@ def _lane_mark_name(ifindex: int, slot: int) -> str:
     return f"libnlplug-lane/{ifb_name(ifindex, slot)}"
 
 
-def lock(sk: RouteSocket, ifindex: int, device: str, operation: str) -> Lock:
+def lanes_lock(sk: RouteSocket, ifindex: int, device: str, operation: str) -> Lock:
     """Return the lock of the device's lanes, for whoever makes or undoes one."""
     return Lock(sk, f"libnlplug-lanes/{ifindex:x}", operation, device)
 
@@ -168,7 +168,7 @@ def read_again(sk: RouteSocket, lane: Lane) -> Lane | None:
 
 def hooks(sk: RouteSocket, ifindex: int, device: str) -> Hooks:
     """Return the filters at the device's two hooks."""
-    return {ingress: filters(sk, ifindex, device, ingress) for ingress in (False, True)}
+    return {ingress: filters_at(sk, ifindex, device, ingress) for ingress in (False, True)}
 
 
 def plug_of(sk: RouteSocket, lane: Lane) -> PlugQdisc | None:
@@ -200,10 +200,10 @@ def states(sk: RouteSocket, found: list[Lane], there: Hooks) -> dict[str, str]:
     """Return 'alive', 'kept' or 'orphan' for each lane of a device, by its ifb's name."""
     names = {_lane_mark_name(lane.ifindex, lane.slot): lane.ifb.name for lane in found}
     alive = {names[mark] for mark in taken_marks(sk, list(names))}
-    filters_at = {ingress: by_slot(at) for ingress, at in there.items()}
+    lanes_filters = {ingress: by_slot(at) for ingress, at in there.items()}
     are_now = {}
     for lane in found:
-        name, mine = lane.ifb.name, filters_at[lane.ingress].get(lane.slot, [])
+        name, mine = lane.ifb.name, lanes_filters[lane.ingress].get(lane.slot, [])
         kept = lane.kept and name not in alive and fault(sk, lane, mine) is None
         are_now[name] = "alive" if name in alive else "kept" if kept else "orphan"
     return are_now
@@ -222,16 +222,16 @@ def is_dead(one: Filter) -> bool:
     return one.redirects and not one.target
 
 
-def lanes(sk: RouteSocket, device: str) -> list[ShownLane]:
+def shown_lanes(sk: RouteSocket, device: str) -> list[ShownLane]:
     """Return all lanes of a device, also those of which only the filters are left because the ifb was deleted."""
     ifindex = sk.ifindex_of(device)
     there = hooks(sk, ifindex, device)
     here = [lane for lane in all_lanes(sk) if lane.ifindex == ifindex]
     are_now = states(sk, here, there)
-    filters_at = {ingress: by_slot(at) for ingress, at in there.items()}
+    lanes_filters = {ingress: by_slot(at) for ingress, at in there.items()}
     found = []
     for lane in here:
-        is_now, name, mine = are_now[lane.ifb.name], lane.ifb.name, filters_at[lane.ingress].get(lane.slot, [])
+        is_now, name, mine = are_now[lane.ifb.name], lane.ifb.name, lanes_filters[lane.ingress].get(lane.slot, [])
         hook, match = lane.words.get("hook", "?"), lane.words.get("match", "?")
         pid = lane.pid if is_now == "alive" else None
         trouble = _trouble(device, is_now, fault(sk, lane, mine))

@@ -32,7 +32,7 @@ from .filters import by_slot
 from .hold import LaneHold
 from .hook import is_up
 from .ifb import unnamed
-from .inventory import fault, hooks, lane_mark, lock, read_again, states
+from .inventory import fault, hooks, lane_mark, lanes_lock, read_again, states
 from .match import Match
 from .neighbours import refuse_to_bypass, shadows
 from .remove import tear_down
@@ -42,13 +42,11 @@ __all__ = ["LIMIT", "LaneShadowed", "PlugLane"]
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Literal
 
     from ..guard.holders import Mark
+    from ..hold import OnDeath
     from ..netlink.netns import Netns
     from .inventory import Hooks, Lane
-
-    OnDeath = Literal["release", "drop"]
 
 
 class LaneShadowed(UserWarning):
@@ -108,7 +106,7 @@ class PlugLane(AsyncWith):
             self._ifindex = self._sk.ifindex_of(device)
             if checked is not None:
                 refuse_small_limit(self._sk, self._ifindex, device, checked, stacklevel=4)
-            with lock(self._sk, self._ifindex, device, "make a lane on"):
+            with lanes_lock(self._sk, self._ifindex, device, "make a lane on"):
                 made = make_or_adopt(self._sk, Wanted(device, self._ifindex, match, self._ingress, checked, kept))
                 try:
                     self._lane: Lane = made.lane
@@ -238,7 +236,7 @@ class PlugLane(AsyncWith):
         return NetlinkError(errno.EEXIST, sentence, "hold the lane of", self._device)
 
     def _inherit(self) -> None:
-        with lock(self._sk, self._ifindex, self._device, "hold the lane of"):
+        with lanes_lock(self._sk, self._ifindex, self._device, "hold the lane of"):
             lane = read_again(self._sk, self._lane)
             if lane is None:
                 raise self.gone()
@@ -281,7 +279,7 @@ class PlugLane(AsyncWith):
             if self._mark is None:
                 self._leave()
             else:
-                with lock(self._sk, self._ifindex, self._device, "close the lane of"):
+                with lanes_lock(self._sk, self._ifindex, self._device, "close the lane of"):
                     self._undo(timeout)
         except (PlugBusy, NotDrained):
             raise

@@ -18,7 +18,19 @@ from ..netlink.libnl import lib
 from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .filters import delete_filters, slot_of
 from .ifb import delete_ifb, ifb_of
-from .inventory import Lane, ShownLane, all_lanes, hooks, is_dead, lane_mark, lanes, lock, plug_of, read_again, states
+from .inventory import (
+    Lane,
+    ShownLane,
+    all_lanes,
+    hooks,
+    is_dead,
+    lane_mark,
+    lanes_lock,
+    plug_of,
+    read_again,
+    shown_lanes,
+    states,
+)
 
 __all__ = ["delete_lanes", "sweep", "tear_down"]
 
@@ -37,11 +49,11 @@ def delete_lanes(sk: RouteSocket, device: str, match: Match | None, ingress: boo
     """
     ifindex = sk.ifindex_of(device)
     hook = None if ingress is None else "ingress" if ingress else "egress"
-    with lock(sk, ifindex, device, "delete the lanes of"):
+    with lanes_lock(sk, ifindex, device, "delete the lanes of"):
         there = {lane.ifb.ifindex: lane for lane in all_lanes(sk)}
         chosen = [
             lane
-            for lane in lanes(sk, device)
+            for lane in shown_lanes(sk, device)
             if (match is None or lane.match in (str(match), "?")) and (hook is None or lane.hook in (hook, "?"))
         ]
         for one in chosen:

@@ -77,7 +77,7 @@ def checked_handle(handle: str) -> int:
     """Return the handle, or raise InvalidHandle."""
     checked = parse_handle(handle) if isinstance(handle, str) else None
     if checked is None or checked & 0xFFFF or not 0 < checked >> 16 < 0xFFFF:
-        sentence = f"handle is {handle!r}: it must be a major number and a colon, as '40:', 1: to fffe:"
+        sentence = f"handle is {handle!r}: it must be a hexadecimal number from 1 to fffe and a colon, as '40:'"
         raise InvalidHandle(None, sentence, "read the handle")
     return checked
 

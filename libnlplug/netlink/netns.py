@@ -81,9 +81,8 @@ def _open_netns(netns: str | os.PathLike[str] | int | HasFileno) -> int:
     try:
         if isinstance(netns, int):
             if netns <= 0:
-                raise ValueError(
-                    f"netns is {netns}, which is no pid; a descriptor is given as an object with a fileno()"
-                )
+                why = "a pid must be positive; give a descriptor as an object with a fileno()"
+                raise ValueError(f"netns is {netns}: {why}")
             return os.open(f"/proc/{netns}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         if isinstance(netns, (str, os.PathLike)):
             path = os.fsdecode(netns)

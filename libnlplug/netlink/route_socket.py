@@ -233,7 +233,7 @@ class RouteSocket:
     def link_info(self, device: str) -> LinkInfo:
         """Return the link named ``device`` in the socket's namespace, or raise DeviceNotFound."""
         if not isinstance(device, str):
-            raise TypeError(f"a device is named by a str, as 'eth0', not by {device!r}")
+            raise TypeError(f"device must be a str such as 'eth0', not {device!r}")
         name = encoded(device)
         if name is None or not 0 < len(name) <= NAME_MAX:
             why = f"a device's name has 1 to {lib.IFNAMSIZ - 1} bytes, an alternative one {NAME_MAX}"

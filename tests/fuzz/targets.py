@@ -302,7 +302,7 @@ def kernel_answers(source: Source) -> None:
         lambda: sk.link_name(1),
         lambda: sk.qdisc(1, lib.TC_H_ROOT, "lo"),
         sk.qdiscs,
-        lambda: hook.filters(sk, 1, "lo", False),
+        lambda: hook.filters_at(sk, 1, "lo", False),
         lambda: ifb.ifbs(sk),
         lambda: ifb.ifb_of(sk, 1),
         plug.buffer,

@@ -20,7 +20,7 @@ import libnlplug
 from libnlplug import GuardUnavailable, HoldExpired, NetlinkError, PlugBusy, PlugGroup, PlugQdisc
 from libnlplug import plug as plug_module
 from libnlplug.guard import client as guard
-from libnlplug.guard import holders
+from libnlplug.guard import holders, start
 from libnlplug.hold import PacketsUncounted
 from tests.support.hold import (
     Child,
@@ -169,6 +169,28 @@ def test_two_interrupts_while_a_hold_is_left(wire: Wire, plug: PlugQdisc, monkey
     assert left == []
     assert plug.holder() is None
     expect_flow(wire, numbers)
+
+
+def test_two_interrupts_while_a_hold_is_entered(wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when it has just begun, and again while that is taken back: nothing is held."""
+    hold, release, left = guard.Guard.hold, guard.Guard.release, [1, 2]
+
+    def interrupted(self, *words, **options):
+        hold(self, *words, **options)
+        raise KeyboardInterrupt
+
+    def interrupted_again(self, hold_id):
+        if left:
+            left.pop()
+            raise KeyboardInterrupt
+        return release(self, hold_id)
+
+    monkeypatch.setattr(guard.Guard, "hold", interrupted)
+    monkeypatch.setattr(guard.Guard, "release", interrupted_again)
+    with pytest.raises(KeyboardInterrupt), plug.hold():
+        pytest.fail("entered")
+    assert plug.holder() is None
+    expect_flow(wire, [])
 
 
 def test_no_limit_of_recursion_leaves_a_hold_on(wire: Wire, plug: PlugQdisc) -> None:
@@ -408,6 +430,48 @@ def test_a_caller_that_has_unshared_its_pid_namespace_can_still_fork(wire: Wire,
 
     with child(work) as holder:
         assert holder.hear() == ["1", True]
+
+
+def test_an_interrupted_start_leaves_the_namespace_of_the_children(wire: Wire, plug: PlugQdisc) -> None:
+    """Ctrl-C while the thread starts its children elsewhere: the pid namespace for them is the same one afterwards."""
+    needs_root()
+    children = "/proc/thread-self/ns/pid_for_children"
+
+    def work(this: Child) -> None:
+        setns(wire.near.fileno())
+        mine = PlugQdisc.open(wire.device)
+        assert ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWPID) == 0
+        first = os.fork()
+        if not first:
+            signal.pause()
+        before = os.readlink(children)
+        start.lib = _Interrupted(start.lib)  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            mine.hold().__enter__()
+        after = os.readlink(children)
+        os.kill(first, signal.SIGKILL)
+        os.waitpid(first, 0)
+        this.say(after == before)
+
+    with child(work) as holder:
+        assert holder.hear() is True
+
+
+class _Interrupted:
+    """The compiled module, with an interrupt right after its first setns()."""
+
+    def __init__(self, lib: object) -> None:
+        self._lib, self._left = lib, 1
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._lib, name)
+
+    def setns(self, fd: int, kind: int) -> int:
+        done = guard.lib.setns(fd, kind)
+        if self._left:
+            self._left = 0
+            raise KeyboardInterrupt
+        return done
 
 
 def test_the_first_process_of_a_pid_namespace_has_no_child_left(wire: Wire, plug: PlugQdisc) -> None:

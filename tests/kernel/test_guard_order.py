@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -168,6 +169,21 @@ def test_a_release_that_goes_on_failing_is_told_and_tried_on(wire: Wire, plug: P
         numbers += expect_held(wire, plug)
     expect_flow(wire, numbers)
     eventually(lambda: marks(wire.near) == [], "the mark goes")
+
+
+def test_a_release_that_begins_in_time_and_ends_late_is_late(wire: Wire, plug: PlugQdisc, tmp_path) -> None:
+    """It fails for a passing reason until the timeout is over: leaving raises HoldExpired."""
+    with plug.hold():
+        pass
+    with Strace(plug.guard().pid, tmp_path, "-e", "trace=sendto", "-e", "inject=sendto:error=ENOBUFS:when=2..90"):
+        began = time.monotonic()
+        hold = plug.hold(timeout=0.5)
+        hold.__enter__()  # the first send
+        asked = time.monotonic()
+        with pytest.raises(HoldExpired):
+            hold.__exit__(None, None, None)
+    assert asked - began < 0.5 < time.monotonic() - began
+    expect_flow(wire, [])
 
 
 # -- struck between any two steps

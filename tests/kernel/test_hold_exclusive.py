@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import libnlplug
-from libnlplug import ForkedError, PlugBusy, PlugQdisc
+from libnlplug import ForkedError, GuardUnavailable, PlugBusy, PlugQdisc
 from libnlplug.guard import holders
 from tests.support.hold import (
     NOBODY,
@@ -426,6 +427,21 @@ def test_a_squatter_that_does_not_listen_is_told(wire: Wire, plug: PlugQdisc) ->
             plug.hold().__enter__()
         assert caught.value.pid == 0
         expect_flow(wire, [])
+
+
+def test_a_squatter_does_not_keep_on_a_hold_without_its_guard(wire: Wire, plug: PlugQdisc) -> None:
+    """The guard was killed, and somebody sits on the mark: leaving releases all the same, and tells of the guard."""
+    hold = plug.hold()
+    hold.__enter__()
+    numbers = expect_held(wire, plug)
+    pid = holder_of(plug).guard
+    os.kill(pid, signal.SIGKILL)
+    expect_ended(pid)
+    with squatting(wire, mark_of(plug)) as squatter:
+        assert squatter.hear() == "sitting"
+        with pytest.raises(GuardUnavailable, match="has gone"):
+            hold.__exit__(None, None, None)
+        expect_flow(wire, numbers)
 
 
 def test_a_squatter_with_a_full_queue_is_told(wire: Wire, plug: PlugQdisc) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,8 @@ def found(name: str, tmp_path: Path) -> dict[tuple[str, str], Line]:
     if missing:
         unable(f"the lab needs {', '.join(missing)}")
     argv = [sys.executable, str(LAB / f"{name}.py"), str(tmp_path / "found"), "--short"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(LAB.parent)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return {(line.row, line.way): line for line in read(tmp_path / "found")}

@@ -21,7 +21,8 @@ from libnlplug import (
     PlugQdisc,
     QdiscNotFound,
 )
-from libnlplug.hold import PacketsUncounted
+from libnlplug.hold import Hold, PacketsUncounted
+from libnlplug.lane.hold import LaneHold
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child, child, expect_ended, marks
 from tests.support.lane import FAR, UDP, Flow, Road, listed, tc, tc_filters, veth
@@ -242,6 +243,28 @@ def test_messages_name_the_device_and_the_match(wire: Wire, caplog: pytest.LogCa
     assert str(full[0].message).startswith(f"2 packets were dropped while {shown} was held")
     assert f"dropped on {shown} is unknown: its txqueuelen was changed" in str(unknown[0].message)
     assert [warning.filename for warning in (*full, *unknown)] == [__file__, __file__]
+
+
+@pytest.mark.parametrize("moment", ["entered", "left"])
+def test_an_interrupt_between_two_steps_of_a_hold(road: Road, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Ctrl-C right after the hold has begun, or right before it ends, outside of what is interrupted itself."""
+    enter = Hold.__enter__
+
+    def entered(held: Hold) -> None:
+        enter(held)
+        raise KeyboardInterrupt
+
+    def left(held: LaneHold, broken: object) -> None:
+        raise KeyboardInterrupt
+
+    with PlugLane(road.device, UDP, netns=road.near) as lane:
+        if moment == "entered":
+            monkeypatch.setattr(Hold, "__enter__", entered)
+        else:
+            monkeypatch.setattr(LaneHold, "_leave_checked", left)
+        with pytest.raises(KeyboardInterrupt), lane.hold():
+            assert moment == "left"
+        assert lane.plug.holder() is None
 
 
 @HOOKS

@@ -208,6 +208,47 @@ def test_an_interrupted_attach_leaves_nothing_held(wire: Wire, monkeypatch: pyte
     wire.expect(wire.send(3))
 
 
+def test_the_first_attach_of_another_thread_is_not_forgotten(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads attach for the first time at once, and one names no device: the other's plug can be released."""
+    monkeypatch.setattr(port, "_statics", None)
+    slow, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        """libnl, but the first socket takes long to make."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def libnlplug_match_answers(self, nl_sock: object) -> None:
+            lib.libnlplug_match_answers(nl_sock)
+            if not slow.is_set():
+                slow.set()
+                go_on.wait(2)
+
+    monkeypatch.setattr(port, "lib", Slow())
+    results: list[int] = []
+
+    def work() -> None:
+        first = threading.Thread(target=port.plug_qdisc_attach, args=("nosuchdevice", "root", "1:", 1 << 20))
+        first.start()
+        assert slow.wait(20)
+
+        def attach() -> None:
+            results.append(port.plug_qdisc_attach(wire.device, "root", "1:", 1 << 20))
+            results.append(port.plug_qdisc_plug_buffer())
+            go_on.set()
+
+        second = threading.Thread(target=attach)
+        second.start()
+        first.join()
+        second.join()
+        results.append(port.plug_qdisc_release_indefinite_buffer())
+
+    wire.near.run(work)
+    assert results == [0, 0, 0]
+    each_result_is_its_own(wire)
+
+
 def test_a_fork_in_the_middle_of_a_request(attached: Wire) -> None:
     """A child that is forked while another thread has a request in progress can use the port after qdisc_init()."""
     begun, go_on = threading.Event(), threading.Event()

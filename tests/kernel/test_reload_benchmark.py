@@ -19,8 +19,9 @@ PRIVATE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"
 @pytest.fixture(autouse=True, scope="module")
 def programs() -> None:
     """haproxy, tc and iptables are there."""
-    script = f"import sys; sys.path.insert(0, {str(BENCHMARKS / 'reload')!r}); import ways; print(*ways.missing())"
-    missing = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    argv = [sys.executable, "-c", "import ways; print(*ways.missing())"]
+    done = subprocess.run(argv, cwd=BENCHMARKS / "reload", capture_output=True, text=True, check=True)
+    missing = done.stdout.strip()
     if missing:
         unable(f"not installed: {missing}")
 

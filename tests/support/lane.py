@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from libnlplug import Match, PlugLane
-from libnlplug.lane.inventory import ShownLane, lanes
+from libnlplug.lane.inventory import ShownLane, shown_lanes
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child
 from tests.support.netlab import (
@@ -384,7 +384,7 @@ def listed(netns: Netns, device: str) -> list[ShownLane]:
     """The lanes of a device as any process finds them."""
     sk = RouteSocket(netns)
     try:
-        return lanes(sk, device)
+        return shown_lanes(sk, device)
     finally:
         sk.close()
 

@@ -73,7 +73,7 @@ def test_options_are_named_as_they_were_typed() -> None:
         "libnlplug hold: --dst-port needs --ip-proto tcp, udp or sctp, and --ip-proto is not given"
         " (try 'libnlplug hold --help')"
     )
-    assert "hold: -n is 0, which is no pid" in advice.as_typed(ValueError("netns is 0, which is no pid"), args)
+    assert "hold: -n is 'x'" in advice.as_typed(ValueError("netns is 'x'"), args)
     assert "libnlplug hold: --parent is 'x'" in advice.as_typed(ValueError("parent is 'x'"), args)
     args = read(["limit", "lo", "5"])
     assert advice.as_typed(ValueError("limit is 5: give more"), args).startswith("libnlplug limit: SIZE is 5: give")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,17 @@ def test_everything_public_is_there() -> None:
         libnlplug.nothing  # noqa: B018
     assert (PACKAGE / "py.typed").exists()
     assert (PACKAGE / "_libnl.pyi").exists()
+
+
+def test_modules_that_type_checkers_see_are_there() -> None:
+    """The stub imports from .errors, .plug and so on, so type checkers let a program write libnlplug.errors.PlugBusy
+    after ``import libnlplug`` alone. It works."""
+    stub = (PACKAGE / "__init__.pyi").read_text()
+    rooms = sorted(set(re.findall(r"^from \.(\w+)", stub, re.M)))
+    assert {"errors", "group", "hold", "lane", "plug"} <= set(rooms)
+    for room in rooms:
+        done = python(f"import libnlplug; print(libnlplug.{room}.__name__)")
+        assert done.stdout == f"libnlplug.{room}\n", done.stderr
 
 
 def test_the_version_stands_in_one_place() -> None:

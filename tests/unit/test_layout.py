@@ -130,12 +130,22 @@ def reaches(texts: Sources) -> list[str]:
     or by their names; and where it loads a module by its name."""
     wrong = []
     for name, text in texts.items():
+        wrong += [f"{name}:{one.lineno} {one.arg} is an argument" for one in misnamed(parsed(text))]
         for scope in parsed(text).body:
             own = own_objects(parsed(text), scope)
             for node in ast.walk(scope):
                 if is_reach(node, own) or (name not in LOADS_BY_NAME and is_by_name(node, own)):
                     wrong.append(f"{name}:{getattr(node, 'lineno', 0)} {ast.unparse(node)}")
     return wrong
+
+
+def misnamed(tree: ast.Module) -> list[ast.arg]:
+    """The arguments that are called ``self`` or ``cls`` and are not the first of a method."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    methods = [one for node in classes for one in node.body if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    first = [one.args.args[0] for one in methods if one.args.args]
+    every = [node for node in ast.walk(tree) if isinstance(node, ast.arg) and node.arg in ("self", "cls")]
+    return [one for one in every if one not in first]
 
 
 def own_objects(tree: ast.Module, scope: ast.AST) -> set[str]:
@@ -166,7 +176,7 @@ def is_reach(node: ast.AST, own: set[str]) -> bool:
 
 
 BY_NAME = ("exec", "eval", "__import__", "importlib", "import_module", "pkgutil", "attrgetter", "__dict__")
-BY_NAME += ("__getattribute__",)
+BY_NAME += ("__getattribute__", "runpy")
 OPEN = ("lib", "args")  # whose names are composed: libnl's constants, and a command line's options
 
 
@@ -175,7 +185,9 @@ def is_by_name(node: ast.AST, own: set[str]) -> bool:
     if isinstance(node, ast.Name):
         return node.id in BY_NAME
     if isinstance(node, ast.Attribute):
-        return node.attr in BY_NAME and ast.unparse(node.value) not in OPEN
+        return ast.unparse(node.value) == "sys.modules" or (
+            node.attr in BY_NAME and ast.unparse(node.value) not in OPEN
+        )
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         module = node.module if isinstance(node, ast.ImportFrom) else ""
         return bool({module, *(alias.name for alias in node.names)} & set(BY_NAME))
@@ -241,6 +253,11 @@ def test_no_room_uses_anothers_underscored_names() -> None:
         ("group", "def f(plugs): return [self._sk for self in plugs]"),
         ("group", "def f(plug):\n    cls = plug\n    cls._sk"),
         ("group", "def f(): plug = PlugGroup(())\ndef g(plug): plug._sk"),
+        ("group", "def f(plugs): return sorted(plugs, key=lambda self: self._sk)"),
+        ("group", "def f(self): return self._sk"),
+        ("group", "class Other:\n    def f(this, self): return self._sk"),
+        ("group", "import sys; sys.modules.get('libnlplug.plug')"),
+        ("group", "import runpy"),
         ("netlink.netns", "import libnlplug.errors"),
         ("netlink.netns", "from importlib import import_module as load"),
         ("netlink.netns", "load = __import__"),
@@ -259,6 +276,21 @@ def test_a_breach_is_found(module: str, line: str) -> None:
     texts = sources()
     texts[module] += f"\n{line}\n"
     assert arrows(texts) + reaches(texts) or circle(texts)
+
+
+def test_no_function_has_the_name_of_another_module() -> None:
+    """``table`` is a module of the command, so none of its other modules has a function table(). A module's own name is
+    free: show.show(). (pytest calls fixtures by their functions' names.)"""
+    texts = sources()
+    twins = []
+    for name, text in texts.items():
+        room, _, own = name.rpartition(".")
+        neighbours = {other.rpartition(".")[2] for other in texts if other.rpartition(".")[0] == room} - {own}
+        if name != "pytest_plugin":
+            kinds = (ast.FunctionDef, ast.ClassDef)
+            defined = [node.name for node in parsed(text).body if isinstance(node, kinds)]
+            twins += [f"{name}.{one}" for one in defined if one in neighbours]
+    assert twins == []
 
 
 def test_what_is_bound_is_used() -> None:

@@ -107,7 +107,7 @@ NO_HANDLES = [
 @pytest.mark.usefixtures("no_socket")
 def test_no_handle_reaches_the_kernel_unchecked(handle: object) -> None:
     """A handle is a major number from 1 to fffe and a colon: anything else is InvalidHandle, with an example."""
-    with pytest.raises(InvalidHandle, match="handle is .*: it must be a major number and a colon, as '40:'") as caught:
+    with pytest.raises(InvalidHandle, match="it must be a hexadecimal number from 1 to fffe and a colon") as caught:
         libnlplug.attach("lo", handle=handle)  # type: ignore[arg-type]
     assert isinstance(caught.value, ValueError)
     assert caught.value.errno is None

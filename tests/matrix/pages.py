@@ -1,6 +1,7 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run the steps of the pages as they are written, nothing standing in: tests/matrix/pages [PART...], as root
+"""Run the steps of the pages as they are written, nothing standing in.
+
+    python3 -m tests.matrix.pages [PART...]         as root
 
 Each PART runs in a tree of Debian 13 of its own, made by debootstrap:
 
@@ -26,9 +27,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from trees import BUILD, ROOT, Failed, build, copy_project, in_guest, inside, make_tree, run
-
-sys.path.insert(0, str(ROOT))
+from tests.matrix.trees import BUILD, ROOT, Failed, build, copy_project, in_guest, inside, make_tree, run
 from tests.support.doc_blocks import Block, blocks
 
 RELEASE = "trixie"
@@ -47,10 +46,13 @@ END OF FILE
 systemctl daemon-reload
 systemctl restart web
 """
-WEB_STARTS = WEB + """\
+WEB_STARTS = (
+    WEB
+    + """\
 clients 192.0.2.1:{0} ip netns exec far
 begun 192.0.2.1:{0}
 """
+)
 # What the Python of a page calls, and its reader has.
 IN_PYTHON = {
     "docs/howto/asyncio.md": """import subprocess
