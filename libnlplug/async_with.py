@@ -4,7 +4,8 @@
 Each time, a new thread is used, because the loop's default executor may be busy and a release must not wait. The thread
 always finishes. If the task is cancelled while it enters, the manager is left again before CancelledError is raised. If
 it is cancelled while it leaves, CancelledError is raised afterwards, or the error of leaving if there is one. If the
-loop has ended, the block is left without a thread when the coroutine is thrown away.
+loop has ended, the block is left without a thread when the coroutine is thrown away. If that happens while the thread
+enters, the thread leaves the manager again.
 """
 
 from __future__ import annotations
@@ -27,8 +28,21 @@ class AsyncWith:
     __slots__ = ()
 
     async def __aenter__(self: AbstractContextManager[Entered]) -> Entered:
-        entering = _in_thread(self.__enter__)
-        cancelled = await _finished(entering, self)
+        first: dict[str, str] = {}
+
+        def enter() -> Entered:
+            entered = self.__enter__()
+            if first.setdefault("was", "entered") != "entered":
+                self.__exit__(None, None, None)
+            return entered
+
+        entering = _in_thread(enter)
+        try:
+            cancelled = await _finished(entering, self)
+        except GeneratorExit:  # perhaps in that very thread, where the garbage is collected: it cannot be waited for
+            if first.setdefault("was", "thrown away") == "entered":
+                self.__exit__(None, None, None)
+            raise
         if cancelled is None:
             return entering.result()
         failure = entering.exception()
@@ -90,15 +104,18 @@ def _in_thread(work: Callable[[], Entered]) -> asyncio.Future[Entered]:
 
 
 async def _finished(work: asyncio.Future[Entered], entered: object) -> asyncio.CancelledError | None:
-    """Wait until the thread has finished, even if the task is cancelled. Return the first CancelledError, or None."""
+    """Wait until the thread has finished, even if the task is cancelled. Return the first CancelledError, or None.
+    Raise GeneratorExit at once if the coroutine is thrown away."""
     import asyncio
 
     first = None
     while not work.done():
         try:
             await asyncio.wait([work])
-        except asyncio.CancelledError as cancelled:
-            first = first or cancelled
+        except (asyncio.CancelledError, GeneratorExit) as ended:
             if isinstance(entered, AsyncWith):
                 entered.give_up_waiting()
+            if isinstance(ended, GeneratorExit):
+                raise
+            first = first or ended
     return first

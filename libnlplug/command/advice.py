@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Qdiscs a class of which can be held while the others flow.
 _CLASSFUL = ("prio", "htb")
 _AT_A_CLASS = "hold at a class of it"
+_CLOSE_IT = "close it and make it again"  # for a program that has the lane as an object
 _CAPABILITIES = {"CAP_NET_ADMIN": 1 << 12, "CAP_SYS_ADMIN": 1 << 21}
 _STATUS = "/proc/self/status"
 
@@ -42,6 +43,7 @@ def explained(error: OSError, args: Args) -> str:
     elif error.errno == errno.EINVAL and parent != "root" and type(error) is NetlinkError:
         classes = f"'tc class show dev {dev}' lists them"
         sentence += f"; if the class {parent} has classes of its own, hold at one of those: {classes}"
+    sentence = sentence.replace(_CLOSE_IT, f"'libnlplug lane show {dev}' says what to do")
     return elsewhere(sentence, args)
 
 
@@ -49,7 +51,9 @@ def _other_ways(args: Args) -> str:
     """Return how packets can be held although another qdisc is the root."""
     at_class = f", {_AT_A_CLASS} (--parent; 'tc class show dev {args.dev}' lists them)" if _has_classes(args) else ""
     if args.verb is not None and args.verb.name == "hold":
-        return f"{at_class}, or hold chosen packets by a lane, which leaves it alone: give packet options, as --tcp-syn"
+        made = f"; 'libnlplug lane show {args.dev}' lists those that are there" if _has_lanes(args) else ""
+        by_lane = "or hold chosen packets by a lane, which leaves it alone: give packet options, as --tcp-syn"
+        return f"{at_class}, {by_lane}{made}"
     return f"{at_class}, or use a lane, which leaves it alone: 'libnlplug lane add {args.dev}'"
 
 

@@ -49,8 +49,15 @@ _BASH = """\
 _libnlplug() {
     local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}" words="" devices="" word at verb=1
     COMPREPLY=()
+    # readline makes three words of --netns=blue
+    [[ $previous == "=" ]] && previous="${COMP_WORDS[COMP_CWORD-2]}"
+    [[ $current == "=" ]] && current=""
     while [[ $verb -lt $COMP_CWORD && ${COMP_WORDS[verb]} == -* ]]; do
-        case "${COMP_WORDS[verb]}" in -n | --netns) ((verb += 2)) ;; *) ((verb += 1)) ;; esac
+        case "${COMP_WORDS[verb]} ${COMP_WORDS[verb+1]}" in
+        --*" =") ((verb += 3)) ;;
+        "-n "* | "--netns "*) ((verb += 2)) ;;
+        *) ((verb += 1)) ;;
+        esac
     done
     for ((at = verb + 1; at < COMP_CWORD; at++)); do
         if [ "${COMP_WORDS[at]}" = -- ]; then

@@ -69,7 +69,7 @@ def _listed(sk: RouteSocket, device: str | None) -> list[ShownLane]:
     from ..lane.inventory import all_lanes, shown_lanes
 
     if device is not None:
-        return shown_lanes(sk, device)
+        return shown_lanes(sk, sk.link_name(sk.ifindex_of(device)))  # it may be an alternative name
     ifindexes = {one.ifindex for one in all_lanes(sk)}
     ifindexes |= {one.ifindex for one in sk.qdiscs() if one.kind == "clsact"}
     found = []

@@ -161,17 +161,22 @@ def _unknown(name: str, options: list[Option] | tuple[Option, ...], verb: Verb |
         return f"option {name} comes after the verb: {', '.join(elsewhere)}"
     if verb is not None and (elsewhere or any(name in one.names for one in TOP)):
         return f"'{verb.name}' has no option {name}"
-    return f"unknown option {name!r}{_meant(name, [one for option in [*options, HELP] for one in option.names])}"
+    meant = _meant(name, [one for option in [*options, HELP] for one in option.names])
+    if not meant and any(name[:2] in one.names and one.value for one in options):
+        meant = f": did you mean '{name[:2]} {name[2:].lstrip('=')}'?"
+    return f"unknown option {name!r}{meant}"
 
 
 def _meant(word: str, names: list[str] | tuple[str, ...]) -> str:
-    """Return a question with what was probably meant: the only name that begins so, or that the word begins with, or
-    the names that are most alike."""
+    """Return a question with what was probably meant: the only name that begins or ends so, or that the word begins
+    with, or the names that are most alike."""
     from difflib import SequenceMatcher
 
     word = word.replace("_", "-")
     likeness = {name: SequenceMatcher(None, name, word).ratio() for name in names}
     found = [name for name in likeness if name.startswith(word) or (len(name) > 2 and word.startswith(name))]
+    if not found and word.startswith("--"):
+        found = [name for name in likeness if name.endswith(word[1:])]
     if len(found) != 1:
         most = max(likeness.values())
         found = [name for name in likeness if likeness[name] == most] if most >= ALIKE else []

@@ -384,6 +384,33 @@ def test_a_loop_that_ends_in_the_block(wire: Wire, plug: PlugQdisc) -> None:
     expect_flow(wire, held)
 
 
+def test_a_loop_that_ends_while_entering(wire: Wire, plug: PlugQdisc, taken: Mark) -> None:
+    """The task is thrown away while the hold waits for the mark: the hold that then begins is released."""
+
+    async def hold() -> None:
+        async with plug.hold():
+            pytest.fail("the block runs")
+
+    async def main() -> None:
+        await asyncio.sleep(0.2)
+        loop.stop()
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # asyncio tells of a task that is thrown away
+    coroutine = hold()
+    tasks = [loop.create_task(coroutine), loop.create_task(main())]  # kept, or they would be closed here
+    loop.run_forever()
+    loop.close()
+    coroutine.close()
+    taken.close()
+    deadline = time.monotonic() + 20
+    while plug.last_action != "release_indefinite" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not tasks[0].done()
+    assert marks(wire.near) == []
+    expect_flow(wire, [])
+
+
 def test_a_record_has_the_task_s_context(wire: Wire, plug: PlugQdisc) -> None:
     """A filter of logging that reads a context variable, as the number of a request, finds it for this record, too."""
     request: ContextVar[str] = ContextVar("request", default="none")

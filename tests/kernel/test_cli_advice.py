@@ -53,6 +53,15 @@ def test_a_root_without_classes_offers_a_lane(wire: Wire, cli: Cli) -> None:
     cli("hold", wire.device, *UDP, "--", "true")
 
 
+def test_a_root_that_is_taken_names_the_lanes(wire: Wire, cli: Cli) -> None:
+    """Where the root qdisc is another one and the device has a lane, hold without options says how to see the lanes."""
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 1: pfifo")
+    assert "lane show" not in cli.complaint("hold", wire.device, "--", "true", status=125)
+    cli("lane", "add", wire.device, *UDP)
+    why = cli.complaint("hold", wire.device, "--", "true", status=125)
+    assert f"give packet options, as --tcp-syn; 'libnlplug lane show {wire.device}' lists those that are there" in why
+
+
 def test_a_root_with_classes_offers_one_and_a_lane(wire: Wire, cli: Cli) -> None:
     """Where the root qdisc has classes, both are advised."""
     wire.near.tc(f"qdisc add dev {wire.device} root handle 1: prio")
@@ -106,11 +115,13 @@ def test_a_plug_that_is_elsewhere_is_found(wire: Wire, cli: Cli) -> None:
 
 
 def test_a_lane_that_broke_is_not_looked_for(wire: Wire, cli: Cli) -> None:
-    """A hold of a lane that broke meanwhile says so, and not where the plugs of lanes are."""
+    """A hold of a lane that broke meanwhile says so and where to look, and not where the plugs of lanes are."""
     cli("lane", "add", wire.device, *UDP)
     harm = ("tc", "qdisc", "del", "dev", wire.device, "clsact")
     err = cli("hold", wire.device, *UDP, "--", *harm, status=125).err
     assert "its filters are gone" in err
+    assert f"'libnlplug lane show {wire.device}' says what to do; the command's status was 0" in err
+    assert "add the lane again" in cli("lane", "show", wire.device).out
     assert "the plugs of its lanes" not in err
 
 
@@ -188,6 +199,9 @@ def test_a_device_is_named_as_ip_link_shows_it(wire: Wire, plug: PlugQdisc, cli:
     wire.near.ip(f"link property add dev {wire.device} altname enp195s0f4u1u4u4u3")
     assert cli("release", "enp195s0f4u1u4u4u3") == ("", "")
     cli("hold", "enp195s0f4u1u4u4u3", "--", "true")
+    cli("lane", "add", "enp195s0f4u1u4u4u3", *UDP)
+    assert cli("lane", "show", "enp195s0f4u1u4u4u3") == cli("lane", "show", wire.device)
+    cli("lane", "del", "enp195s0f4u1u4u4u3")
     wire.near.ip("link add we@ird type dummy")
     cli("attach", "we@ird")
     assert "we@ird" in cli("show", "we@ird").out

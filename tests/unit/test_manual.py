@@ -167,6 +167,15 @@ def test_a_value_is_not_mistaken_for_a_device(tmp_path: Path) -> None:
     assert complete(tmp_path, "attach", "--parent", "") == ["root"]
 
 
+def test_a_value_may_follow_an_equals_sign(tmp_path: Path) -> None:
+    """readline makes three words of --parent=root: the value is offered, and no device; the verb is found behind."""
+    assert complete(tmp_path, "attach", "--parent", "=") == ["root"]
+    assert complete(tmp_path, "attach", "--parent", "=", "r") == ["root"]
+    assert complete(tmp_path, "attach", "--limit", "=", "") == []
+    assert complete(tmp_path, "--netns", "=", "blue", "show", "--w") == ["--watch"]
+    assert sorted(complete(tmp_path, "--netns", "=", "blue", "release", "")) == DEVICES
+
+
 def test_after_the_dashes_comes_a_command(tmp_path: Path) -> None:
     """hold DEV -- offers commands, then files; where bash-completion is loaded, the command's own completion."""
     assert "bash" in complete(tmp_path, "hold", "eth0", "--", "bas")
