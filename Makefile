@@ -36,6 +36,7 @@ demo: .venv/built | for-demo ## the main job: hold the packets of a running ping
 	@$(REAL_KERNEL) $(PY) examples/demo/demo.py
 
 test: .venv/test | for-test ## everything; stops at the first part that fails
+	@$(PY) -m compileall -q libnlplug tests benchmarks examples
 	@$(PY) tools/parts $(PARTS)
 	@$(PY) tools/summary $(REPORTS:%=build/%.xml)
 

@@ -46,7 +46,7 @@ def run(words: list[str]) -> str:
 
 def sh(place: str, line: str) -> str:
     """Run a command of plain words in a namespace; what it printed."""
-    return run(["ip", "netns", "exec", place, *line.split()])
+    return inside(place, run, line.split())
 
 
 def ip(place: str, *lines: str) -> None:

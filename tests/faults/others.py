@@ -80,7 +80,7 @@ def many_plugs(flow: Flow, chance: random.Random) -> float:
     with fleet_of(1000) as fleet:
 
         def work(page: Page, wait_for_start) -> None:
-            group = PlugGroup(PlugQdisc.open(device, netns=fleet.netns) for device in fleet.devices)
+            group = PlugGroup(fleet.netns.run(lambda: [PlugQdisc.open(device) for device in fleet.devices]))
             page["guard"] = group.guard().pid
             wait_for_start()
             with group.hold():

@@ -55,7 +55,7 @@ def witness(devices_of_all_sorts: Netns):
     plug.close()
 
 
-@settings(max_examples=120)
+@settings(max_examples=100)
 @given(device=devices, parent=handles, handle=st.none() | handles, limit=st.none() | limits)
 @example(device="lo", parent="root", handle=None, limit=None)
 @example(device="htb0", parent="1:1", handle="40:", limit=1)
@@ -109,7 +109,7 @@ PORT_STEPS = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(steps=PORT_STEPS)
 @example(steps=[("attach", "lo", "none", None, 1), ("buffer",), ("release",)])
 @example(steps=[("attach", "plain0", "none", "1:", 1), ("buffer",), ("attach", "plain0", "root", None, 1), ("buffer",)])
