@@ -76,7 +76,7 @@ FAULTS = (
     Fault(
         "at the limit of recursion",
         "flows",
-        tested("guard_alone.a_hold_that_cannot_be_left_for_recursion_is_not_begun"),
+        tested("guard_alone.no_limit_of_recursion_leaves_a_hold_on"),
         1,
         0,
     ),
