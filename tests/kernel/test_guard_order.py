@@ -83,9 +83,11 @@ def test_a_holder_that_dies_while_it_leaves_has_left(wire: Wire, plug: PlugQdisc
         mine = PlugQdisc.open(wire.device, netns=wire.near)
         with mine.hold(on_death=on_death):  # type: ignore[arg-type]
             this.say(mine.guard().pid)
-            signal.pause()
+            while not told:
+                time.sleep(0.01)
 
-    signal.signal(signal.SIGUSR1, lambda *_: None)  # which ends the pause
+    told: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _frame: told.append(number))
     try:
         with child(work) as holder:
             pid = holder.hear()
