@@ -69,7 +69,7 @@ def test_a_queue_length_that_is_set_in_another_way(wire: Wire, plug: PlugQdisc) 
 def _class_made_again(wire: Wire) -> None:
     wire.near.tc(
         f"class del dev {wire.device} classid 1:2",
-        f"class add dev {wire.device} parent 1: classid 1:2 htb rate 1gbit",
+        f"class add dev {wire.device} parent 1: classid 1:2 htb rate 1gbit quantum 1500",
     )
 
 
@@ -91,7 +91,7 @@ def test_a_class_that_goes_and_comes_back(wire: Wire, root: str, place: str, spo
     """The kernel deletes the plug with its class and tells only of the class; somebody makes both again."""
     wire.near.tc(f"qdisc add dev {wire.device} root handle 1: {root}")
     if "htb" in root:
-        wire.near.tc(f"class add dev {wire.device} parent 1: classid 1:2 htb rate 1gbit")
+        wire.near.tc(f"class add dev {wire.device} parent 1: classid 1:2 htb rate 1gbit quantum 1500")
     with libnlplug.attach(wire.device, parent=place, netns=wire.near) as plug:
         with pytest.warns(PacketsUncounted, match="was deleted or replaced"), plug.hold() as held:
             wire.send(3)
