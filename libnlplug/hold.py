@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     OnDeath = Literal["release", "drop"]
 
 RELEASE_TRIES = 3
+STACK = 20  # frames of Python's stack that leaving a block may take
 
 
 class PacketsDropped(RuntimeWarning):
@@ -233,6 +234,7 @@ class Hold(AsyncWith):
             self._report = HoldReport.of_nothing()
             return self._report
         self._over = False
+        _try_stack(STACK)
         self._guard = guard = self._held.guard()
         self._id = guard.new_id()
         self._begun = time.monotonic()
@@ -262,17 +264,11 @@ class Hold(AsyncWith):
     ) -> None:
         try:
             self._leave()
-        finally:  # an interrupt may have come before the release, and another one now; a frame more may be one too many
-            try:
-                self._end()
-            finally:
-                try:
-                    self._end()
-                finally:
-                    self._end()
+        finally:  # an interrupt may have come before the release
+            self._end_surely()
 
     def _end_surely(self) -> None:
-        """Have the guard release, as __exit__() does."""
+        """Have the guard release, also if an interrupt comes now, and another one."""
         try:
             self._end()
         finally:
@@ -381,6 +377,12 @@ def _log(sentence: str) -> None:
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())  # otherwise logging prints the record on stderr
         logger.warning("%s", sentence)
+
+
+def _try_stack(frames: int) -> None:
+    """Raise RecursionError now, before anything is held, if leaving the block would raise it."""
+    if frames:
+        _try_stack(frames - 1)
 
 
 def hold_detached(plug: Holdable, timeout: float) -> None:
