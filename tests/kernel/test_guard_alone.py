@@ -154,8 +154,8 @@ def test_a_holder_that_executes_another_program_ends_its_hold(wire: Wire, plug: 
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_two_interrupts_while_a_hold_is_left(wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C, and again: the release is sent all the same, and the interrupt comes out."""
+def two_interrupts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let two interrupts come, each before a release is asked for; those that have not come yet."""
     real, left = guard.Guard.release, [1, 2]
 
     def interrupted(self, hold_id):
@@ -165,31 +165,31 @@ def test_two_interrupts_while_a_hold_is_left(wire: Wire, plug: PlugQdisc, monkey
         return real(self, hold_id)
 
     monkeypatch.setattr(guard.Guard, "release", interrupted)
+    return left
+
+
+def test_two_interrupts_while_a_hold_is_left(wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, and again: the release is sent all the same, and the interrupt comes out."""
+    interrupts = two_interrupts(monkeypatch)
     with pytest.raises(KeyboardInterrupt), plug.hold():
         numbers = expect_held(wire, plug)
-    assert left == []
+    assert interrupts == []
     assert plug.holder() is None
     expect_flow(wire, numbers)
 
 
 def test_two_interrupts_while_a_hold_is_entered(wire: Wire, plug: PlugQdisc, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C when it has just begun, and again while that is taken back: nothing is held."""
-    hold, release, left = guard.Guard.hold, guard.Guard.release, [1, 2]
+    interrupts, real = two_interrupts(monkeypatch), guard.Guard.hold
 
     def interrupted(self, *words, **options):
-        hold(self, *words, **options)
+        real(self, *words, **options)
         raise KeyboardInterrupt
 
-    def interrupted_again(self, hold_id):
-        if left:
-            left.pop()
-            raise KeyboardInterrupt
-        return release(self, hold_id)
-
     monkeypatch.setattr(guard.Guard, "hold", interrupted)
-    monkeypatch.setattr(guard.Guard, "release", interrupted_again)
     with pytest.raises(KeyboardInterrupt), plug.hold():
         pytest.fail("entered")
+    assert interrupts == []
     assert plug.holder() is None
     expect_flow(wire, [])
 
