@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def parts(files: set[str], count: int) -> list[set[str]]:
     """The files in so many parts: the longest goes first into the part that is the shortest so far.
 
-    The last part is so much shorter as the other tests take, which are run after it.
+    The last part is shorter by the time of the other tests, because they are run after it.
     """
     lines = map(str.split, DURATIONS.read_text().splitlines())
     seconds = {name: float(duration) for duration, name in lines}
