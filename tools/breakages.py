@@ -249,7 +249,7 @@ breaks(
     HOLD,
     "if answer.lost is not None:",
     "if False:",
-    "kernel/test_guard_alone::test_what_the_kernel_threw_away_uncounted_is_not_zero",
+    "kernel/test_hold_uncounted::test_what_the_kernel_threw_away_uncounted_is_not_zero",
 )
 breaks(
     "report: no drops",
@@ -836,7 +836,7 @@ breaks(
     GUARD,
     "			last.lost = why;\n",
     "			last.lost = 0;\n",
-    "kernel/test_guard_alone::test_what_the_kernel_threw_away_uncounted_is_not_zero",
+    "kernel/test_hold_uncounted::test_what_the_kernel_threw_away_uncounted_is_not_zero",
 )
 breaks(
     "guard: a plug that was made again has lost nothing",

@@ -132,8 +132,8 @@ def tested(name: str, **given):
 
 
 def losing(spoil: str, words: str):
-    """Something by which the kernel throws packets away uncounted, as test_guard_alone does it."""
-    return tested("guard_alone.what_the_kernel_threw_away_uncounted_is_not_zero", spoil=spoil, words=words, times=1)
+    """Something by which the kernel throws packets away uncounted, as test_hold_uncounted does it."""
+    return tested("hold_uncounted.what_the_kernel_threw_away_uncounted_is_not_zero", spoil=spoil, words=words, times=1)
 
 
 def refusing(what: str):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""By what else the kernel throws away packets that are held, without counting them: the counts are None then."""
+"""Counts are true or None: what the kernel may have thrown away of what is held, without counting it, is not zero."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import fcntl
 import select
 import socket
 import struct
+import warnings
 from contextlib import closing
 
 import pytest
@@ -16,10 +17,78 @@ import libnlplug
 from libnlplug import PlugQdisc
 from libnlplug.guard.start import listening
 from libnlplug.hold import PacketsUncounted
-from tests.support.netlab import Wire, random_name, unable, up
+from tests.support.hold import expect_flow
+from tests.support.netlab import Wire, eventually, random_name, unable, up
 
 SIOCETHTOOL, SIOCSIFTXQLEN = 0x8946, 0x8943
 ETHTOOL_GCHANNELS, ETHTOOL_SCHANNELS = 0x3C, 0x3D
+
+
+def _clsact(wire: Wire) -> None:
+    wire.near.tc(f"qdisc add dev {wire.device} clsact")
+
+
+def _down_and_up(wire: Wire) -> None:
+    wire.near.ip(f"link set {wire.device} down", f"link set {wire.device} up")
+
+
+def _carrier(wire: Wire) -> None:
+    wire.far.ip(f"link set {wire.peer} down")
+    eventually(lambda: wire.near.link(wire.device)["operstate"] != "UP", "the kernel acts on it")
+    wire.far.ip(f"link set {wire.peer} up")
+    eventually(lambda: wire.near.link(wire.device)["operstate"] == "UP", "the kernel acts on that")
+
+
+def _queue_length(wire: Wire) -> None:
+    wire.near.ip(f"link set {wire.device} txqueuelen 77")
+
+
+def _replaced(wire: Wire) -> None:
+    wire.near.tc(f"qdisc del dev {wire.device} root")
+    wire.near.tc(f"qdisc add dev {wire.device} root handle 504c: plug limit 1000000")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_clsact, "a clsact or ingress qdisc was added or deleted"),
+        (_down_and_up, "its link went down"),
+        (_carrier, "its link lost its carrier"),
+        (_queue_length, "its txqueuelen was changed"),
+        (_replaced, "was deleted or replaced"),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_the_kernel_threw_away_uncounted_is_not_zero(
+    wire: Wire, plug: PlugQdisc, spoil, words: str, times: int
+) -> None:
+    """The counts are None, and a warning says what happened; the next hold knows its own again."""
+    for _ in range(times - 1):
+        with plug.hold():
+            pass
+    with pytest.warns(PacketsUncounted, match=words), plug.hold(timeout=30) as held:
+        wire.send(3)
+        spoil(wire)
+    assert (held.packets, held.bytes, held.dropped, held.expired) == (None, None, None, False)
+    with warnings.catch_warnings(), plug.hold() as again:
+        warnings.simplefilter("error")
+    assert again.dropped == 0
+
+
+def test_what_loses_nothing_is_counted(wire: Wire, plug: PlugQdisc) -> None:
+    """Another MTU, another device's changes, and what happened between two holds leave the counts as they are."""
+    other = random_name()
+    with plug.hold():
+        pass
+    _queue_length(wire)
+    with warnings.catch_warnings(), plug.hold() as held:
+        warnings.simplefilter("error")
+        wire.near.ip(f"link set {wire.device} mtu 1400", f"link add {other} type dummy", f"link set {other} up")
+        wire.near.tc(f"qdisc add dev {other} clsact")
+        numbers = wire.send(3)
+        plug.set_limit(1 << 20)
+    assert (held.packets, held.dropped) == (3, 0)
+    expect_flow(wire, numbers)
 
 
 def _ioctl(number: int, request: bytes) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-TESTED = re.findall(r'tested\(\s*"(\w+)\.(\w+)"', (TESTS / "faults/faults.py").read_text())
+SOURCE = "".join((TESTS / "faults" / name).read_text() for name in ("faults.py", "others.py"))
+TESTED = re.findall(r'(?:tested\(\s*|name = )"(\w+)\.(\w+)"', SOURCE)
 
 
 def test_some_are_kernel_tests() -> None:
