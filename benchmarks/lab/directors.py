@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 
-from net import ADDRESSES, DIRECTORS, PORT, VIP, CommandFailed, renew, run, settings, sh
+from net import ADDRESSES, DIRECTORS, PORT, VIP, CommandFailed, inside, renew, run, settings, sh
 
 SERVICE = f"-t {VIP}:{PORT}"
 SCHEDULERS = {
@@ -32,16 +33,15 @@ def rules(
     director: str, scheduler: str, weights: dict[str, int], service: str = SERVICE, tunnel: str = IPIP, port: int = PORT
 ) -> None:
     """Give a director its rules, in the place of those it has: what 'systemctl restart ipvsadm' does on Debian."""
-    sh(director, "ipvsadm -C")
-    lines = [f"-A {service} -s {SCHEDULERS[scheduler]}"]
+    lines = ["-C", f"-A {service} -s {SCHEDULERS[scheduler]}"]
     lines += [f"-a {service} {server(name, port)} {tunnel} -w {weight}" for name, weight in weights.items()]
     tell(director, lines)
 
 
 def tell(director: str, lines: list[str]) -> None:
     """Give lines of ipvsadm to a director, all in one process."""
-    words = ["ip", "netns", "exec", director, "ipvsadm", "-R"]
-    done = subprocess.run(words, input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=60)
+    options = {"input": "\n".join(lines) + "\n", "capture_output": True, "text": True, "timeout": 60}
+    done = inside(director, partial(subprocess.run, ["ipvsadm", "-R"], **options))
     if done.returncode or done.stderr:
         raise CommandFailed(f"ipvsadm -R: {done.stderr}")
 

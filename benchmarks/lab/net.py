@@ -17,7 +17,7 @@ import ctypes
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,19 +51,25 @@ def sh(place: str, line: str) -> str:
 
 def ip(place: str, *lines: str) -> None:
     """Run lines of ip(8) in a namespace, all in one process."""
-    text = "\n".join(lines) + "\n"
-    words = ["ip", "-n", place, "-batch", "-"]
-    done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        raise CommandFailed(f"ip -n {place}: {done.stderr.strip()}")
+    inside(place, batch, "ip", lines)
 
 
 def tc(place: str, lines: list[str]) -> None:
     """Run lines of tc(8) in a namespace, all in one process."""
-    words = ["tc", "-n", place, "-batch", "-"]
-    done = subprocess.run(words, input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=60)
+    inside(place, batch, "tc", lines)
+
+
+def batch(program: str, lines: Iterable[str]) -> None:
+    """Run lines of ip(8) or tc(8), all in one process."""
+    text = "\n".join(lines) + "\n"
+    done = subprocess.run([program, "-batch", "-"], input=text, capture_output=True, text=True, timeout=60)
     if done.returncode:
-        raise CommandFailed(f"tc -n {place}: {done.stderr.strip()}")
+        raise CommandFailed(f"{program}: {done.stderr.strip()}")
+
+
+def netns(verb: str, names: Iterable[str]) -> None:
+    """Add or delete namespaces."""
+    batch("ip", [f"netns {verb} {name}" for name in names])
 
 
 def enter(place: str) -> None:
@@ -133,41 +139,45 @@ def gateway(address: str) -> str:
     return address.rpartition(".")[0] + ".1"
 
 
-def join(name: str, router: str = "router") -> None:
-    """Make a namespace and its link to a router. On the router, the link has the namespace's name."""
+def join(*names: str, router: str = "router") -> None:
+    """Make namespaces and their links to a router. On the router, a link has its namespace's name."""
+    netns("add", names)
+    lines = []
+    for name in names:
+        settings(name, conf__all__rp_filter=0, conf__default__rp_filter=0)
+        lines += [f"link add {name} type veth peer name eth0 netns {name}",
+                  f"addr add {gateway(ADDRESSES[name])}/24 dev {name}", f"link set {name} up"]  # fmt: skip
+    ip(router, *lines)
+    for name in names:
+        ip(name, *own_lines(name))
+
+
+def own_lines(name: str) -> list[str]:
+    """What makes a namespace what it is. A director has VIP; a backend takes its connections out of the director's
+    tunnel, and answers past the director."""
     address = ADDRESSES[name]
-    run(["ip", "netns", "add", name])
-    ip(router, f"link add {name} type veth peer name eth0 netns {name}", f"addr add {gateway(address)}/24 dev {name}",
-       f"link set {name} up")  # fmt: skip
-    ip(name, f"addr add {address}/24 dev eth0", "link set lo up", "link set eth0 up",
-       f"route add default via {gateway(address)}")  # fmt: skip
-    settings(name, conf__all__rp_filter=0, conf__default__rp_filter=0)
-
-
-def make_director(name: str) -> None:
-    join(name)
-    ip(name, f"addr add {VIP}/32 dev lo")
-
-
-def make_backend(name: str, router: str = "router") -> None:
-    """A backend takes its connections out of the director's tunnel, and answers past the director."""
-    join(name, router)
-    ip(name, f"link add vip type ipip local {ADDRESSES[name]}", f"addr add {VIP}/32 dev vip", "link set vip up")
-    settings(name, conf__vip__rp_filter=0)
+    lines = [f"addr add {address}/24 dev eth0", "link set lo up", "link set eth0 up",
+             f"route add default via {gateway(address)}"]  # fmt: skip
+    if name in DIRECTORS:
+        lines += [f"addr add {VIP}/32 dev lo"]
+    if name in BACKENDS or name == FAR:
+        lines += [f"link add vip type ipip local {address}", f"addr add {VIP}/32 dev vip", "link set vip up"]
+    return lines
 
 
 def make_far() -> None:
     """A backend in another network: a router of its own is between it and the lab's."""
     join("wan")
     settings("wan", ip_forward=1)
-    make_backend(FAR, "wan")
+    join(FAR, router="wan")
     ip("router", f"route add {ADDRESSES[FAR]}/32 via {ADDRESSES['wan']}")
 
 
 def join_by_gre() -> None:
     """Make a GRE tunnel from the router to each director, for route_to(..., gre=True)."""
+    ip("router", *(line for name, to in DIRECTORS.items() for line in gre_end(f"gre-{name}", gateway(to), to)))
     for name, address in DIRECTORS.items():
-        join_two_by_gre("router", f"gre-{name}", gateway(address), name, "gre-router", address)
+        ip(name, *gre_end("gre-router", address, gateway(address)))
 
 
 def part_by_gre() -> None:
@@ -177,8 +187,13 @@ def part_by_gre() -> None:
 
 def join_two_by_gre(one: str, device: str, address: str, other: str, its_device: str, its_address: str) -> None:
     """Make a GRE tunnel between two namespaces."""
-    ip(one, f"link add {device} type gre local {address} remote {its_address}", f"link set {device} up")
-    ip(other, f"link add {its_device} type gre local {its_address} remote {address}", f"link set {its_device} up")
+    ip(one, *gre_end(device, address, its_address))
+    ip(other, *gre_end(its_device, its_address, address))
+
+
+def gre_end(device: str, local: str, remote: str) -> list[str]:
+    """The lines of ip(8) that make one end of a GRE tunnel."""
+    return [f"link add {device} type gre local {local} remote {remote}", f"link set {device} up"]
 
 
 def take_gre(backend: str) -> None:
@@ -205,10 +220,9 @@ def revive(name: str) -> None:
 
 def renew() -> None:
     """New directors in the old ones' places: they remember nothing."""
-    for name in DIRECTORS:
-        ip("router", f"link del {name}")
-        run(["ip", "netns", "del", name])
-        make_director(name)
+    ip("router", *(f"link del {name}" for name in DIRECTORS))
+    netns("del", DIRECTORS)
+    join(*DIRECTORS)
     route_to(*DIRECTORS)
 
 
@@ -220,21 +234,15 @@ def network(backends: int = len(BACKENDS), far: bool = False) -> Iterator[list[s
     if others := [name for name in made if os.path.exists(f"/run/netns/{name}")]:
         raise CommandFailed(f"there are namespaces of these names already: {' '.join(others)}")
     try:
-        run(["ip", "netns", "add", "router"])
+        netns("add", ["router"])
         settings("router", ip_forward=1, fib_multipath_hash_policy=1, conf__all__rp_filter=0,
                  conf__default__rp_filter=0)  # fmt: skip
-        join("client")
+        join("client", *DIRECTORS, *names)
         # A packet carries its socket's hash to the router, which uses that one: let it not change at a retransmission.
         sh("client", "sysctl -qw net.core.txrehash=0")
-        for name in DIRECTORS:
-            make_director(name)
-        for name in names:
-            make_backend(name)
         if far:
             make_far()
         route_to(*DIRECTORS)
         yield names
     finally:
-        for name in made:
-            if os.path.exists(f"/run/netns/{name}"):
-                run(["ip", "netns", "del", name])
+        netns("del", [name for name in made if os.path.exists(f"/run/netns/{name}")])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 import signal
 import socket
@@ -83,7 +85,7 @@ class Haproxy:
         self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> None:
-        run(["kill", f"-{int(number)}", str(self.pid())])
+        os.kill(self.pid(), number)
         deadline = time.monotonic() + 10
         while not gone(self.pid()):
             if time.monotonic() > deadline:
@@ -97,6 +99,7 @@ def backend_servers(directory: Path, names: list[str]) -> Haproxy:
     return Haproxy(directory, NAMED.format(socket=directory / "haproxy.sock") + "".join(frontends))
 
 
+@functools.cache
 def haproxies() -> dict[str, tuple[str, ...]]:
     """The words that start each haproxy, by its name and version: the host's, and Debian 13's where it is unpacked."""
     programs = [("haproxy",)]

@@ -46,7 +46,7 @@ class Sizes(NamedTuple):
 
 
 ROWS = {KB: "S1", 100 * KB: "S2", MB: "S3", 10 * MB: "S4", 100 * MB: "S5"}
-FULL, SHORT = Sizes(), Sizes(((10 * MB, 1),), (MB, 1), 2, 1)
+FULL, SHORT = Sizes(), Sizes(((10 * MB, 1),), (MB, 1), 2, 1, 50 * MB)
 
 
 def config(mode: str) -> str:
@@ -189,7 +189,8 @@ def cases(sizes: Sizes, files: Files) -> list[Case]:
         for version in haproxies()
         for way in ("alone", "held")
     }
-    what = f"haproxy is reloaded {sizes.reloads} times while {sizes.transfers} objects of 100 MB are on their way"
+    objects = f"{sizes.transfers} objects of {in_size(sizes.reloaded)}"
+    what = f"haproxy is reloaded {sizes.reloads} times while {objects} are on their way"
     return [*found, Case("S7", what, "transfers and new connections", ways)]
 
 

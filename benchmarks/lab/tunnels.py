@@ -48,12 +48,10 @@ def no_offload(backends: list[str]) -> None:
 
 def set_mtu(names: list[str], mtu: int) -> None:
     """The MTU of all the links between the router and these namespaces, and so of the tunnels in them."""
+    lines = [f"link set {name} mtu {mtu}" for name in names]
+    ip("router", *lines, *(f"link set gre-{name} mtu {mtu - 24}" for name in DIRECTORS))
     for name in names:
-        ip("router", f"link set {name} mtu {mtu}")
-        ip(name, f"link set eth0 mtu {mtu}")
-    for name in DIRECTORS:
-        ip("router", f"link set gre-{name} mtu {mtu - 24}")
-        ip(name, f"link set gre-router mtu {mtu - 24}")
+        ip(name, f"link set eth0 mtu {mtu}", *([f"link set gre-router mtu {mtu - 24}"] if name in DIRECTORS else []))
 
 
 def prepare(backends: list[str], way: Way) -> None:
