@@ -18,8 +18,8 @@ ROOM = 1 << 18  # bytes
 
 
 def main() -> None:
-    for line in iter(sys.stdin.readline, "\n"):
-        subprocess.run(["ip", *line.split()], check=True)
+    lines = "".join(iter(sys.stdin.readline, "\n"))
+    subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
     address = (sys.argv[1], PORT)
     never_read = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     never_read.bind(address)

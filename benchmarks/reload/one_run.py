@@ -10,7 +10,7 @@ client.py) and reloads.csv: when each reload began and ended, for how many secon
 serves since then. After each reload this process asks until the new process answers, and waits until the old one has
 ended. A reload command that fails, or puts no new process in its place, fails the run; so does a new process that
 answered none of the clients. More words after DIRECTORY are a command that takes the place of the reload's, to see just
-that.
+that; PATIENCE in the environment is for how many seconds this process waits for an answer, and for an end (10).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from client import REQUEST
 from servers import SERVERS
-from ways import WAYS, CommandFailed, Place, Words, run, sh
+from ways import WAYS, CommandFailed, Place, Words, run
 
 HERE = Path(__file__).resolve().parent
 DEVICE, ADDRESS, FAR_ADDRESS = "wire", "192.0.2.1", "192.0.2.2"
@@ -34,7 +34,7 @@ PORT = 8080
 CLIENTS, CLIENT_PAUSE = "24", "0.08"
 LOADS = ("quiet", "busy")
 SETTLE = 0.5  # seconds before the first reload, and after the last
-PATIENCE = 10.0  # seconds for the new process to answer, and for the old one to end
+PATIENCE = float(os.environ.get("PATIENCE", 10))  # seconds for the new process to answer, and for the old one to end
 
 
 class Reloaded(NamedTuple):
@@ -110,11 +110,10 @@ def clients(seed: str, output: Path) -> tuple[subprocess.Popen[bytes], Words]:
     if client.stdout.readline() != b"ready\n":
         raise CommandFailed("the clients did not start")
     far = ["nsenter", f"--net=/proc/{client.pid}/ns/net"]
-    sh("ip link set lo up")
-    sh(f"ip link add {DEVICE} type veth peer name {DEVICE} netns {client.pid}")
-    for address, where in ((ADDRESS, []), (FAR_ADDRESS, far)):
-        run([*where, *f"ip address add {address}/24 dev {DEVICE}".split()])
-        run([*where, *f"ip link set {DEVICE} up".split()])
+    made = ["link set lo up", f"link add {DEVICE} type veth peer name {DEVICE} netns {client.pid}"]
+    for address, where, first in ((ADDRESS, [], made), (FAR_ADDRESS, far, [])):
+        lines = [*first, f"address add {address}/24 dev {DEVICE}", f"link set {DEVICE} up"]
+        run([*where, "ip", "-batch", "-"], "\n".join(lines))
     return client, far
 
 

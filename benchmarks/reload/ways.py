@@ -31,10 +31,12 @@ class CommandFailed(Exception):
     """A command that must not fail did."""
 
 
-def run(words: Words) -> str:
-    """Run a command; what it printed. (To a file: a server that it leaves behind would keep a pipe open.)"""
+def run(words: Words, text: str = "") -> str:
+    """Run a command that reads this text; what it printed. (To a file: a server that it leaves behind would keep a pipe
+    open.)"""
     with tempfile.TemporaryFile("w+") as output:
-        status = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60).returncode
+        given = {"input": text, "text": True} if text else {"stdin": subprocess.DEVNULL}
+        status = subprocess.run(words, **given, stdout=output, stderr=output, timeout=60).returncode
         output.seek(0)
         printed = output.read()
     if status:

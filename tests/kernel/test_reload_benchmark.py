@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,12 +27,13 @@ def programs() -> None:
         unable(f"not installed: {missing}")
 
 
-def one_run(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def one_run(directory: Path, *words: str, patience: float = 10) -> subprocess.CompletedProcess[str]:
     """One run of the benchmark: server, way, load, reloads, seed, and what takes the place of the reload command."""
     server, way, load, reloads, seed, *instead = words
     script = BENCHMARKS / "reload" / "one_run.py"
     argv = [*PRIVATE, sys.executable, str(script), server, way, load, reloads, seed, str(directory), *instead]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "PATIENCE": str(patience)}
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def short(output: Path, *rows: str) -> subprocess.CompletedProcess[str]:
@@ -121,7 +123,8 @@ def test_no_reload_is_a_failure(tmp_path: Path, way: str, instead: str, sentence
 
 def test_a_new_process_that_does_not_serve_is_a_failure(tmp_path: Path) -> None:
     """A reload that writes another process's number, but puts nobody in the server's place, fails the benchmark."""
-    done = one_run(tmp_path, "haproxy", "plain", "quiet", "1", "1", "sh", "-c", f"echo 99999 >{tmp_path}/pid")
+    instead = ["sh", "-c", f"echo 99999 >{tmp_path}/pid"]
+    done = one_run(tmp_path, "haproxy", "plain", "quiet", "1", "1", *instead, patience=1)
     assert done.returncode == 1
     assert "process 99999 should serve, and does not answer" in done.stderr
 
