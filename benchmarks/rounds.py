@@ -27,10 +27,10 @@ class Measured:
 
 
 def interleaved(contestants: dict[str, Callable[[], float]], rounds: int, *, warm: bool = True) -> Measured:
-    """Each contestant once a round, in changing order; the first round only warms up."""
+    """Each contestant once a round, in changing order; the first round only warms up, where there are several."""
     measured = Measured()
     order = random.Random(1)
-    for number in range(-warm, rounds):
+    for number in range(-(warm and rounds > 1), rounds):
         names = list(contestants)
         order.shuffle(names)
         for name in names:
