@@ -41,13 +41,13 @@ HAVE_COMMANDS = [
 def lab():
     """A network namespace with lo and eth0, whose other end is in another one; what runs there ends with the test."""
     here, there = Namespace(), Namespace()
-    for line in (
+    lines = (
         "link set lo up",
         f"link add eth0 type veth peer name eth0 netns {there.path}",
         "addr add 192.0.2.1/24 dev eth0",
         "link set eth0 up",
-    ):
-        here.check_output("ip", *line.split())
+    )
+    here.check_output("ip", "-batch", "-", words="\n".join(lines))
     there.check_output("ip", "link", "set", "eth0", "up")
     yield here
     here.close()
