@@ -147,8 +147,8 @@ def test_a_signal_ends_command_and_lane(road: Road, cli: Cli) -> None:
 
 def test_what_shadows_a_lane_is_a_warning(road: Road, cli: Cli) -> None:
     """A filter that may keep packets from the lane is said on stderr; the hold goes on, its status is the command's."""
-    tc(road.near, f"qdisc add dev {road.device} clsact")
-    tc(road.near, f"filter add dev {road.device} egress protocol ip pref 10 u32 match u32 0 0 action ok")
+    road.near.tc(f"qdisc add dev {road.device} clsact")
+    road.near.tc(f"filter add dev {road.device} egress protocol ip pref 10 u32 match u32 0 0 action ok")
     out, err = cli("hold", road.device, *OPTIONS, "--", "true")
     lines = err.splitlines()
     assert lines[0].startswith("libnlplug: warning: the u32 filter of preference 10 comes first")
@@ -181,8 +181,8 @@ def test_what_cannot_be_expressed(road: Road, cli: Cli, words: tuple[str, ...], 
 
 def test_a_lane_that_cannot_be_made(road: Road, cli: Cli) -> None:
     """hold ends with 125, lane add with 1, each with one line that says what and why; nothing is left."""
-    tc(road.near, f"qdisc add dev {road.device} clsact")
-    tc(road.near, f"filter add dev {road.device} egress protocol ip pref 65500 matchall action ok")
+    road.near.tc(f"qdisc add dev {road.device} clsact")
+    road.near.tc(f"filter add dev {road.device} egress protocol ip pref 65500 matchall action ok")
     before = Sight(road.near, road.device)
     for status, words in ((125, ("hold",)), (1, ("lane", "add"))):
         command = ("--", "echo", "ran") if words == ("hold",) else ()

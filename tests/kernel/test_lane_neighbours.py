@@ -20,7 +20,7 @@ from libnlplug.netlink.libnl import ffi, lib
 from libnlplug.netlink.messages import attribute, message
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support import bpf, nft
-from tests.support.lane import UDP, Road, Sight, need, roots, tc, tc_filters, veth
+from tests.support.lane import UDP, Road, Sight, need, roots, tc_filters, veth
 from tests.support.netlab import PORT
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
@@ -49,7 +49,7 @@ def road():
 def admin(road: Road, ingress: bool) -> Admin:
     """An administrator's clsact qdisc on it, and its hook that the lane will be at."""
     made = Admin(road, ingress)
-    tc(road.near, f"qdisc add dev {road.device} clsact")
+    road.near.tc(f"qdisc add dev {road.device} clsact")
     return made
 
 
@@ -64,10 +64,10 @@ class Admin:
     def add(self, line: str, prio: int | None = 10, protocol: str = "ip") -> None:
         pref = f"pref {prio}" if prio else ""
         device = self.road.device
-        tc(self.road.near, f"filter add dev {device} {self.hook} protocol {protocol} {pref} {line}")
+        self.road.near.tc(f"filter add dev {device} {self.hook} protocol {protocol} {pref} {line}")
 
     def delete(self, prio: int) -> None:
-        tc(self.road.near, f"filter del dev {self.road.device} {self.hook} pref {prio}")
+        self.road.near.tc(f"filter del dev {self.road.device} {self.hook} pref {prio}")
 
     def add_bpf(self, program: int, prio: int) -> None:
         """A cls_bpf filter in direct-action mode, which tc cannot add without a file of the program."""
@@ -125,7 +125,7 @@ def test_an_administrators_clsact_and_filters_stay(road: Road, admin: Admin) -> 
     for hook, table in (("egress", 33), ("ingress", 34)):
         start = f"filter add dev {road.device} {hook} protocol ip"
         every = (*lines, f"handle {table}: u32 divisor 4")
-        tc(road.near, *(f"{start} pref {prio} {line}" for prio, line in enumerate(every, 1)))
+        road.near.tc(*(f"{start} pref {prio} {line}" for prio, line in enumerate(every, 1)))
     before, root = Sight(road.near, road.device), roots(road.near, road.device)
     with pytest.warns(LaneShadowed, match="the u32 filter of preference 1 comes first.*; the flower filter"):
         made = PlugLane(road.device, UDP, ingress=admin.ingress, netns=road.near)
@@ -340,7 +340,7 @@ def test_filters_with_a_lanes_preference(road: Road, admin: Admin, line: str) ->
 def test_an_administrators_u32_tables(road: Road, admin: Admin) -> None:
     """u32 tables share their numbers among both hooks: an administrator's, on either, are left alone."""
     for hook, table in (("egress", "7ff"), ("ingress", "7fe")):
-        tc(road.near, f"filter add dev {road.device} {hook} protocol ip pref 9 handle {table}: u32 divisor 1")
+        road.near.tc(f"filter add dev {road.device} {hook} protocol ip pref 9 handle {table}: u32 divisor 1")
     before = tc_filters(road.near, road.device)
     lanes = [PlugLane(road.device, UDP, ingress=ingress, netns=road.near) for ingress in (False, True)]
     with lanes[admin.ingress].hold():
@@ -353,8 +353,8 @@ def test_an_administrators_u32_tables(road: Road, admin: Admin) -> None:
 
 def test_an_ingress_qdisc(road: Road) -> None:
     """Beside an ingress qdisc an ingress lane works, and the qdisc stays; an egress lane is refused, saying why."""
-    tc(road.near, f"qdisc add dev {road.device} ingress")
-    tc(road.near, f"filter add dev {road.device} parent ffff: protocol ip matchall action continue")
+    road.near.tc(f"qdisc add dev {road.device} ingress")
+    road.near.tc(f"filter add dev {road.device} parent ffff: protocol ip matchall action continue")
     before = Sight(road.near, road.device)
     with PlugLane(road.device, UDP, ingress=True, netns=road.near) as made:
         with made.hold():
@@ -369,7 +369,7 @@ def test_an_ingress_qdisc(road: Road) -> None:
 def test_a_shared_filter_block(road: Road, ingress: bool) -> None:
     """A clsact qdisc whose hook shares its filters with other devices takes no lane; the refusal says why."""
     hook = "ingress" if ingress else "egress"
-    tc(road.near, f"qdisc add dev {road.device} {hook}_block 22 clsact")
+    road.near.tc(f"qdisc add dev {road.device} {hook}_block 22 clsact")
     before = roots(road.near, road.device), len(road.near.links())
     with pytest.raises(libnlplug.NetlinkError, match="its clsact qdisc shares a filter block with other devices"):
         PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
@@ -381,10 +381,10 @@ def test_the_clsact_qdisc_stays(road: Road, ingress: bool) -> None:
     """A clsact qdisc that a lane had to add stays, empty, with what somebody puts at its hooks at any moment."""
     for hook in ("egress", "ingress"):
         made = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
-        tc(road.near, f"filter add dev {road.device} {hook} protocol ip pref 3 matchall action continue")
+        road.near.tc(f"filter add dev {road.device} {hook} protocol ip pref 3 matchall action continue")
         made.close()
         assert {shown["pref"] for shown in tc_filters(road.near, road.device)[hook]} == {3}
-        tc(road.near, f"filter del dev {road.device} {hook} pref 3")
+        road.near.tc(f"filter del dev {road.device} {hook} pref 3")
     assert road.near.kinds(road.device) == ["noqueue", "clsact"]
     assert tc_filters(road.near, road.device) == {"egress": [], "ingress": []}
 

@@ -155,7 +155,7 @@ class Road:
             eventually(lambda flow=flow: flow.send(1) and flow.arrived(), "packets arrive at all")
             flow.arrived()
         for netns in (self.near, self.far):  # and stay known: ARP would ask again, and be counted
-            for known in json.loads(netns.command("ip", "-j", "neigh", "show")):
+            for known in netns.neighbours():
                 netns.ip(f"neigh change {known['dst']} dev {known['dev']} nud permanent")
         eventually(lambda: not self.leaving.arrived() and not self.arriving.arrived(), "all of them have")
 
@@ -185,7 +185,7 @@ class Road:
         for root in roots.get(self.kind, []):
             self.near.tc(f"qdisc add dev {name} {root}")
         if self.kind == "plug":
-            self.near.command("tc", "qdisc", "change", "dev", name, "handle", "1:", "plug", "release_indefinite")
+            self.near.tc(f"qdisc change dev {name} handle 1: plug release_indefinite")
         if self.kind == "htb":
             self.near.tc(f"class add dev {name} parent 1: classid 1:1 htb rate 1gbit quantum 1500")
 

@@ -236,6 +236,10 @@ class Netns:
         shown = json.loads(self._batch("ip", "link show"))
         return [link for link in shown if link["ifname"] not in FALLBACK_TUNNELS]
 
+    def neighbours(self) -> list[dict]:
+        """The neighbours that the namespace knows, as ip shows them."""
+        return json.loads(self._batch("ip", "neigh show"))
+
     def link(self, device: str) -> dict:
         """One of them."""
         return next(link for link in self.links() if link["ifname"] == device)
