@@ -296,6 +296,9 @@ class Hold(AsyncWith):
             return
         held, report = self._held, self._report
         answer = self._end()
+        if answer is not None and answer.was_on and not answer.expired:
+            self._end_well(answer)
+            return
         report.seconds = time.monotonic() - self._begun
         if answer is None:
             if not held.closed:
@@ -304,21 +307,20 @@ class Hold(AsyncWith):
             return
         if not answer.was_on and held.closed:
             return
-        if answer.expired or not answer.was_on:
-            report.expired = True
-            if not answer.codes:  # or leaving the plug's block would release another process's hold
-                held.note(None if self._drop else "release_indefinite", deleted=self._drop)
-            expiry = self._expiry(answer)
-            _log(str(expiry))
-            raise expiry
+        report.expired = True
+        if not answer.codes:  # or leaving the plug's block would release another process's hold
+            held.note(None if self._drop else "release_indefinite", deleted=self._drop)
+        expiry = self._expiry(answer)
+        _log(str(expiry))
+        raise expiry
+
+    def _end_well(self, answer: Answer) -> None:
+        """Report a hold that ended when it should, or raise the error of its release."""
+        report = self._report
         report.seconds = answer.seconds
         if answer.codes:
-            raise held.error_for("release", answer.codes)
-        held.note("release_indefinite")
-        self._count(answer)
-
-    def _count(self, answer: Answer) -> None:
-        report = self._report
+            raise self._held.error_for("release", answer.codes)
+        self._held.note("release_indefinite")
         if answer.lost is not None:
             why = f"{answer.lost} during the hold, and the kernel may have dropped packets then without counting them"
             sentence = f"how many packets were held and dropped on {self.shown(answer.device)} is unknown: {why}"

@@ -234,7 +234,7 @@ class Guard:
         """
         nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
         question = [lib.GUARD_HOLD, drop, detached, 0, hold_id, nanoseconds, limit or 0]
-        deadline = time.monotonic() + MARK_TIMEOUT
+        deadline: float | None = None
         while True:
             answer, codes = self._ask(question)
             if answer is None:
@@ -251,6 +251,7 @@ class Guard:
             if answer.error != errno.EADDRINUSE or answer.plug >= len(self._places):
                 raise self._unavailable_at(answer.error, answer.step)
             taken = self._places[answer.plug]
+            deadline = deadline or time.monotonic() + MARK_TIMEOUT
             holder = holder_of(sk, taken.mark)
             if holder is not None or time.monotonic() > deadline:
                 raise busy(taken, holder)

@@ -65,6 +65,7 @@ enum {
 	COMMANDS, HOLDER, STAT, NETLINK,	/* descriptors: the holder's socket, its pidfd and /proc/PID/stat; netlink */
 	MARKS,			/* of what is polled, the place after those */
 	PORTION = 32,		/* plugs in one send */
+	AT_ONCE = 3,		/* datagrams in one recvmmsg(): a plug's counters, the kernel's notice of the change, the answer */
 	TRIES = 100,		/* before a holder that waits is told that its release fails for a passing reason */
 	PAUSE = 10000000,	/* nanoseconds between two tries, and between two looks at the holder */
 	SECOND = 1000000000,	/* nanoseconds; also between two looks at the namespace, and for a missed signal */
@@ -91,22 +92,22 @@ static unsigned long long holder_stack;		/* where its program has its stack; 0 w
 
 static int held, leaving;			/* the state; whether this guard ends with the hold that is on */
 static struct guard_question hold;		/* what began the hold that is on */
-static int64_t begun;				/* CLOCK_MONOTONIC, nanoseconds */
+static int64_t now, begun;			/* CLOCK_MONOTONIC, nanoseconds; ``now`` is when it was last read */
 static struct guard_answer last;		/* how the hold that is on, or was on last, ends */
 static int links_known;				/* whether each queue_length and carrier_downs is */
 static volatile sig_atomic_t told_to_end;
 
-static int64_t now_on(clockid_t clock)
+static int64_t read_clock(clockid_t clock)
 {
-	struct timespec now;
+	struct timespec read;
 
-	clock_gettime(clock, &now);
-	return now.tv_sec * (int64_t)SECOND + now.tv_nsec;
+	clock_gettime(clock, &read);
+	return read.tv_sec * (int64_t)SECOND + read.tv_nsec;
 }
 
 static int64_t time_left(void)
 {
-	return hold.timeout ? hold.timeout - (now_on(CLOCK_MONOTONIC) - begun) : INT64_MAX;
+	return held && hold.timeout ? begun + hold.timeout - now : INT64_MAX;
 }
 
 static int passing(int error)
@@ -175,28 +176,37 @@ static void read_answer(const struct nlmsghdr *header, unsigned int seq)
  */
 static int take(uint32_t final)
 {
-	static union { struct nlmsghdr header; char bytes[32768]; } datagram;
-	int length;
+	static union { struct nlmsghdr header; char bytes[32768]; } datagrams[AT_ONCE];
+	struct iovec parts[AT_ONCE];
+	struct mmsghdr messages[AT_ONCE] = { 0 };
+	int received, found = 0;
 
-	for (;;) {
-		const struct nlmsghdr *header = &datagram.header;
-
-		length = recv(NETLINK, &datagram, sizeof datagram, MSG_DONTWAIT);
-		if (length < 0 && errno == EAGAIN)
+	for (int i = 0; i < AT_ONCE; i++) {
+		parts[i] = (struct iovec){ datagrams + i, sizeof *datagrams };
+		messages[i].msg_hdr = (struct msghdr){ .msg_iov = parts + i, .msg_iovlen = 1 };
+	}
+	while (!found) {
+		received = recvmmsg(NETLINK, messages, AT_ONCE, MSG_DONTWAIT, NULL);
+		if (received < 0 && errno == EAGAIN)
 			return ENOBUFS;
-		if (length < 0) {	/* the queue was full; what is in it can still be read */
+		if (received < 0) {	/* the queue was full; what is in it can still be read */
 			links_known = 0;
 			last.lost = last.lost ? last.lost : GUARD_UNSEEN;
 		}
-		for (; length > 0 && NLMSG_OK(header, (unsigned int)length); header = NLMSG_NEXT(header, length)) {
-			if (header->nlmsg_pid != config->port || header->nlmsg_type == RTM_NEWLINK)
-				read_change(header);
-			else if ((header->nlmsg_seq & ~COUNTING) < count)
-				read_answer(header, header->nlmsg_seq);
-			if (header->nlmsg_type == NLMSG_ERROR && header->nlmsg_seq == final)
-				return 0;
+		for (int i = 0; i < received; i++) {
+			const struct nlmsghdr *header = &datagrams[i].header;
+			int length = messages[i].msg_len;
+
+			for (; NLMSG_OK(header, (unsigned int)length); header = NLMSG_NEXT(header, length)) {
+				if (header->nlmsg_pid != config->port || header->nlmsg_type == RTM_NEWLINK)
+					read_change(header);
+				else if ((header->nlmsg_seq & ~COUNTING) < count)
+					read_answer(header, header->nlmsg_seq);
+				found |= header->nlmsg_type == NLMSG_ERROR && header->nlmsg_seq == final;
+			}
 		}
 	}
+	return 0;
 }
 
 /* Write the message for a plug; returns its length. */
@@ -299,7 +309,8 @@ static void end_hold(enum guard_outcome outcome, int asked)
 		}
 		usleep(PAUSE / 1000);
 	}
-	last.held = now_on(CLOCK_MONOTONIC) - begun;
+	now = read_clock(CLOCK_MONOTONIC);
+	last.held = now - begun;
 	for (struct plug *plug = plugs; plug < plugs + count; plug++) {
 		last.counted &= plug->counted && plug->counters.drops >= plug->drops_before;
 		last.packets += plug->counters.qlen;
@@ -342,7 +353,7 @@ static void begin_hold(const struct guard_question *question)
 	if (!links_known)
 		links_known = !act(GUARD_ASK_LINK, 0);
 	last = (struct guard_answer){ .id = hold.id };
-	begun = now_on(CLOCK_MONOTONIC);
+	now = begun = read_clock(CLOCK_MONOTONIC);
 	held = 1;
 	said.error = act(GUARD_SEND_BUFFER, 1);
 	said.step = said.error ? GUARD_PLUG : 0;
@@ -389,7 +400,7 @@ static void receive_visitor(int mark)
 		usleep(PAUSE / 1000);	/* if no descriptor is left, the visitor stays: do not spin */
 		return;
 	}
-	info.since = now_on(CLOCK_REALTIME) - (now_on(CLOCK_MONOTONIC) - begun);
+	info.since = read_clock(CLOCK_REALTIME) - (read_clock(CLOCK_MONOTONIC) - begun);
 	send(fd, &info, sizeof info, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (hold.detached && !memcmp(from.sun_path, end, sizeof end - 1) &&
 	    !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &visitor, &size) && (!visitor.uid || visitor.uid == geteuid()))
@@ -423,7 +434,7 @@ static void watch(void)
 {
 	while (!leaving || held) {
 		int looks = held && !hold.detached, ready;
-		int64_t left = held ? time_left() : INT64_MAX, most = looks ? PAUSE : held ? SECOND : INT64_MAX;
+		int64_t left = time_left(), most = looks ? PAUSE : held ? SECOND : INT64_MAX;
 		struct timespec wait;
 
 		left = left < 0 ? 0 : left > most ? most : left;
@@ -431,10 +442,10 @@ static void watch(void)
 		polled[COMMANDS].fd = leaving ? -1 : COMMANDS;
 		polled[HOLDER].fd = held && hold.detached ? -1 : HOLDER;
 		polled[NETLINK].fd = held ? NETLINK : -1;
+		for (unsigned int i = 0; i < MARKS + marks; i++)
+			polled[i].revents = 0;
 		ready = ppoll(polled, MARKS + marks, &wait, NULL);
-		if (ready < 0)
-			for (unsigned int i = 0; i < MARKS + marks; i++)
-				polled[i].revents = 0;
+		now = held ? read_clock(CLOCK_MONOTONIC) : now;
 		/* What the holder asked for counts, even if it has died since. */
 		if (polled[COMMANDS].revents)
 			obey();
@@ -444,7 +455,7 @@ static void watch(void)
 			leave(GUARD_EXPIRED);
 		else if (!ready && leaving && namespace_is_abandoned())
 			leave(GUARD_RELEASED);
-		if (held && time_left() <= 0)
+		if (time_left() <= 0)
 			end_hold(GUARD_EXPIRED, 0);
 		if (polled[NETLINK].revents)
 			take(NOTHING);

@@ -18,7 +18,7 @@ from libnlplug.guard import client as guard
 from libnlplug.guard.holders import Mark
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import expect_flow, expect_held, mark_of, marks
-from tests.support.netlab import PORT, Netns, Wire
+from tests.support.netlab import PORT, Netns, Wire, eventually
 
 SYN = Match(ip_proto="tcp", dst_port=PORT, tcp_syn=True)
 
@@ -384,7 +384,7 @@ def test_a_loop_that_ends_in_the_block(wire: Wire, plug: PlugQdisc) -> None:
     expect_flow(wire, held)
 
 
-def test_a_loop_that_ends_while_entering(wire: Wire, plug: PlugQdisc, taken: Mark) -> None:
+def test_a_loop_that_ends_while_entering(wire: Wire, plug: PlugQdisc, taken: Mark, monkeypatch) -> None:
     """The task is thrown away while the hold waits for the mark: the hold that then begins is released."""
 
     async def hold() -> None:
@@ -395,6 +395,8 @@ def test_a_loop_that_ends_while_entering(wire: Wire, plug: PlugQdisc, taken: Mar
         await asyncio.sleep(0.2)
         loop.stop()
 
+    sent: list[str | None] = []
+    monkeypatch.setattr(type(plug), "note", lambda _plug, action: sent.append(action))
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # asyncio tells of a task that is thrown away
     coroutine = hold()
@@ -403,10 +405,8 @@ def test_a_loop_that_ends_while_entering(wire: Wire, plug: PlugQdisc, taken: Mar
     loop.close()
     coroutine.close()
     taken.close()
-    deadline = time.monotonic() + 20
-    while plug.last_action != "release_indefinite" and time.monotonic() < deadline:
-        time.sleep(0.01)
     assert not tasks[0].done()
+    eventually(lambda: sent == ["buffer", "release_indefinite"], "the hold that begins is released", 20)
     assert marks(wire.near) == []
     expect_flow(wire, [])
 

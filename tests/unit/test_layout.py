@@ -170,7 +170,7 @@ def is_reach(node: ast.AST, own: set[str]) -> bool:
     if isinstance(node, ast.Attribute) and underscored(node.attr):
         of_own = isinstance(node.value, ast.Name) and node.value.id in own
         return not of_own and ast.unparse(node) != "os._exit"
-    if isinstance(node, ast.MatchClass):
+    if isinstance(node, getattr(ast, "MatchClass", ())):  # since Python 3.10
         return any(map(underscored, node.kwd_attrs))
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in ("self", "cls")
 
