@@ -27,10 +27,22 @@ ffi.cdef(
     };
     struct tc_mirred { int action; int eaction; uint32_t ifindex; ...; };
     struct tc_gact { int action; ...; };
+    struct inet_diag_req_v2 { uint8_t sdiag_family; uint8_t sdiag_protocol; uint32_t idiag_states; ...; };
+    struct inet_diag_sockid { uint16_t idiag_sport; uint32_t idiag_src[4]; uint32_t idiag_cookie[2]; ...; };
+    struct inet_diag_msg {
+        uint8_t idiag_family; uint8_t idiag_state; struct inet_diag_sockid id; uint32_t idiag_rqueue;
+        uint32_t idiag_wqueue; uint32_t idiag_inode; ...;
+    };
     struct tcmsg { int tcm_ifindex; uint32_t tcm_handle; uint32_t tcm_parent; uint32_t tcm_info; ...; };
 
-    /* the kernel's constants: the compiler takes them from linux/netlink.h, rtnetlink.h, pkt_*.h and if*.h */
+    /* the kernel's constants: the compiler takes them from linux/netlink.h, rtnetlink.h, pkt_*.h and if*.h,
+       and the states of a TCP socket from netinet/tcp.h */
     #define NETLINK_ROUTE ...
+    #define NETLINK_SOCK_DIAG ...
+    #define SOCK_DIAG_BY_FAMILY ...
+    #define IPPROTO_TCP ...
+    #define TCP_LISTEN ...
+    #define TCP_SYN_RECV ...
     #define SOL_NETLINK ...
     #define SO_RCVBUFFORCE ...
     #define RTEXT_FILTER_SKIP_STATS ...
@@ -131,6 +143,7 @@ ffi.cdef(
     #define IFLA_STATS64 ...
     #define IFLA_AF_SPEC ...
     #define IFLA_INET6_ADDR_GEN_MODE ...
+    #define AF_INET ...
     #define AF_INET6 ...
     #define IN6_ADDR_GEN_MODE_NONE ...
     #define IFF_UP ...
@@ -182,6 +195,8 @@ ffi.set_source(
     #include <sched.h>
     #include <signal.h>
     #include <stdint.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
     #include <sys/socket.h>
     #include <sys/types.h>
     #include <sys/uio.h>
@@ -191,10 +206,12 @@ ffi.set_source(
     #include <linux/if_arp.h>
     #include <linux/if_ether.h>
     #include <linux/if_link.h>
+    #include <linux/inet_diag.h>
     #include <linux/netlink.h>
     #include <linux/rtnetlink.h>
     #include <linux/pkt_cls.h>
     #include <linux/pkt_sched.h>
+    #include <linux/sock_diag.h>
     #include <linux/sockios.h>
     #include <linux/tc_act/tc_gact.h>
     #include <linux/tc_act/tc_mirred.h>

@@ -19,6 +19,11 @@ class _FFI:
 
 class _Lib:
     NETLINK_ROUTE: int
+    NETLINK_SOCK_DIAG: int
+    SOCK_DIAG_BY_FAMILY: int
+    IPPROTO_TCP: int
+    TCP_LISTEN: int
+    TCP_SYN_RECV: int
     SOL_NETLINK: int
     SO_RCVBUFFORCE: int
     GUARD_VERSION: int
@@ -142,6 +147,7 @@ class _Lib:
     IFLA_STATS64: int
     IFLA_AF_SPEC: int
     IFLA_INET6_ADDR_GEN_MODE: int
+    AF_INET: int
     AF_INET6: int
     IN6_ADDR_GEN_MODE_NONE: int
     ETH_P_IPV6: int

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from .._version import __version__
-from .parser import verb_named
+from .parser import UsageError, verb_named
 from .table import EXAMPLES, HELP, MORE, STATUSES, SUMMARY, TOP, VERBS, Option, Verb
 
 __all__ = ["help_of", "man_page", "print_help", "print_help_about", "print_man_page", "print_version", "usage"]
@@ -31,8 +31,11 @@ def print_help(args: Args) -> None:
 
 
 def print_help_about(args: Args) -> None:
-    """libnlplug help VERB"""
-    print(help_of(verb_named(args.about) if args.about else None, _width()))
+    """libnlplug help VERB ACTION"""
+    verb = verb_named(args.about) if args.about else None
+    if verb and args.action and args.action not in [choice for one in verb.words for choice in one.choices]:
+        raise UsageError(f"'{verb.name}' has no action {args.action!r}", verb)
+    print(help_of(verb, _width()))
 
 
 def print_man_page(_args: Args) -> None:

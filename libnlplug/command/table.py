@@ -283,6 +283,7 @@ VERBS: tuple[Verb, ...] = (
         "manual.print_help_about",
         "print the help of a verb, or this one",
         Option("VERB", key="about", help="the verb"),
+        Option("ACTION", help="its action, as in 'help lane add': one help describes all actions of a verb"),
     ),
 )
 

@@ -92,7 +92,10 @@ def netns(text: str) -> str | int:
 
 def ports(text: str) -> int | str:
     """Return a port, or several: numbers, ranges and names of services, with commas between them."""
-    numbers = ",".join(map(_port, text.split(",")))
+    parts = text.split(",")
+    if len(parts) > 1 and "" in parts:
+        raise ValueError(f"port is {text!r}: a value is missing before or after a comma")
+    numbers = ",".join(map(_port, parts))
     return int(numbers) if numbers.isdecimal() else numbers
 
 

@@ -6,7 +6,7 @@
     veth0   root      24   23.4Kb   48Kb  [#####.....]         10      0  pid 4711, 2.4 of 10 s
 
 LIMIT and the bar are shown only if the holder has set the limit, because the kernel does not tell it. A terminal shows
-the table on its alternate screen, as for top(1): the earlier text comes back at the end.
+the table on its alternate screen, as for top(1): the earlier text comes back at the end, and while Ctrl-Z stops it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,18 @@ def _on_a_screen(look: Callable[[], Plugs]) -> None:
         raise SystemExit(128 + signum)
 
     rates = Rates()
+
+    def stop(signum: int, _frame: object) -> None:  # Ctrl-Z
+        screen = sys.stdout.fileno()  # sys.stdout itself may be in the middle of a write
+        os.write(screen, _LEAVE.encode())
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)  # stops here, until SIGCONT
+        signal.signal(signum, stop)
+        os.write(screen, _ENTER.encode())
+
     before = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGHUP)}
+    if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+        before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, stop)
     sys.stdout.write(_ENTER)
     try:
         _each_look(look, lambda found: _screen(found, rates))

@@ -21,7 +21,7 @@ from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc
 from ..record import Record
 from .filters import SLOTS, add_filters, by_slot, slot_of
-from .hook import clsact_kind, filters_at, make_clsact
+from .hook import clsact_kind, make_clsact
 from .ifb import Ifb, alias_of, create_ifb, unnamed
 from .inventory import Hooks, Lane, all_lanes, fault, hooks, ifb_name, lane_mark, place_of, plug_of
 from .match import Match
@@ -68,8 +68,10 @@ def make_or_adopt(sk: RouteSocket, wanted: Wanted) -> Made:
             return _adopt(sk, wanted, lane, there)
     refuse_device(sk, device, ifindex)
     refuse_overlap(device, every, wanted.ingress, wanted.match)
+    slots = {lane.slot for lane in every}
+    refuse_to_bypass(sk, device, ifindex, wanted.ingress, there[wanted.ingress], "make a lane on", slots)
     refuse_to_drop(sk, device, ifindex)
-    taken = {lane.slot for lane in every} | {slot_of(one) for at in there.values() for one in at}
+    taken = slots | {slot_of(one) for at in there.values() for one in at}
     for slot in (slot for slot in range(SLOTS) if slot not in taken):
         mark = lane_mark(ifindex, slot)
         try:
@@ -120,7 +122,6 @@ def _make(sk: RouteSocket, wanted: Wanted, slot: int, mark: Mark) -> Made | None
     except NetlinkError as error:
         raise unnamed(error, lane.ifb.name, f"{device} (for a lane)") from None
     _make_clsact(sk, wanted)
-    refuse_to_bypass(sk, device, ifindex, ingress, filters_at(sk, ifindex, device, ingress), "make a lane on")
     count, keys = add_filters(sk, ifindex, device, ingress, slot, wanted.match, lane.ifb.ifindex)
     lane = lane.rewrite(sk, filters=count, keys=keys)
     if not wanted.kept:

@@ -34,7 +34,7 @@ __all__ = [
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from .match import Network, Range
 
@@ -49,18 +49,24 @@ _TCP, _UDP = 6, 17
 
 
 def slot_of(one: Filter) -> int | None:
-    """Return the slot of the filter's lane, or None if it is no lane's filter."""
+    """Return the slot in which the filter is, or None if no lane's filter has such a place. (Somebody may have replaced
+    the lane's filter there.)"""
     slot = (one.handle >> 16) - 1
-    return slot if is_lanes(one) and 0 <= slot < SLOTS else None
+    return slot if _has_lanes_prio(one) and 0 <= slot < SLOTS else None
 
 
-def is_lanes(one: Filter) -> bool:
-    """Return whether the filter is a lane's, by its place and action. (A dump also shows each preference itself.)"""
-    return one.prio in _PROTOCOLS and one.chain == 0 and one.kind == "flower" and (one.redirects or not one.is_filter)
+def is_lanes(one: Filter, slots: Container[int] = range(SLOTS)) -> bool:
+    """Return whether the filter redirects and is in one of the slots, as a lane's. (A dump also shows each preference
+    itself.)"""
+    return _has_lanes_prio(one) and (not one.is_filter or (one.redirects and slot_of(one) in slots))
+
+
+def _has_lanes_prio(one: Filter) -> bool:
+    return one.prio in _PROTOCOLS and one.chain == 0 and one.kind == "flower"
 
 
 def by_slot(there: list[Filter]) -> dict[int, list[Filter]]:
-    """Return the filters of lanes at a hook, by the lanes' slots."""
+    """Return the filters at a hook that are in a slot, by their slots."""
     found: dict[int, list[Filter]] = {}
     for one in there:
         slot = slot_of(one) if one.is_filter else None

@@ -12,24 +12,16 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-import struct
-from _socket import AF_INET, AF_INET6, AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW
-from _socket import socket as Socket
+import socket
 
 from ..errors import NetlinkError
-from ..netlink.libnl import lib
+from ..netlink.libnl import ffi, lib
+from ..netlink.messages import message
 from ..netlink.route_socket import RouteSocket
 from ..record import Record
 from .match import Match
 
 __all__ = ["Listener", "Sockets", "owners", "sockets_of"]
-
-NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY = 20
-TCP, SYN_RECV, LISTEN = 6, 3, 10
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
-_REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2
-_MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")  # struct inet_diag_msg
 
 
 class Listener(Record):
@@ -64,11 +56,15 @@ class Sockets(Record):
 def sockets_of(sk: RouteSocket, match: Match, *, half_done: bool = True) -> Sockets:
     """Return the sockets that listen for connections of the match in the namespace. Counting handshakes that are half
     done makes the kernel look through all connections."""
-    states = 1 << LISTEN | half_done << SYN_RECV
-    found = sk.in_netns(lambda: [one for family in (AF_INET, AF_INET6) for one in _dump(family, states)])
+    states = 1 << lib.TCP_LISTEN | half_done << lib.TCP_SYN_RECV
+    asker = sk.in_netns(lambda: RouteSocket(protocol=lib.NETLINK_SOCK_DIAG))
+    try:
+        found = [one for family in (lib.AF_INET, lib.AF_INET6) for one in _dump(asker, family, states)]
+    finally:
+        asker.close()
     mine = [(state, listener) for state, listener in found if _is_for(listener, match)]
-    listeners = [listener for state, listener in mine if state == LISTEN]
-    return Sockets(listeners, sum(state == SYN_RECV for state, _ in mine))
+    listeners = [listener for state, listener in mine if state == lib.TCP_LISTEN]
+    return Sockets(listeners, sum(state == lib.TCP_SYN_RECV for state, _ in mine))
 
 
 def owners(inodes: set[int]) -> dict[int, str]:
@@ -111,53 +107,29 @@ def _is_for(one: Listener, match: Match) -> bool:
     return address.version in match.families and (not networks or any(address in network for network in networks))
 
 
-def _dump(family: int, states: int) -> list[tuple[int, Listener]]:
+def _dump(asker: RouteSocket, family: int, states: int) -> list[tuple[int, Listener]]:
     """Return every TCP socket of the family that is in one of the states, with its state."""
-    payload = _REQUEST.pack(family, TCP, 0, states)
-    header = _HEADER.pack(_HEADER.size + len(payload), SOCK_DIAG_BY_FAMILY, lib.NLM_F_REQUEST | lib.NLM_F_DUMP, 1, 0)
-    asker = Socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+    wanted = {"sdiag_family": family, "sdiag_protocol": lib.IPPROTO_TCP, "idiag_states": states}
+    request = ffi.buffer(ffi.new("struct inet_diag_req_v2 *", wanted))[:]
+    operation = "list the listening sockets"
     try:
-        asker.settimeout(2.0)
-        asker.send(header + payload)
-        found: list[tuple[int, Listener]] = []
-        while True:
-            answers = asker.recv(1 << 16)
-            if _take(answers, found):
-                return found
-    except FileNotFoundError:
-        if family == AF_INET6:
+        replies = asker.ask(message(lib.SOCK_DIAG_BY_FAMILY, lib.NLM_F_DUMP, request), operation, None)
+    except FileNotFoundError as error:
+        if family == lib.AF_INET6:
             return []  # a kernel without IPv6
-        raise _cannot(errno.ENOENT, "; try 'modprobe tcp_diag'") from None
-    except OSError as error:
-        raise _cannot(error.errno, "") from None
-    finally:
-        asker.close()
+        hint = "the kernel has no tcp_diag: try 'modprobe tcp_diag'"
+        sentence = f"cannot {operation}: {os.strerror(errno.ENOENT)}; {hint}"
+        raise NetlinkError(errno.ENOENT, sentence, operation, hint=hint) from error
+    size = ffi.sizeof("struct inet_diag_msg")
+    return [_read(reply.payload[:size]) for reply in replies if len(reply.payload) >= size]
 
 
-def _cannot(code: int | None, advice: str) -> NetlinkError:
-    why = os.strerror(code) if code else "the kernel does not answer"
-    return NetlinkError(code, f"cannot list the listening sockets: {why}{advice}", "list the listening sockets")
-
-
-def _take(answers: bytes, found: list[tuple[int, Listener]]) -> bool:
-    """Read one datagram of the dump into ``found``. Return whether it was the last."""
-    at = 0
-    while at + _HEADER.size <= len(answers):
-        length, kind, _, _, _ = _HEADER.unpack_from(answers, at)
-        body = answers[at + _HEADER.size : at + length]
-        if kind == lib.NLMSG_DONE:
-            return True
-        if kind == lib.NLMSG_ERROR:
-            code = -struct.unpack_from("=i", body)[0]
-            raise OSError(code, os.strerror(code))
-        if length < _HEADER.size + _MESSAGE.size:
-            return True
-        found.append(_read(body))
-        at += length + 3 & ~3
-    return False
-
-
-def _read(body: bytes) -> tuple[int, Listener]:
-    family, state, _, _, port, _, source, _, _, cookie, _, waiting, backlog, _, inode = _MESSAGE.unpack_from(body)
-    address = ipaddress.ip_address(source[: 4 if family == AF_INET else 16])
-    return state, Listener(cookie, str(address), int.from_bytes(port, "big"), waiting, backlog, inode)
+def _read(payload: bytes) -> tuple[int, Listener]:
+    shown = ffi.new("struct inet_diag_msg *")
+    ffi.buffer(shown)[:] = payload
+    place = shown.id
+    source = ffi.buffer(place.idiag_src)[: 4 if shown.idiag_family == lib.AF_INET else 16]
+    port, cookie = socket.ntohs(place.idiag_sport), ffi.buffer(place.idiag_cookie)[:]
+    address = str(ipaddress.ip_address(source))
+    waiting, backlog, inode = shown.idiag_rqueue, shown.idiag_wqueue, shown.idiag_inode
+    return shown.idiag_state, Listener(cookie, address, port, waiting, backlog, inode)

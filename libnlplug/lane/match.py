@@ -212,6 +212,8 @@ def _values(part: str, given: object) -> list[object]:
     values = given.split(",") if isinstance(given, str) else given if isinstance(given, (tuple, list)) else [given]
     if not values:
         raise ValueError(f"{part} is {given!r}: give at least one value, or leave it out")
+    if isinstance(given, str) and len(values) > 1 and "" in values:
+        raise ValueError(f"{part} is {given!r}: a value is missing before or after a comma")
     return list(values)
 
 

@@ -9,12 +9,16 @@ from ..errors import NetlinkError
 from ..netlink.devices import device_of, ports_of
 from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
-from .filters import FIRST_PRIO, ender, is_lanes
+from .filters import FIRST_PRIO, SLOTS, ender, is_lanes
 from .hook import Filter, clsact_kind, ingress_chain, is_quiet, tcx_programs, waiting
 from .inventory import Lane
 from .match import Match, match_of
 
 __all__ = ["refuse_device", "refuse_overlap", "refuse_to_bypass", "refuse_to_drop", "shadows"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 
 def refuse_device(sk: RouteSocket, device: str, ifindex: int) -> None:
@@ -43,13 +47,20 @@ def refuse_to_drop(sk: RouteSocket, device: str, ifindex: int) -> None:
 
 
 def refuse_to_bypass(
-    sk: RouteSocket, device: str, ifindex: int, ingress: bool, at_hook: list[Filter], operation: str
+    sk: RouteSocket,
+    device: str,
+    ifindex: int,
+    ingress: bool,
+    at_hook: list[Filter],
+    operation: str,
+    slots: Container[int] = range(SLOTS),
 ) -> None:
-    """Raise NetlinkError if packets of a lane would bypass something: a filter that comes after the lane's filters, or
-    an nftables chain at the device's ingress, because the ifb gives packets back after it (net/core/dev.c)."""
+    """Raise NetlinkError if packets of a lane would bypass something: a filter among or after those of the lanes, which
+    are in ``slots``, or an nftables chain at the device's ingress, because the ifb gives packets back after it
+    (net/core/dev.c)."""
     what = hint = ""
     for one in at_hook:
-        if not what and one.prio >= FIRST_PRIO and one.chain == 0 and not is_lanes(one):
+        if not what and one.prio >= FIRST_PRIO and one.chain == 0 and not is_lanes(one, slots):
             what = f"the {one.kind} filter of preference {one.prio}"
             hint = f"give it a preference (pref) below {FIRST_PRIO}"
     chain = ingress_chain(sk, sk.link_name(ifindex)) if ingress else None

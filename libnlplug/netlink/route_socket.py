@@ -87,26 +87,27 @@ def qdisc_info(message: bytes) -> QdiscInfo | None:
 class RouteSocket:
     """A connected NETLINK_ROUTE socket in the namespace ``netns``; None is the calling thread's namespace.
 
-    The socket keeps a deleted namespace alive until it is closed.
+    The socket keeps a deleted namespace alive until it is closed. A socket of another netlink ``protocol`` can only
+    ask().
     """
 
-    def __init__(self, netns: Netns = None) -> None:
+    def __init__(self, netns: Netns = None, protocol: int = lib.NETLINK_ROUTE) -> None:
         self._generation = _generation
         self._netns: tuple[int, int] | None = None
-        self._sk: CData | None = in_netns(netns, self._connect)
+        self._sk: CData | None = in_netns(netns, lambda: self._connect(protocol))
         self._fd = int(lib.nl_socket_get_fd(self._sk))
         line = lib.libnlplug_line_new(self._fd)
         if line == ffi.NULL:
             raise MemoryError("no memory for a socket")
         self._line = ffi.gc(line, lib.libnlplug_line_free)
 
-    def _connect(self) -> CData:
+    def _connect(self, protocol: int) -> CData:
         self._netns = netns_of_thread()
         sk = lib.nl_socket_alloc()
         if sk == ffi.NULL:
             raise MemoryError("libnl has no memory for a socket")
         sk = ffi.gc(sk, lib.nl_socket_free)
-        if lib.nl_connect(sk, lib.NETLINK_ROUTE) < 0:
+        if lib.nl_connect(sk, protocol) < 0:
             raise refusal(ffi.errno, "open a netlink socket", None)
         one = ffi.new("int *", 1)
         for option in (lib.NETLINK_EXT_ACK, lib.NETLINK_CAP_ACK):

@@ -21,7 +21,7 @@ from libnlplug.netlink.route_socket import QdiscInfo, RouteSocket
 from tests.support.command import COMMAND, ENVIRONMENT, PATIENCE, Cli
 from tests.support.hold import expect_held, holder_of
 from tests.support.netlab import FRAME, Wire
-from tests.support.terminal import CTRL_C
+from tests.support.terminal import CTRL_C, CTRL_Z
 
 KEYS = ["device", "ifindex", "parent", "handle", "qlen", "backlog", "drops", "packets", "bytes", "holder"]
 HOLDER_KEYS = ["pid", "since", "timeout", "limit", "guard", "detached", "foreign", "uid"]
@@ -239,6 +239,27 @@ def test_a_terminal_that_is_resized(wire: Wire, plug: PlugQdisc, cli: Cli) -> No
     terminal.process.terminate()
     assert terminal.status() == 128 + signal.SIGTERM
     assert terminal.text.endswith("\x1b[?1049l"), "the screen is given back"
+
+
+def test_watching_that_is_stopped(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:
+    """Ctrl-Z gives the terminal back to the shell, with what was there before; fg draws the screen again."""
+    terminal = cli.shell()
+    terminal.expect("$ ")
+    terminal.type(f"{cli.line('show', '--watch')}\n")
+    for times in (1, 2):
+        terminal.until(lambda _: len(terminal.screen()) == 3 and wire.device in terminal.screen()[2])
+        terminal.type(CTRL_Z)
+        terminal.until(lambda _, times=times: terminal.text.count("\x1b[?1049l") == times)
+        terminal.until(lambda _: terminal.text.rpartition("\x1b[?1049l")[2].rstrip(" ").endswith("$"))
+        assert "Stopped" in terminal.text.rpartition("\x1b[?1049l")[2]
+        assert terminal.screen()[0].startswith("$ "), "what was there before"
+        terminal.type("fg\n")
+    terminal.until(lambda _: len(terminal.screen()) == 3 and wire.device in terminal.screen()[2])
+    terminal.type(CTRL_C)
+    terminal.until(lambda _: terminal.text.rpartition("\x1b[?1049l")[2].rstrip(" ").endswith("$"))
+    terminal.type("exit $?\n")
+    assert terminal.status() == 0
+    assert "Traceback" not in terminal.text
 
 
 def test_more_plugs_than_rows_stay_on_the_screen(wire: Wire, plug: PlugQdisc, cli: Cli) -> None:

@@ -168,13 +168,21 @@ def test_a_lane_that_breaks_during_a_hold_is_told(road: Road, ingress: bool) -> 
     lane.close()
 
 
-@HOOKS
-def test_a_lane_whose_filter_was_replaced_is_told(road: Road, ingress: bool) -> None:
-    """Someone replaces a filter of the lane by one that matches other packets and still leads to the ifb: leaving the
-    block says so, the counts are not known, and so does the next hold, and the list of the lanes."""
+@pytest.mark.parametrize(
+    ("other", "ingress"),
+    [
+        ("dst_port 9 action mirred egress redirect dev {ifb}", False),
+        ("dst_port 9 action mirred egress redirect dev {ifb}", True),
+        (f"dst_port {PORT} action pass", False),
+        (f"dst_port {PORT} action continue", True),
+    ],
+)
+def test_a_lane_whose_filter_was_replaced_is_told(road: Road, ingress: bool, other: str) -> None:
+    """Someone replaces a filter of the lane, by one that matches other packets or that does not lead to the ifb:
+    leaving the block says so, the counts are not known, and so does the next hold, and the list of the lanes."""
     hook, flow = "ingress" if ingress else "egress", road.flow(ingress)
     lane = PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
-    other = f"flower ip_proto udp dst_port 9 action mirred egress redirect dev {lane.ifb}"
+    other = f"flower ip_proto udp {other.format(ifb=lane.ifb)}"
     with pytest.raises(QdiscNotFound, match="its filters were changed; close it and make it again"):
         with lane.hold() as held:
             numbers = flow.expect_held(lane)
@@ -188,22 +196,37 @@ def test_a_lane_whose_filter_was_replaced_is_told(road: Road, ingress: bool) -> 
     assert found.trouble == "its filters were changed: its program must close it and make it again"
     lane.close()
     assert missed
-    assert not any(tc_filters(road.near, road.device).values())
+    left = [shown for shown in tc_filters(road.near, road.device)[hook] if "options" in shown]
+    assert len(left) == ("redirect" not in other)  # what leads nowhere of the lane's is not the lane's to delete
+    tc(road.near, *(f"filter del dev {road.device} {hook} pref 65280" for _ in left))
 
 
-@HOOKS
-def test_a_filter_that_comes_behind_a_lane_during_its_hold_is_told(road: Road, ingress: bool) -> None:
-    """What the lane held bypasses a filter that somebody has put behind it meanwhile: leaving says so, as entering."""
-    hook = "ingress" if ingress else "egress"
+@pytest.mark.parametrize(
+    ("line", "ingress"),
+    [
+        ("pref 65500 matchall action pass", False),
+        ("pref 65500 matchall action pass", True),
+        ("pref 65280 protocol ip flower ip_proto udp action mirred egress redirect dev lo", False),
+        ("pref 65281 protocol ipv6 flower action mirred egress redirect dev lo", True),
+    ],
+)
+def test_a_filter_that_comes_behind_a_lane_during_its_hold_is_told(road: Road, line: str, ingress: bool) -> None:
+    """What the lane held bypasses a filter that somebody has put behind it meanwhile, or among its own, wherever that
+    leads: leaving says so, as entering."""
+    hook, prio = "ingress" if ingress else "egress", line.split()[1]
     lane, flow = PlugLane(road.device, UDP, ingress=ingress, netns=road.near), road.flow(ingress)
-    words = "the matchall filter of preference 65500 would not see the packets that the lane takes"
+    words = f"filter of preference {prio} would not see the packets that the lane takes"
     with pytest.raises(NetlinkError, match=words), lane.hold() as held:
         numbers = flow.expect_held(lane)
-        tc(road.near, f"filter add dev {road.device} {hook} pref 65500 matchall action pass")
+        tc(road.near, f"filter add dev {road.device} {hook} {line}")
     assert (held.packets, held.bytes, held.dropped) == (None, None, None)
     flow.expect(numbers)
+    with pytest.raises(NetlinkError, match=words), lane.hold():
+        pytest.fail("it held")
     lane.close()
-    tc(road.near, f"filter del dev {road.device} {hook} pref 65500")
+    with pytest.raises(NetlinkError, match=words):
+        PlugLane(road.device, UDP, ingress=ingress, netns=road.near)
+    tc(road.near, f"filter del dev {road.device} {hook} pref {prio}")
 
 
 @HOOKS

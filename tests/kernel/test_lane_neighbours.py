@@ -337,6 +337,21 @@ def test_filters_with_a_lanes_preference(road: Road, admin: Admin, line: str) ->
 
 
 @HOOKS
+def test_a_filter_that_a_closed_lane_has_left(road: Road, admin: Admin) -> None:
+    """Somebody replaced a lane's filter by one that redirects elsewhere. It stays when the lane is closed, and no lane
+    is made beside it, because that would miss packets."""
+    lane = admin.lane()
+    start = f"filter {{}} dev {road.device} {admin.hook} protocol ip pref {FIRST_PRIO} handle 0x10001 flower"
+    flower = f"ip_proto udp dst_port {PORT}"  # the kernel replaces a filter only by one on the same fields
+    tc(road.near, f"{start.format('replace')} {flower} action mirred egress redirect dev lo")
+    lane.close()
+    with pytest.raises(libnlplug.NetlinkError, match=f"the flower filter of preference {FIRST_PRIO} would not see"):
+        admin.lane()
+    tc(road.near, start.format("del"))
+    admin.lane().close()
+
+
+@HOOKS
 def test_an_administrators_u32_tables(road: Road, admin: Admin) -> None:
     """u32 tables share their numbers among both hooks: an administrator's, on either, are left alone."""
     for hook, table in (("egress", "7ff"), ("ingress", "7fe")):

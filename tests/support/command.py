@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from typing import NamedTuple
@@ -83,11 +84,18 @@ class Cli:
 
     def terminal(self, *words: str, **options) -> Terminal:
         """Start it on a terminal of its own."""
+        return Terminal(*COMMAND, *words, start=self._on_terminal, **options)
 
-        def start(argv: tuple[str, ...], **popen) -> subprocess.Popen[bytes]:
-            return self._netns.run(subprocess.Popen, argv, env=ENVIRONMENT, **popen)
+    def shell(self) -> Terminal:
+        """Start a shell, which has jobs, on a terminal of its own; its prompt is '$ '."""
+        return Terminal("bash", "--norc", "--noprofile", "--noediting", "-i", start=self._on_terminal)
 
-        return Terminal(*COMMAND, *words, start=start, **options)
+    def line(self, *words: str) -> str:
+        """The command as it is typed into shell()."""
+        return shlex.join([*COMMAND, *words])
+
+    def _on_terminal(self, argv: tuple[str, ...], **popen) -> subprocess.Popen[bytes]:
+        return self._netns.run(subprocess.Popen, argv, env={**ENVIRONMENT, "PS1": "$ "}, **popen)
 
 
 def let_end(process: subprocess.Popen[str], status: int = 0) -> Printed:

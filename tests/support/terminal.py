@@ -14,6 +14,7 @@ import termios
 import time
 
 CTRL_C = "\x03"
+CTRL_Z = "\x1a"
 
 
 def _take_terminal() -> None:

@@ -124,6 +124,11 @@ def test_namespace_and_json_may_come_before_the_verb(words: list[str]) -> None:
         (["limit", "lo", "x"], "libnlplug limit: SIZE is 'x': it must be bytes"),
         (["hold", "lo", "--timeout=soon", "--", "true"], "--timeout is 'soon': it must be seconds"),
         (["hold", "lo", "--dst-port", "x", "--", "true"], "--dst-port is 'x': it must be"),
+        (["hold", "lo", "--dst-port", "80,,81", "--", "true"], "--dst-port is '80,,81': a value is missing before or"),
+        (
+            ["lane", "add", "lo", "--src-port", "ssh,"],
+            "--src-port is 'ssh,': a value is missing before or after a comma",
+        ),
         (["show", "-n", ""], "-n is '': it must be a name, a path or a pid"),
         (["release", ""], "DEV is '': a device's name has 1 to 127 bytes"),
     ],

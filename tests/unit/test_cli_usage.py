@@ -187,6 +187,17 @@ def test_help_shows_every_verb(capfd: pytest.CaptureFixture[str]) -> None:
         assert any(line.split()[:1] == [verb] for line in lines)
 
 
+def test_help_of_an_action(capfd: pytest.CaptureFixture[str]) -> None:
+    """'help lane add' prints the help of 'lane'. An action that the verb lacks is status 2."""
+    assert main(["help", "lane"]) == main(["help", "lane", "add"]) == 0
+    out = capfd.readouterr().out
+    assert out == out[: len(out) // 2] * 2
+    for verb, action in (("lane", "make"), ("hold", "add")):
+        assert main(["help", verb, action]) == 2
+        name = f"libnlplug {verb}"
+        assert capfd.readouterr().err == f"{name}: '{verb}' has no action '{action}' (try '{name} --help')\n"
+
+
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     """--version and -V print name and version."""
     for word in ("--version", "-V"):

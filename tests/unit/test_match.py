@@ -53,7 +53,7 @@ LONGEST_IP = "1111:2222:3333:4444:5555:6666:7777:8888"
         ({"dst_port": True, "ip_proto": "tcp"}, "dst_port is True"),
         ({"dst_port": (), "ip_proto": "tcp"}, r"dst_port is \(\): give at least one value"),
         ({"dst_port": (80, 0), "ip_proto": "tcp"}, "dst_port is 0: it must be 1 to 65535, or a range, as 8000-8010"),
-        ({"dst_port": "80,", "ip_proto": "tcp"}, "dst_port is ''"),
+        ({"dst_port": "80,", "ip_proto": "tcp"}, "dst_port is '80,': a value is missing before or after a comma"),
         ({"dst_port": "90-80", "ip_proto": "tcp"}, "dst_port is '90-80'"),
         ({"dst_port": "80-90-100", "ip_proto": "tcp"}, "dst_port is '80-90-100'"),
         ({"dst_port": "http", "ip_proto": "tcp"}, "dst_port is 'http'"),

@@ -120,19 +120,22 @@ def test_the_slot_of_a_filter(slot: int, prio: int) -> None:
         lanes(0, 1, 7, 65535),
         lanes(0, 1, 7, chain=1),
         lanes(0, 1, 7, kind="u32", where=ACTIONS),
-        shown(gact(OK), prio=FIRST_PRIO, kind="flower", where=lib.TCA_FLOWER_ACT, handle=0x10001),
+        *(lanes(0, 1, 7, handle=handle) for handle in (1, 0xFFFF, (SLOTS + 1) << 16 | 1, 0xFFFFFFFF)),
     ],
 )
 def test_filters_that_are_no_lanes(other: Filter) -> None:
-    """Another preference, chain or kind, or a filter that does not redirect: somebody else's."""
+    """Another preference, chain or kind, or a number as the kernel gives it to a filter that was added without one:
+    somebody else's."""
     assert slot_of(other) is None
     assert not is_lanes(other)
 
 
-@pytest.mark.parametrize("handle", [1, 0xFFFF, (SLOTS + 1) << 16 | 1, 0xFFFFFFFF])
-def test_numbers_without_a_slot(handle: int) -> None:
-    """A number as the kernel gives it to a filter that was added without one tells no slot."""
-    assert slot_of(lanes(0, 1, 7, handle=handle)) is None
+def test_a_lanes_filter_that_was_replaced() -> None:
+    """A filter that does not redirect is in the slot whose number it has, and not a lane's; nor is one that redirects
+    in a slot without a lane."""
+    replaced = shown(gact(OK), prio=FIRST_PRIO, kind="flower", where=lib.TCA_FLOWER_ACT, handle=0x10001)
+    assert (slot_of(replaced), is_lanes(replaced)) == (0, False)
+    assert [is_lanes(lanes(slot, 1, 7), {2, 3}) for slot in (1, 2, 3, 4)] == [False, True, True, False]
 
 
 def test_the_filters_of_a_slot_and_their_digest() -> None:
