@@ -343,11 +343,11 @@ def test_a_filter_that_a_closed_lane_has_left(road: Road, admin: Admin) -> None:
     lane = admin.lane()
     start = f"filter {{}} dev {road.device} {admin.hook} protocol ip pref {FIRST_PRIO} handle 0x10001 flower"
     flower = f"ip_proto udp dst_port {PORT}"  # the kernel replaces a filter only by one on the same fields
-    tc(road.near, f"{start.format('replace')} {flower} action mirred egress redirect dev lo")
+    road.near.tc(f"{start.format('replace')} {flower} action mirred egress redirect dev lo")
     lane.close()
     with pytest.raises(libnlplug.NetlinkError, match=f"the flower filter of preference {FIRST_PRIO} would not see"):
         admin.lane()
-    tc(road.near, start.format("del"))
+    road.near.tc(start.format("del"))
     admin.lane().close()
 
 
