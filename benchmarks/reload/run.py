@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a reload costs the clients of a server, in each way that there is to get through it.
 
-    make reload-bench                                                               the whole: two hours
+    make reload-bench                                                               the whole: an hour
     make reload-bench ARGS='--minutes 14'                                           a part of it; say it again to go on
     tools/testkernel/run --pin 1 -- .venv/bin/python benchmarks/reload/run.py --short     a look, a minute
 
