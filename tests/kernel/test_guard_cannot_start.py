@@ -463,7 +463,7 @@ def test_many_descriptors_to_close_take_no_time(wire: Wire, plug: PlugQdisc) -> 
 
 @pytest.mark.parametrize("kilobytes", [36, 48])
 def test_a_thread_with_a_small_stack_may_hold(wire: Wire, plug: PlugQdisc, kilobytes: int) -> None:
-    """36 KiB are enough for a hold, and for a lane."""
+    """36 KiB are enough for a hold, and for a lane; or the least that Python takes, which is more since 3.14."""
     done: list[str] = []
 
     def hold() -> None:
@@ -474,7 +474,12 @@ def test_a_thread_with_a_small_stack_may_hold(wire: Wire, plug: PlugQdisc, kilob
             done.append("held")
 
     def work(this: Child) -> None:
-        threading.stack_size(kilobytes << 10)
+        for size in (kilobytes, 52):
+            try:
+                threading.stack_size(size << 10)
+                break
+            except ValueError:
+                continue
         thread = threading.Thread(target=hold)
         thread.start()
         thread.join()
