@@ -455,6 +455,7 @@ breaks(
 LANE = "libnlplug/lane/lane.py"
 REMOVE = "libnlplug/lane/remove.py"
 LANE_HOLD = "libnlplug/lane/hold.py"
+FILTERS = "libnlplug/lane/filters.py"
 NEIGHBOURS = "libnlplug/lane/neighbours.py"
 breaks(
     "lane: closed without letting out what is held",
@@ -490,6 +491,14 @@ breaks(
     "if theirs is None or match.overlaps(theirs):",
     "if False and theirs:",
     "kernel/test_lane_neighbours::test_a_lane_for_some_of_the_same_packets_is_refused",
+)
+breaks(
+    "lane: whatever redirects in a lane's preference is taken for a lane's",
+    FILTERS,
+    "(one.redirects and slot_of(one) in slots)",
+    "one.redirects",
+    "kernel/test_lane_hold::test_a_filter_that_comes_behind_a_lane_during_its_hold_is_told"
+    " kernel/test_lane_neighbours::test_a_filter_that_a_closed_lane_has_left",
 )
 breaks(
     "lane: it bypasses somebody's filter",

@@ -22,7 +22,7 @@ from ..plug import PlugQdisc
 from ..record import Record
 from .filters import SLOTS, add_filters, by_slot, slot_of
 from .hook import clsact_kind, make_clsact
-from .ifb import Ifb, alias_of, create_ifb, unnamed
+from .ifb import alias_of, create_ifb, unnamed
 from .inventory import Hooks, Lane, all_lanes, fault, hooks, ifb_name, lane_mark, place_of, plug_of
 from .match import Match
 from .neighbours import refuse_device, refuse_overlap, refuse_to_bypass, refuse_to_drop
@@ -141,10 +141,10 @@ def _make_ifb(sk: RouteSocket, wanted: Wanted, slot: int) -> Lane | None:
     }
     name = ifb_name(wanted.ifindex, slot)
     try:
-        index = create_ifb(sk, name, alias_of(words), device_of(sk, wanted.ifindex).packet)
+        ifb = create_ifb(sk, name, alias_of(words), device_of(sk, wanted.ifindex).packet)
     except FileExistsError:
         return None
-    return Lane(Ifb(index, name, "", b"", True, 0, 0), wanted.ifindex, slot, words)
+    return Lane(ifb, wanted.ifindex, slot, words)
 
 
 def _make_clsact(sk: RouteSocket, wanted: Wanted) -> None:

@@ -21,7 +21,7 @@ import time
 from ..errors import NetlinkError, PlugUnavailable, QdiscNotFound
 from ..netlink.attributes import attributes, integer, text
 from ..netlink.libnl import ffi, lib
-from ..netlink.messages import link_message, qdisc_message
+from ..netlink.messages import qdisc_message
 from ..netlink.route_socket import RouteSocket
 from ..record import Record
 
@@ -32,7 +32,6 @@ __all__ = [
     "hook_number",
     "ingress_chain",
     "is_quiet",
-    "is_up",
     "make_clsact",
     "tcx_programs",
     "waiting",
@@ -77,15 +76,6 @@ class Filter(Record):
 def hook_number(ingress: bool) -> int:
     """Return the parent of the filters: clsact's ingress or egress hook."""
     return int(_MAJOR | (lib.TC_H_MIN_INGRESS if ingress else lib.TC_H_MIN_EGRESS))
-
-
-def is_up(sk: RouteSocket, ifindex: int) -> bool:
-    """Return whether the device is up. (The kernel drops the packets of one that is down.)"""
-    shown = sk.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find", f"device {ifindex}")
-    info = ffi.new("struct ifinfomsg *")
-    head = ffi.sizeof("struct ifinfomsg")
-    ffi.buffer(info)[:] = shown[0].payload[:head].ljust(head, b"\0")
-    return bool(info.ifi_flags & lib.IFF_UP)
 
 
 def waiting(sk: RouteSocket, ifindex: int, device: str) -> int:

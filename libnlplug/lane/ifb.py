@@ -12,14 +12,13 @@ import errno
 import sys
 
 from ..errors import DeviceNotFound, NetlinkError, PlugUnavailable
-from ..netlink.attributes import attributes, text
+from ..netlink.devices import Device, device_of, devices_with
 from ..netlink.libnl import ffi, lib
 from ..netlink.messages import ETHERNET_HEADER, attribute, built, link_message
 from ..netlink.modules import load_ifb
 from ..netlink.route_socket import RouteSocket
-from ..record import Record
 
-__all__ = ["ADDRESS", "Ifb", "alias_of", "create_ifb", "delete_ifb", "ifb_of", "ifbs", "set_alias", "unnamed"]
+__all__ = ["ADDRESS", "alias_of", "create_ifb", "delete_ifb", "ifb_of", "ifbs", "set_alias", "unnamed", "words_of"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,33 +29,19 @@ ADDRESS = b"\x02plug\0"  # locally administered
 _KIND = attribute(lib.IFLA_LINKINFO, attribute(lib.IFLA_INFO_KIND, b"ifb\0"))
 
 
-class Ifb(Record):
-    """An ifb as the kernel shows it. ``inside`` counts the packets that it has taken and not given back, without those
-    in its qdisc. ``lost`` counts packets that could not be given back because their device was gone."""
-
-    __slots__ = ("ifindex", "name", "alias", "address", "up", "inside", "lost")
-    ifindex: int
-    name: str
-    alias: str
-    address: bytes
-    up: bool
-    inside: int
-    lost: int
-
-    @property
-    def words(self) -> dict[str, str]:
-        """The words of the alias; none if it is no lane's ifb."""
-        head, *parts = self.alias.split(" ")
-        return dict(part.split("=", 1) for part in parts if "=" in part) if head == ALIAS else {}
-
-
 def alias_of(words: dict[str, str]) -> str:
     """Return the alias with these words."""
     return " ".join([ALIAS, *(f"{name}={value}" for name, value in words.items())])
 
 
-def create_ifb(sk: RouteSocket, name: str, alias: str, packet: int) -> int:
-    """Make an ifb with this alias and a lane's address, set it up, and return its interface index.
+def words_of(ifb: Device) -> dict[str, str]:
+    """Return the words of its alias; none if it is no lane's ifb."""
+    head, *parts = ifb.alias.split(" ")
+    return dict(part.split("=", 1) for part in parts if "=" in part) if head == ALIAS else {}
+
+
+def create_ifb(sk: RouteSocket, name: str, alias: str, packet: int) -> Device:
+    """Make an ifb with this alias and a lane's address, set it up, and return it.
 
     It sends no packet of its own. ``packet`` is the largest packet of the lane's device, so that the plug's limit is
     checked as it would be on that device. Raise FileExistsError if the name is taken, PlugUnavailable if the kernel has
@@ -80,7 +65,7 @@ def create_ifb(sk: RouteSocket, name: str, alias: str, packet: int) -> int:
     up = _link(ifindex)
     lib.rtnl_link_set_flags(up, lib.IFF_UP)
     _change(sk, ifindex, up, "set up the ifb", name)
-    return ifindex
+    return device_of(sk, ifindex)
 
 
 def set_alias(sk: RouteSocket, ifindex: int, name: str, alias: str) -> None:
@@ -98,19 +83,18 @@ def delete_ifb(sk: RouteSocket, ifindex: int, name: str) -> None:
         pass
 
 
-def ifb_of(sk: RouteSocket, ifindex: int) -> Ifb | None:
+def ifb_of(sk: RouteSocket, ifindex: int) -> Device | None:
     """Return the ifb with this interface index, or None if it is gone."""
     try:
-        shown = sk.ask(link_message(lib.RTM_GETLINK, 0, ifindex), "find the ifb", None)
+        found = device_of(sk, ifindex)
     except DeviceNotFound:
         return None
-    return _read(shown[0].payload) if shown else None
+    return found if found.kind == "ifb" else None
 
 
-def ifbs(sk: RouteSocket) -> list[Ifb]:
-    """Return all ifbs of the namespace, by one dump that the kernel filters by kind."""
-    replies = sk.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, _KIND), "list the ifbs", None)
-    return [ifb for ifb in (_read(reply.payload) for reply in replies) if ifb is not None]
+def ifbs(sk: RouteSocket) -> list[Device]:
+    """Return all ifbs of the namespace. (An old kernel does not look for the kind, and shows all devices.)"""
+    return [device for device in devices_with(sk, _KIND, "list the ifbs") if device.kind == "ifb"]
 
 
 def unnamed(error: NetlinkError, name: str, shown: str) -> NetlinkError:
@@ -118,30 +102,6 @@ def unnamed(error: NetlinkError, name: str, shown: str) -> NetlinkError:
     error.strerror = str(error).replace(name, shown, 1)
     error.device = shown.partition(" ")[0]
     return error
-
-
-def _read(payload: bytes) -> Ifb | None:
-    head = ffi.sizeof("struct ifinfomsg")
-    if len(payload) < head:
-        return None
-    info = ffi.new("struct ifinfomsg *")
-    ffi.buffer(info)[:] = payload[:head]
-    parts = dict(attributes(payload[head:]))
-    if text(dict(attributes(parts.get(lib.IFLA_LINKINFO, b""))).get(lib.IFLA_INFO_KIND, b"")) != "ifb":
-        return None
-    stats = ffi.new("struct rtnl_link_stats64 *")
-    counters = parts.get(lib.IFLA_STATS64, b"")[: ffi.sizeof("struct rtnl_link_stats64")]
-    ffi.buffer(stats)[: len(counters)] = counters
-    return Ifb(
-        int(info.ifi_index),
-        text(parts.get(lib.IFLA_IFNAME, b"")),
-        text(parts.get(lib.IFLA_IFALIAS, b"")),
-        parts.get(lib.IFLA_ADDRESS, b""),
-        bool(info.ifi_flags & lib.IFF_UP),
-        # rx_packets also counts packets that did not come from a redirect; the ifb drops those.
-        int(stats.rx_packets) - int(stats.rx_dropped) - int(stats.tx_packets),
-        int(stats.tx_dropped),
-    )
 
 
 def _quieten(sk: RouteSocket, ifindex: int, name: str) -> None:

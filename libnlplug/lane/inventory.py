@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from ..errors import DeviceNotFound, QdiscNotFound
 from ..guard.holders import Mark
+from ..netlink.devices import Device
 from ..netlink.libnl import lib
 from ..netlink.route_socket import RouteSocket
 from ..plug import PlugQdisc, open_by
 from ..record import Record
 from .filters import SLOTS, by_slot, digest, slot_of
 from .hook import Filter, filters_at
-from .ifb import ADDRESS, Ifb, alias_of, ifb_of, ifbs, set_alias
+from .ifb import ADDRESS, alias_of, ifb_of, ifbs, set_alias, words_of
 from .lock import Lock, taken_marks
 
 __all__ = [
@@ -73,7 +74,7 @@ class Lane(Record):
     """
 
     __slots__ = ("ifb", "ifindex", "slot", "words")
-    ifb: Ifb
+    ifb: Device
     ifindex: int
     slot: int
     words: dict[str, str]
@@ -141,13 +142,14 @@ def all_lanes(sk: RouteSocket) -> list[Lane]:
     return sorted(found, key=lambda lane: (lane.ifindex, lane.slot))
 
 
-def _lane(ifb: Ifb) -> Lane | None:
+def _lane(ifb: Device) -> Lane | None:
     """Return the lane of this ifb, or None. The alias says which one. If it does not, an ifb with both the name and the
     address of a lane's is one."""
-    place = _place(ifb.words.get("at", ""))
+    words = words_of(ifb)
+    place = _place(words.get("at", ""))
     if place is None and ifb.name.startswith("plug") and ifb.address == ADDRESS:
         place = _place(ifb.name[len("plug") :])
-    return None if place is None else Lane(ifb, *place, ifb.words)
+    return None if place is None else Lane(ifb, *place, words)
 
 
 def _place(text: str) -> tuple[int, int] | None:
@@ -163,7 +165,7 @@ def _place(text: str) -> tuple[int, int] | None:
 def read_again(sk: RouteSocket, lane: Lane) -> Lane | None:
     """Read the lane again. Return None if its ifb is gone."""
     ifb = ifb_of(sk, lane.ifb.ifindex)
-    return None if ifb is None else Lane(ifb, lane.ifindex, lane.slot, ifb.words)
+    return None if ifb is None else Lane(ifb, lane.ifindex, lane.slot, words_of(ifb))
 
 
 def hooks(sk: RouteSocket, ifindex: int, device: str) -> Hooks:

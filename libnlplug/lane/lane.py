@@ -23,14 +23,13 @@ import os
 
 from ..async_with import AsyncWith
 from ..errors import DeviceNotFound, NetlinkError, NotDrained, PlugBusy, QdiscNotFound
-from ..netlink.devices import refuse_small_limit
+from ..netlink.devices import device_of, refuse_small_limit
 from ..netlink.messages import checked_limit
 from ..netlink.route_socket import RouteSocket
 from ..plug import DRAIN_TIMEOUT, PlugQdisc
 from .create import LIMIT, Wanted, make_or_adopt, undo
 from .filters import by_slot
 from .hold import LaneHold
-from .hook import is_up
 from .ifb import unnamed
 from .inventory import fault, hooks, lane_mark, lanes_lock, read_again, states
 from .match import Match
@@ -201,7 +200,7 @@ class PlugLane(AsyncWith):
         process that made the lane has died, the lane becomes this object's."""
         there = hooks(self._sk, self._ifindex, self._device)
         lane = self._refuse_broken(there)
-        self._was_up = is_up(self._sk, self._ifindex)
+        self._was_up = device_of(self._sk, self._ifindex).up
         if self._mark is None and not lane.kept and states(self._sk, [lane], there)[lane.ifb.name] == "orphan":
             self._inherit()
         return self._shadows(there)
@@ -224,7 +223,7 @@ class PlugLane(AsyncWith):
             there = hooks(self._sk, self._ifindex, self._device)
             self._refuse_broken(there)
             new = [sentence for sentence in self._shadows(there) if sentence not in shadowed]
-            down = self._was_up and not is_up(self._sk, self._ifindex)
+            down = self._was_up and not device_of(self._sk, self._ifindex).up
         except NetlinkError as error:
             return error
         of = f"the hold of the lane of {self._device}"

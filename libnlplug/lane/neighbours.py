@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 from ..errors import NetlinkError
-from ..netlink.devices import device_of, ports_of
+from ..netlink.devices import device_of, devices_with
 from ..netlink.libnl import lib
+from ..netlink.messages import attribute
 from ..netlink.route_socket import RouteSocket
 from .filters import FIRST_PRIO, SLOTS, ender, is_lanes
 from .hook import Filter, clsact_kind, ingress_chain, is_quiet, tcx_programs, waiting
@@ -25,7 +27,8 @@ def refuse_device(sk: RouteSocket, device: str, ifindex: int) -> None:
     """Raise NetlinkError for a device whose packets do not pass its own hooks."""
     there = device_of(sk, ifindex)
     if there.kind == "vrf":
-        ports = ", ".join(ports_of(sk, ifindex)) or "it has none"
+        master = attribute(lib.IFLA_MASTER, ifindex.to_bytes(4, sys.byteorder))
+        ports = ", ".join(port.name for port in devices_with(sk, master, "list the ports")) or "it has none"
         why, hint = "packets do not pass the hooks of a VRF", f"make the lane on its ports ({ports})"
     elif there.kind == "ipvlan" and there.mode == lib.IPVLAN_MODE_L3S:
         below = sk.link_name(there.below) if there.below else "in another network namespace"

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Read what the kernel shows of a device, and refuse a limit that is too small for its packets."""
+"""Read what the kernel shows of devices, and refuse a limit that is too small for a device's packets."""
 
 from __future__ import annotations
-
-import sys
 
 from ..errors import NetlinkError
 from ..record import Record
 from .attributes import attributes, integer, text
 from .libnl import ffi, lib
-from .messages import ETHERNET_HEADER, attribute, link_message
+from .messages import ETHERNET_HEADER, link_message
 from .route_socket import RouteSocket
 
-__all__ = ["Device", "device_of", "ports_of", "refuse_small_limit"]
+__all__ = ["Device", "device_of", "devices_with", "refuse_small_limit"]
 
 GSO_MAX_SIZE = 65536  # bytes, the kernel's default
 
@@ -23,16 +21,27 @@ class Device(Record):
 
     ``packet`` is the number of bytes of its largest packet, with the Ethernet header if it has one. The kernel may hand
     it ``gso`` bytes at once, to be split into packets later (generic segmentation offload).
+
+    Of an ifb, ``inside`` counts the packets that it has taken and not given back, without those in its qdisc. ``lost``
+    counts packets that could not be given back because their device was gone.
     """
 
-    __slots__ = ("ifindex", "name", "kind", "mode", "below", "packet", "gso")
+    __slots__ = (
+        *("ifindex", "name", "alias", "address", "up", "kind", "mode", "below"),
+        *("packet", "gso", "inside", "lost"),
+    )
     ifindex: int
     name: str
+    alias: str
+    address: bytes
+    up: bool
     kind: str
     mode: int
     below: int
     packet: int
     gso: int
+    inside: int
+    lost: int
 
     @property
     def most_bytes(self) -> int:
@@ -52,11 +61,10 @@ def device_of(sk: RouteSocket, ifindex: int) -> Device:
     return _read(replies[0].payload)
 
 
-def ports_of(sk: RouteSocket, ifindex: int) -> list[str]:
-    """Return the names of the ports of this bridge, bond or VRF."""
-    master = attribute(lib.IFLA_MASTER, ifindex.to_bytes(4, sys.byteorder))
-    replies = sk.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, master), "list the ports", None)
-    return [device.name for device in (_read(reply.payload) for reply in replies) if device.name]
+def devices_with(sk: RouteSocket, parts: bytes, operation: str) -> list[Device]:
+    """Return the devices that the kernel finds for these attributes: IFLA_MASTER, or the kind in IFLA_LINKINFO."""
+    replies = sk.ask(link_message(lib.RTM_GETLINK, lib.NLM_F_DUMP, 0, parts), operation, None)
+    return [_read(reply.payload) for reply in replies]
 
 
 def refuse_small_limit(sk: RouteSocket, ifindex: int, name: str, limit: int, stacklevel: int = 3) -> None:
@@ -90,5 +98,22 @@ def _read(payload: bytes) -> Device:
     name = text(parts.get(lib.IFLA_IFNAME, b""))
     header = ETHERNET_HEADER if info.ifi_type in (lib.ARPHRD_ETHER, lib.ARPHRD_LOOPBACK) else 0
     packet = integer(parts.get(lib.IFLA_MTU, b"")[:4]) + header
-    size, segments = (integer(parts.get(kind, b"")[:4]) for kind in (lib.IFLA_GSO_MAX_SIZE, lib.IFLA_GSO_MAX_SEGS))
-    return Device(info.ifi_index, name, kind, mode, below, packet, min(size, segments * packet))
+    size, segments = (integer(parts.get(limit, b"")[:4]) for limit in (lib.IFLA_GSO_MAX_SIZE, lib.IFLA_GSO_MAX_SEGS))
+    stats = ffi.new("struct rtnl_link_stats64 *")
+    counters = parts.get(lib.IFLA_STATS64, b"")[: ffi.sizeof("struct rtnl_link_stats64")]
+    ffi.buffer(stats)[: len(counters)] = counters
+    return Device(
+        info.ifi_index,
+        name,
+        text(parts.get(lib.IFLA_IFALIAS, b"")),
+        parts.get(lib.IFLA_ADDRESS, b""),
+        bool(info.ifi_flags & lib.IFF_UP),
+        kind,
+        mode,
+        below,
+        packet,
+        min(size, segments * packet),
+        # rx_packets also counts packets that did not come from a redirect; the ifb drops those.
+        stats.rx_packets - stats.rx_dropped - stats.tx_packets,
+        stats.tx_dropped,
+    )

@@ -37,7 +37,7 @@ from libnlplug.lane import filters as redirect
 from libnlplug.lane import hook, ifb
 from libnlplug.lane import inventory as lanes
 from libnlplug.lane.match import Match
-from libnlplug.netlink import attributes, messages, netns, refusals, route_socket
+from libnlplug.netlink import attributes, devices, messages, netns, refusals, route_socket
 from libnlplug.netlink.libnl import ffi, lib
 from tests.fuzz.source import DELQDISC, ERROR, NEWQDISC, Source
 
@@ -247,18 +247,16 @@ def attribute_lists(source: Source) -> None:
         redirect.ender(one, Match())
         redirect.is_lanes(one)
         lanes.dead_slots({False: [one], True: []})
-    device = ifb._read(source.link() if source.below(4) else data)
-    if device is not None:
-        read_as_lane(device)
+    read_as_lane(devices._read(source.link() if source.below(4) else data))
     told = " ".join(source.text("pid= hook= match= kept=1 clsact=1 = ingress 4711", 4) for _ in range(source.below(6)))
     name = source.text("plug 1 - 99 \u0661 x", 5)
     alias = told if source.sometimes(2) else f"libnlplug-lane {told}"
-    read_as_lane(ifb.Ifb(1, name, alias, ifb.ADDRESS, bool(source.below(2)), 0, 0))
+    read_as_lane(devices.Device(1, name, alias, ifb.ADDRESS, bool(source.below(2)), "ifb", 0, 0, 1514, 65536, 0, 0))
 
 
-def read_as_lane(device: ifb.Ifb) -> None:
+def read_as_lane(device: devices.Device) -> None:
     found = lanes._lane(device)
-    assert all(isinstance(value, str) for value in device.words.values())
+    assert all(isinstance(value, str) for value in ifb.words_of(device).values())
     if found is not None:
         assert 0 <= found.slot < redirect.SLOTS
         assert found.filters >= 0

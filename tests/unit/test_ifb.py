@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libnlplug.lane.ifb import ADDRESS, Ifb, _read, alias_of
+from libnlplug.lane.ifb import ADDRESS, alias_of, words_of
 from libnlplug.lane.inventory import Lane, _lane, ifb_name
+from libnlplug.netlink.devices import Device, _read
 from libnlplug.netlink.libnl import lib
 from libnlplug.netlink.messages import attribute
 
 
-def ifb(name: str = "plug1-0", alias: str = "", address: bytes = ADDRESS) -> Ifb:
-    return Ifb(9, name, alias, address, True, 0, 0)
+def ifb(name: str = "plug1-0", alias: str = "", address: bytes = ADDRESS) -> Device:
+    return Device(9, name, alias, address, True, "ifb", 0, 0, 1514, 65536, 0, 0)
 
 
 names = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1)
@@ -26,13 +27,13 @@ values = st.text("abcdefghijklmnopqrstuvwxyz0123456789=,:./", min_size=1)
 @given(st.dictionaries(names, values))
 def test_an_alias_says_what_was_put_into_it(words: dict[str, str]) -> None:
     """The words of an alias come back, whatever is in their values but blanks."""
-    assert ifb(alias=alias_of(words)).words == words
+    assert words_of(ifb(alias=alias_of(words))) == words
 
 
 @pytest.mark.parametrize("alias", ["", "uplink", "libnlplug-lanes a=b", " libnlplug-lane a=b"])
 def test_other_aliases_say_nothing(alias: str) -> None:
     """What somebody else has written is not read as a lane's words."""
-    assert ifb(alias=alias).words == {}
+    assert words_of(ifb(alias=alias)) == {}
 
 
 def message(*parts: bytes, kind: str = "ifb") -> bytes:
@@ -49,14 +50,15 @@ def test_a_message_is_read() -> None:
         attribute(lib.IFLA_ADDRESS, ADDRESS),
         attribute(lib.IFLA_STATS64, counters),
     ]
-    assert _read(message(*parts)) == Ifb(42, "plug1-0", "text", ADDRESS, True, 5, 2)
+    assert _read(message(*parts)) == Device(42, "plug1-0", "text", ADDRESS, True, "ifb", 0, 0, 14, 0, 5, 2)
 
 
-def test_other_links_and_short_messages_are_none() -> None:
-    """Where the kernel does not filter by kind, that is done here; what is too short says nothing."""
-    assert _read(message(kind="dummy")) is None
-    assert _read(message()[:8]) is None
-    assert _read(b"") is None
+def test_messages_that_are_cut_short() -> None:
+    """Nothing is read beyond the end of a message."""
+    assert _read(message(kind="dummy")).kind == "dummy"
+    for data in (message()[:8], message()[:3], b""):
+        read = _read(data)
+        assert (read.name, read.kind, read.address, read.up) == ("", "", b"", False)
 
 
 @given(st.integers(1, 2**31 - 1), st.integers(0, 99))
