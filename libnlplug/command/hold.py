@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 TRIES = 10
 TEMPORARY = "packets may be lost when hold makes and removes a plug: run 'libnlplug attach {}' before"
 HANDED_OVER = {
-    "same socket": "the same socket listens as before: a server that keeps its socket needs no hold",
+    "same socket": "the same socket still listens: a server that keeps its socket needs no hold; if the command only"
+    " asks the server to restart, let it wait for that",
     "nothing listened": "nothing listened on the port before, in this network namespace: nothing was handed over",
 }
 
@@ -165,8 +166,8 @@ def _begun(held: Held, args: Args) -> Hold:
 def _what_to_hold(args: Args) -> Held:
     """Return the device's plug or, with packet options, a lane."""
     match = chosen(args)
-    if args.handover and (match is None or match.ip_proto != "tcp" or match.dst_port is None):
-        raise UsageError("option --handover needs --ip-proto tcp or --tcp-syn, and --dst-port", args.verb)
+    if args.handover and (match is None or not match.tcp_syn or match.dst_port is None):
+        raise UsageError("option --handover needs --tcp-syn and --dst-port", args.verb)
     if args.handover and not args.timeout:
         raise UsageError("option --handover needs a --timeout that is not 0", args.verb)
     if match is not None or args.ingress:
@@ -248,7 +249,7 @@ def _tell(outcome: Outcome) -> None:
         say(f"{sentence(args.dev, report)}{uncounted}")
         shown = report.as_dict()
         about = HANDED_OVER.get(str(shown.get("handover")))
-        if about:
+        if about and not outcome.ended:  # a command that failed has replaced nothing
             say(about)
         held, backlog = shown.get("backlog_needed"), shown.get("backlog")
         if isinstance(held, int) and isinstance(backlog, int):

@@ -57,7 +57,7 @@ PAUSE = 0.005  # seconds between two looks
 CALM = 0.02  # seconds for which nothing may wait: a SYN may have passed the lane and not have reached its socket yet
 SILENT = 3.0  # seconds after which a half-done handshake's client is taken to be gone: SYN floods, port scans
 EVERYWHERE = {"0.0.0.0", "::"}
-UNCHANGED = 1.0  # seconds after which listeners that stayed are taken to stay
+UNCHANGED = 1.0  # seconds after which listeners that stayed are taken to stay, and addresses that are gone as gone
 
 
 class BacklogTooSmall(RuntimeWarning):
@@ -246,8 +246,8 @@ class Handover:
         return None
 
     def wait_until_closed(self) -> str | None:
-        """Wait until the listeners of wait_until_quiet() have closed and others listen, or until it is clear that they
-        stay. Return what did not happen in time, or None."""
+        """Wait until the listeners of wait_until_quiet() have closed and others listen on all their ports and
+        addresses, or until nothing changes any more. Return what did not happen in time, or None."""
         if not self._before:
             self.outcome = "nothing listened"
             return None
@@ -259,13 +259,15 @@ class Handover:
             old = [listener for listener in listeners if listener.cookie in self._before]
             new = [listener for listener in listeners if listener.cookie not in self._before]
             replaced = [one for one in old if any(self._replaces(other, one) for other in new)]
-            if listeners and not replaced and (not old or now - changed >= UNCHANGED):
+            missing = [one for one in self._before.values() if one.port not in {other.port for other in listeners}]
+            complete = not old and set(map(str, self._before.values())) <= set(map(str, new))
+            if not missing and not replaced and (complete or now - changed >= UNCHANGED):
                 same = len(old) == len(self._before) and not new
                 self.outcome = "same socket" if same else "handed over"
                 return None
             if now >= self._deadline:
-                if not listeners:
-                    return f"nothing listens on {_shown(list(self._before.values()))}"
+                if missing:
+                    return f"nothing listens on {_shown(missing)}"
                 return f"{_shown(replaced or old)} is still listened on by the old socket"
             time.sleep(PAUSE)
         return None
@@ -282,8 +284,8 @@ class Handover:
 
 def _handover_timeout(match: Match, timeout: float | None) -> float:
     """Return the timeout. Raise ValueError if there can be no handover."""
-    if match.ip_proto != "tcp" or match.dst_port is None:
-        why = "handover works for TCP listeners only: give ip_proto tcp and a dst_port"
+    if not match.tcp_syn or match.dst_port is None:
+        why = "handover needs a lane that holds only the SYNs to a port: give tcp_syn and a dst_port"
         raise ValueError(f"{why}; the match is {match}")
     if timeout is None:
         raise ValueError("handover waits for other processes: give the hold a timeout")

@@ -182,11 +182,12 @@ class PlugLane(AsyncWith):
         gone (QdiscNotFound), it would bypass a filter, or a filter has come before it. The report's counts are then
         None.
 
-        With ``handover``, for a lane with a TCP dst_port, the block begins when the accept queues of the listeners on
-        that port in the lane's namespace are empty and no handshake with them is half done. The hold ends when those
-        listeners have closed and another one listens. If that takes longer than ``timeout``, HoldExpired says what did
-        not happen. The report's ``handover`` is 'handed over', 'nothing listened', or 'same socket' if the listener
-        stayed: a server that keeps its socket needs no hold.
+        With ``handover``, for a lane with tcp_syn and a dst_port, the block begins when the accept queues of the
+        listeners on that port in the lane's namespace are empty and no handshake with them is half done. The hold ends
+        when those listeners have closed and others listen on all their ports. If that takes longer than ``timeout``,
+        HoldExpired says what did not happen. The report's ``handover`` is 'handed over', 'nothing listened', or 'same
+        socket' if the listener stayed for a second: a server that keeps its socket needs no hold. So the block must
+        not end before the old server has closed, or the new one listens.
 
         If more SYNs were held than the listener's backlog has room for, a BacklogTooSmall warning says so, and the
         report's ``backlog_needed`` is a backlog that is enough. A client that waits longer than a second sends its SYN

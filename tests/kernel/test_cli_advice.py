@@ -155,7 +155,8 @@ def test_why_a_count_is_not_known(wire: Wire, plug: PlugQdisc, cli: Cli) -> None
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("--ip-proto", "udp", "--dst-port", "53"), "option --handover needs --ip-proto tcp or --tcp-syn, and --dst"),
+        (("--ip-proto", "udp", "--dst-port", "53"), "option --handover needs --tcp-syn and --dst-port"),
+        (("--ip-proto", "tcp", "--dst-port", "80"), "option --handover needs --tcp-syn and --dst-port"),
         (("--tcp-syn", "--dst-port", "80", "--timeout", "0"), "option --handover needs a --timeout that is not 0"),
     ],
 )

@@ -335,3 +335,13 @@ def test_a_handover_ends_when_the_old_listener_has_closed(cli: Cli, wire: Wire) 
     assert (process.returncode, report["handover"], report["error"]) == (0, "handed over", None)
     new.close()
     assert "--handover needs" in cli.complaint_of_usage("hold", "lo", "--handover", "--tcp-syn", "--", "true")
+
+
+def test_what_is_said_of_a_listener_that_stays(cli: Cli, wire: Wire) -> None:
+    """A command that succeeds: the same socket still listens, which has two possible reasons. One that fails has
+    replaced nothing, and nothing is said."""
+    wire.near.ip("link set lo up")
+    with wire.near.run(socket.create_server, ("127.0.0.1", 0)) as server:
+        words = ("hold", "lo", "--tcp-syn", "--dst-port", str(server.getsockname()[1]), "--handover", "--")
+        assert cli(*words, "true").err.splitlines()[1].startswith("libnlplug: the same socket still listens: ")
+        assert len(cli(*words, "false", status=1).err.splitlines()) == 1

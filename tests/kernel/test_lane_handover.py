@@ -194,6 +194,48 @@ def test_the_hold_lasts_until_the_new_listener_is_there(town: Town) -> None:
     assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
+def test_the_hold_lasts_until_there_is_a_listener_on_each_port(town: Town) -> None:
+    """A server of two ports may listen on one long before the other: no connection to the other one is refused."""
+    town.lane.close()
+    town.lane = PlugLane("lo", Match(dst_port=(PORT, PORT + 1), tcp_syn=True), netns=town.netns)
+    old = [town.listener(), town.listener(port=PORT + 1)]
+    with town.lane.hold(timeout=5, handover=True) as report:
+        for one in old:
+            one.close()
+        town.listener(port=PORT + 1)
+        client = town.client(wait=False)
+        town.later(1.5, town.listener)
+    assert (report.handover, report.packets) == ("handed over", 2)
+    assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+def test_the_hold_lasts_until_there_is_a_listener_on_each_address(town: Town) -> None:
+    """The new listener for IPv6 comes after the one for IPv4: no connection over IPv6 is refused."""
+    old = [town.listener(), town.listener("::1")]
+    with town.lane.hold(timeout=5, handover=True) as report:
+        for one in old:
+            one.close()
+        town.listener()
+        client = town.client("::1", wait=False)
+        town.later(0.5, town.listener, "::1")
+    assert (report.handover, report.packets) == ("handed over", 1)
+    assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+def test_a_port_on_which_nothing_listens_any_more(town: Town) -> None:
+    """The error names the port on which nothing listens, and not the others."""
+    town.lane.close()
+    town.lane = PlugLane("lo", Match(dst_port=(PORT, PORT + 1), tcp_syn=True), netns=town.netns)
+    old = [town.listener(), town.listener(port=PORT + 1)]
+    with (
+        pytest.raises(HoldExpired, match=f": nothing listens on 127.0.0.1:{PORT + 1};"),
+        town.lane.hold(timeout=0.6, handover=True),
+    ):
+        for one in old:
+            one.close()
+        town.listener()
+
+
 def test_a_server_that_keeps_its_socket(town: Town) -> None:
     """The same socket afterwards: said, soon, and without an error."""
     town.listener()
@@ -267,12 +309,14 @@ def test_a_block_that_fails_is_not_waited_for(town: Town) -> None:
     ("match", "timeout", "sentence"),
     [
         (NEW, None, "give the hold a timeout"),
-        (Match(ip_proto="tcp", tcp_syn=True), 1, "give ip_proto tcp and a dst_port; the match is ip_proto=tcp,tcp_syn"),
-        (Match(ip_proto="udp", dst_port=PORT), 1, "handover works for TCP listeners only"),
+        (Match(tcp_syn=True), 1, "give tcp_syn and a dst_port; the match is ip_proto=tcp,tcp_syn"),
+        (Match(ip_proto="tcp", dst_port=PORT), 1, "handover needs a lane that holds only the SYNs to a port"),
+        (Match(ip_proto="udp", dst_port=PORT), 1, "handover needs a lane that holds only the SYNs to a port"),
     ],
 )
 def test_where_there_is_no_handover(town: Town, match: Match, timeout: float | None, sentence: str) -> None:
-    """Without a TCP port or a timeout it is refused before anything is held."""
+    """Without SYNs to a port, or a timeout, it is refused before anything is held. (A lane that holds all packets to
+    a port would also hold the acknowledgement that a half-done handshake waits for.)"""
     town.lane.close()
     with PlugLane("lo", match, netns=town.netns) as lane, pytest.raises(ValueError, match=sentence):
         lane.hold(timeout=timeout, handover=True)
