@@ -168,6 +168,8 @@ def _what_to_hold(args: Args) -> Held:
     match = chosen(args)
     if args.handover and (match is None or not match.tcp_syn or match.dst_port is None):
         raise UsageError("option --handover needs --tcp-syn and --dst-port", args.verb)
+    if args.handover and not args.ingress and args.dev != "lo":
+        raise UsageError("option --handover needs --ingress: it is for connections that arrive, or on lo", args.verb)
     if args.handover and not args.timeout:
         raise UsageError("option --handover needs a --timeout that is not 0", args.verb)
     if match is not None or args.ingress:

@@ -62,7 +62,7 @@ static int descriptor_refers(int folder, const char *fd)
 	if (file < 0 || read(file, text, sizeof text - 1) < 0)
 		inode = errno == ENOENT || errno == ESRCH ? "ino:0" : NULL;
 	else
-		inode = strstr(text, "ino:");	/* since Linux 5.14 */
+		inode = strstr(text, "ino:");	/* since Linux 5.14; without it, any descriptor may refer */
 	if (file >= 0)
 		close(file);
 	return !inode || strtoull(inode + 4, NULL, 10) == strtoull(wanted + strlen("net:["), NULL, 10);

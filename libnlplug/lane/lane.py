@@ -38,6 +38,8 @@ from .remove import tear_down
 
 __all__ = ["LIMIT", "LaneShadowed", "PlugLane"]
 
+LOOPBACK = 1  # the ifindex of lo in each namespace
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
@@ -65,8 +67,8 @@ class PlugLane(AsyncWith):
     default is 4 MiB. ``netns`` is the same as in attach(). ``shadowed`` lists what may keep packets from the lane, an
     earlier filter or a tcx program; a LaneShadowed warning says the same.
 
-    If the device has no clsact qdisc, the lane adds one, which stays there, empty. While it is added, the kernel drops
-    the packets that leave the device, for one or two milliseconds.
+    If the device has no clsact qdisc, the lane adds one, which stays there, empty. At the moment when it is added, the
+    kernel drops the packets that leave the device.
 
     Raises what attach() raises. Also ValueError for an invalid match or limit, PlugUnavailable with the module's name
     if the kernel lacks ifb, clsact, flower or mirred, PlugBusy if another process keeps the lock of the device's lanes,
@@ -182,17 +184,19 @@ class PlugLane(AsyncWith):
         gone (QdiscNotFound), it would bypass a filter, or a filter has come before it. The report's counts are then
         None.
 
-        With ``handover``, for a lane with tcp_syn and a dst_port, the block begins when the accept queues of the
-        listeners on that port in the lane's namespace are empty and no handshake with them is half done. The hold ends
-        when those listeners have closed and others listen on all their ports. If that takes longer than ``timeout``,
-        HoldExpired says what did not happen. The report's ``handover`` is 'handed over', 'nothing listened', or 'same
-        socket' if the listener stayed for a second: a server that keeps its socket needs no hold. So the block must
-        not end before the old server has closed, or the new one listens.
+        With ``handover``, for a lane of SYNs to a dst_port that arrive or are on lo, the block begins when the accept
+        queues of the listeners on that port in the lane's namespace are empty and no handshake with them is half done.
+        The hold ends when those listeners have closed and others listen on all their ports. If that takes longer than
+        ``timeout``, HoldExpired says what did not happen. The report's ``handover`` is 'handed over', 'nothing
+        listened', or 'same socket' if the listener stayed for a second: a server that keeps its socket needs no hold.
+        So the block must not end before the old server has closed, or the new one listens.
 
         If more SYNs were held than the listener's backlog has room for, a BacklogTooSmall warning says so, and the
         report's ``backlog_needed`` is a backlog that is enough. A client that waits longer than a second sends its SYN
         again, so the number of connections may be smaller.
         """
+        if handover and not self._ingress and self._ifindex != LOOPBACK:
+            raise ValueError("handover is for connections that arrive: give the lane ingress=True (not needed on lo)")
         return LaneHold(self, timeout, on_death, handover)
 
     def ready(self) -> list[str]:

@@ -157,7 +157,8 @@ def test_why_a_count_is_not_known(wire: Wire, plug: PlugQdisc, cli: Cli) -> None
     [
         (("--ip-proto", "udp", "--dst-port", "53"), "option --handover needs --tcp-syn and --dst-port"),
         (("--ip-proto", "tcp", "--dst-port", "80"), "option --handover needs --tcp-syn and --dst-port"),
-        (("--tcp-syn", "--dst-port", "80", "--timeout", "0"), "option --handover needs a --timeout that is not 0"),
+        (("--tcp-syn", "--dst-port", "80"), "option --handover needs --ingress"),
+        (("--tcp-syn", "--dst-port", "80", "--ingress", "--timeout", "0"), "needs a --timeout that is not 0"),
     ],
 )
 def test_what_a_handover_needs(wire: Wire, cli: Cli, words: tuple[str, ...], why: str) -> None:

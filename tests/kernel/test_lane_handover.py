@@ -16,7 +16,7 @@ from libnlplug import HoldExpired, Match, PlugLane
 from libnlplug.lane.hold import BacklogTooSmall
 from libnlplug.lane.listeners import owners, sockets_of
 from libnlplug.netlink.route_socket import RouteSocket
-from tests.support.netlab import PORT, Netns, eventually
+from tests.support.netlab import PORT, Netns, Wire, eventually
 
 NEW = Match(ip_proto="tcp", dst_port=PORT, tcp_syn=True)
 FAMILIES = pytest.mark.parametrize("address", ["127.0.0.1", "::1"], ids=["IPv4", "IPv6"])
@@ -320,6 +320,12 @@ def test_where_there_is_no_handover(town: Town, match: Match, timeout: float | N
     town.lane.close()
     with PlugLane("lo", match, netns=town.netns) as lane, pytest.raises(ValueError, match=sentence):
         lane.hold(timeout=timeout, handover=True)
+
+
+def test_no_handover_of_what_leaves(wire: Wire) -> None:
+    """What leaves by another device than lo comes to no listener of this namespace."""
+    with PlugLane(wire.device, NEW, netns=wire.near) as lane, pytest.raises(ValueError, match="give the lane ingress"):
+        lane.hold(timeout=1, handover=True)
 
 
 def test_which_listeners_are_the_matchs(town: Town) -> None:
