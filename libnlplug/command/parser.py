@@ -14,6 +14,7 @@ from .table import HELP, TOP, VERBS, Option, Verb
 __all__ = ["Args", "UsageError", "read", "verb_named"]
 
 ALIKE = 0.7  # from 0 to 1
+LONGEST = 4096  # characters of a value, as of a path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,10 +142,11 @@ def _value(option: Option, name: str, text: str, verb: Verb | None) -> object:
         if option.choices and text not in option.choices:
             shown = f"{', '.join(option.choices[:-1])} or {option.choices[-1]}"
             raise ValueError(f"{name} is {text!r}: it must be {shown}{_meant(text, option.choices)}")
+        if len(text) > LONGEST:
+            raise ValueError(f"{name} is {text[:10]!r}..., which is too long")
         return option.read(text)
     except ValueError as error:
-        sentence = str(error).partition(" is ")[2] or f"{text[:10]!r}..., which is too long"
-        raise UsageError(f"{name} is {sentence}", verb) from None
+        raise UsageError(f"{name} is {str(error).partition(' is ')[2]}", verb) from None
 
 
 def verb_named(word: str) -> Verb:

@@ -23,5 +23,6 @@ def test_traffic_flows_again_after_every_fault() -> None:
     lines = done.stdout.splitlines()
     assert lines[-1].startswith("0 missed")
     assert len([line for line in lines if line.endswith("  met")]) >= 30
-    assert len([line for line in lines if line.endswith("  as stated")]) == 4
+    stated = len([line for line in lines if line.endswith("  as stated")])
+    assert stated == (3 if "no cgroup.kill: Linux 5.14 has it" in done.stdout else 4)
     assert "21 trials, 21 flowed again" in done.stdout
