@@ -33,7 +33,8 @@ def rules(
     director: str, scheduler: str, weights: dict[str, int], service: str = SERVICE, tunnel: str = IPIP, port: int = PORT
 ) -> None:
     """Give a director its rules, in the place of those it has: what 'systemctl restart ipvsadm' does on Debian."""
-    lines = ["-C", f"-A {service} -s {SCHEDULERS[scheduler]}"]
+    sh(director, "ipvsadm -C")
+    lines = [f"-A {service} -s {SCHEDULERS[scheduler]}"]
     lines += [f"-a {service} {server(name, port)} {tunnel} -w {weight}" for name, weight in weights.items()]
     tell(director, lines)
 
