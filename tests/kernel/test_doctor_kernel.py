@@ -22,7 +22,7 @@ from tests.support.netlab import eventually, need_guest
 EXAMINE = "from libnlplug import doctor; print(doctor.as_json(doctor.examine()))"
 # The interpreter may be where another user cannot go, so the change of user comes when all is loaded.
 EXAMINE_AS_NOBODY = f"""
-import ctypes, os, libnlplug.doctor.probe, libnlplug.hold
+import ctypes, os, libnlplug.doctor.probe, libnlplug.guard.client, libnlplug.hold
 os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: its own /proc files are its own
 {EXAMINE}
