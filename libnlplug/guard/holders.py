@@ -20,7 +20,6 @@ import time
 from _socket import (
     AF_UNIX,
     SO_PEERCRED,
-    SO_RCVTIMEO,
     SO_SNDTIMEO,
     SOCK_CLOEXEC,
     SOCK_DGRAM,
@@ -271,12 +270,13 @@ def _visit(mark: str, *, end: bool = False) -> tuple[tuple[int, int] | None, byt
             return None, None
         raise
     try:
-        for option in (SO_RCVTIMEO, SO_SNDTIMEO):
-            visitor.setsockopt(SOL_SOCKET, option, ffi.buffer(ffi.new("long[2]", [0, int(VISIT_TIMEOUT * 1e6)]))[:])
+        limit = ffi.buffer(ffi.new("long[2]", [0, int(VISIT_TIMEOUT * 1e6)]))[:]
+        visitor.setsockopt(SOL_SOCKET, SO_SNDTIMEO, limit)
         if end:
             visitor.bind(f"\0libnlplug-end/{os.urandom(8).hex()}")
         visitor.connect("\0" + mark)
         peer = visitor.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+        visitor.settimeout(VISIT_TIMEOUT)  # SO_RCVTIMEO begins anew after each signal
         received = visitor.recv(64)
         if end:
             visitor.recv(64)  # until it hangs up, after the release

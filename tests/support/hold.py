@@ -277,7 +277,12 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-SYSCALLS = {"pidfd_open": (434,), "close_range": (436,), "unix sockets": (41, 53)}  # of x86-64, the new ones of all
+SYSCALLS = {  # of x86-64
+    "recvmmsg": (299,),
+    "pidfd_open": (434,),
+    "close_range": (436,),
+    "unix sockets": (41, 53),
+}
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_RET_ERRNO = 38, 22, 2, 0x50000
 
 
