@@ -166,7 +166,7 @@ class Guard:
         try:
             ours.settimeout(ANSWER_TIMEOUT)  # SO_RCVTIMEO begins anew after each signal
             received = ours.recv(4096)
-            ours.settimeout(None)
+            ours.settimeout(None)  # whatever socket.setdefaulttimeout() has made of it
         except ConnectionResetError:  # the guard ended before it had read the configuration
             received = b""
         except OSError:

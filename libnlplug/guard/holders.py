@@ -272,6 +272,7 @@ def _visit(mark: str, *, end: bool = False) -> tuple[tuple[int, int] | None, byt
     try:
         limit = ffi.buffer(ffi.new("long[2]", [0, int(VISIT_TIMEOUT * 1e6)]))[:]
         visitor.setsockopt(SOL_SOCKET, SO_SNDTIMEO, limit)
+        visitor.settimeout(None)  # or socket.setdefaulttimeout() makes connect() fail where it should wait
         if end:
             visitor.bind(f"\0libnlplug-end/{os.urandom(8).hex()}")
         visitor.connect("\0" + mark)

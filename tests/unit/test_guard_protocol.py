@@ -489,6 +489,20 @@ def test_a_guard_that_has_gone_does_not_hold(netns: Netns) -> None:
         assert made.release(1) is None
 
 
+def test_the_programs_default_timeout_is_not_the_guards(netns: Netns) -> None:
+    """socket.setdefaulttimeout() makes new sockets non-blocking: a hold still waits for the guard's answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)
+    try:
+        with guarded(netns) as (made, sk):
+            for hold in range(1, 20):
+                made.hold(sk, hold, None)
+                assert holder_of(sk, MARKS[0]) is not None
+                assert made.release(hold) is not None
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def test_two_guards_of_one_plug_exclude_each_other(netns: Netns) -> None:
     """PlugBusy for the second, with the first one's pid, until the first has released."""
     with guarded(netns) as (first, sk), guarded(netns) as (second, _):
