@@ -239,7 +239,7 @@ def _is_guard_of(uid: int, pid: int) -> bool:
     if os.geteuid() or os.path.basename(_program(pid)) != "libnlplug-guard":
         return False
     try:
-        with open(f"/proc/{_watched_by(pid)}/status") as lines:
+        with open(f"/proc/{_watched_by(pid)}/status", errors="replace") as lines:  # a name may be cut in a character
             return next(int(line.split()[1]) for line in lines if line.startswith("Uid:")) == uid
     except OSError:  # the holder has ended, and the hold is detached or about to end
         return True

@@ -24,13 +24,22 @@ from hypothesis import strategies as st
 
 from libnlplug import ForkedError, GuardUnavailable, NotPermitted, PlugBusy
 from libnlplug.guard import client as guard
+from libnlplug.guard import holders
 from libnlplug.guard.client import Guard
 from libnlplug.guard.holders import Place, end_detached_guard, holder_of, mark_name
 from libnlplug.guard.start import listening, send_config, start
 from libnlplug.netlink.libnl import ffi, lib
 from libnlplug.netlink.messages import qdisc_message, without_ack
 from libnlplug.netlink.route_socket import RouteSocket
-from tests.support.hold import NOBODY, Child, child, needs_root, process_status, refuse_by_seccomp
+from tests.support.hold import (
+    NOBODY,
+    Child,
+    child,
+    named_with_half_a_character,
+    needs_root,
+    process_status,
+    refuse_by_seccomp,
+)
 from tests.support.netlab import Netns, eventually, setns, unable, unprivileged
 
 PLACES = [Place("lo", 1, 0x7_0000, 0x7_0000), Place("lo", 1, 0x8_0000, 0x8_0000)]
@@ -342,6 +351,23 @@ def test_a_stopped_guard_says_nothing_and_its_holder_is_known(talk: Talk, netns:
     finally:
         os.kill(talk.pid, signal.SIGCONT)
         sk.close()
+
+
+def test_root_checks_a_guard_whose_holders_name_is_cut(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of another user's process may be no UTF-8: root still sees whether its guard is one."""
+    needs_root()
+
+    def work(this: Child) -> None:
+        named_with_half_a_character()
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        this.say(os.getpid())
+        signal.pause()
+
+    with child(work) as holder:
+        pid = holder.hear()
+        monkeypatch.setattr(holders, "_watched_by", lambda guard: pid)
+        assert holders._is_guard_of(NOBODY, talk.pid)
+        assert not holders._is_guard_of(NOBODY + 1, talk.pid)
 
 
 def test_a_detached_hold_goes_on_alone(talk: Talk, netns: Netns) -> None:
