@@ -92,7 +92,7 @@ matrix-pages: ## the steps of the pages, as written, in empty trees: make matrix
 fresh: ## demo and test in an empty Debian: make fresh RELEASE=trixie
 	tools/fresh $(RELEASE)
 
-mutants: .venv/test | for-test ## which of some 90 ways to break the code no test notices: make mutants ARGS=detach
+mutants: .venv/test | for-test ## which of some 120 ways to break the code no test notices: make mutants ARGS=detach
 	$(PY) tools/mutants $(ARGS)
 
 fuzz: .venv/test ## everything that parses, fed with 100,000 cases each

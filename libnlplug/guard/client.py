@@ -164,7 +164,9 @@ class Guard:
         """Receive the answer to the configuration. Another version's answer may be longer; its first fields are the
         same."""
         try:
+            ours.settimeout(ANSWER_TIMEOUT)  # SO_RCVTIMEO begins anew after each signal
             received = ours.recv(4096)
+            ours.settimeout(None)  # whatever socket.setdefaulttimeout() has made of it
         except ConnectionResetError:  # the guard ended before it had read the configuration
             received = b""
         except OSError:
@@ -310,6 +312,7 @@ class Guard:
                 return True
             self._say_goodbye()
             try:
+                self._socket.settimeout(ANSWER_TIMEOUT)  # SO_RCVTIMEO begins anew after each signal
                 while self._socket.recv(64):
                     pass
             except ConnectionResetError:

@@ -107,7 +107,7 @@ static int64_t read_clock(clockid_t clock)
 
 static int64_t time_left(void)
 {
-	return held && hold.timeout ? begun + hold.timeout - now : INT64_MAX;
+	return held && hold.timeout ? hold.timeout - (now - begun) : INT64_MAX;
 }
 
 static int passing(int error)
@@ -172,14 +172,14 @@ static void read_answer(const struct nlmsghdr *header, unsigned int seq)
 
 /*
  * Read what waits in the netlink socket: changes, and answers to what was sent, up to the one to message ``final``. The
- * kernel has queued that before send() returns. Returns ENOBUFS if it is missing.
+ * kernel has queued that before send() returns. Returns ENOBUFS if it is missing, or the errno if nothing can be read.
  */
 static int take(uint32_t final)
 {
 	static union { struct nlmsghdr header; char bytes[32768]; } datagrams[AT_ONCE];
 	struct iovec parts[AT_ONCE];
 	struct mmsghdr messages[AT_ONCE] = { 0 };
-	int received, found = 0;
+	int received, found = 0, failed = 0;
 
 	for (int i = 0; i < AT_ONCE; i++) {
 		parts[i] = (struct iovec){ datagrams + i, sizeof *datagrams };
@@ -187,8 +187,8 @@ static int take(uint32_t final)
 	}
 	while (!found) {
 		received = recvmmsg(NETLINK, messages, AT_ONCE, MSG_DONTWAIT, NULL);
-		if (received < 0 && errno == EAGAIN)
-			return ENOBUFS;
+		if (received < 0 && (errno == EAGAIN || failed++))
+			return errno == EAGAIN ? ENOBUFS : errno;
 		if (received < 0) {	/* the queue was full; what is in it can still be read */
 			links_known = 0;
 			last.lost = last.lost ? last.lost : GUARD_UNSEEN;
@@ -434,9 +434,12 @@ static void watch(void)
 {
 	while (!leaving || held) {
 		int looks = held && !hold.detached, ready;
-		int64_t left = time_left(), most = looks ? PAUSE : held ? SECOND : INT64_MAX;
+		int64_t left, most = looks ? PAUSE : held ? SECOND : INT64_MAX;
 		struct timespec wait;
 
+		if (held && !looks)	/* the next look may be far: what was done since ``now`` must not delay it */
+			now = read_clock(CLOCK_MONOTONIC);
+		left = time_left();
 		left = left < 0 ? 0 : left > most ? most : left;
 		wait = (struct timespec){ left / SECOND, left % SECOND };
 		polled[COMMANDS].fd = leaving ? -1 : COMMANDS;

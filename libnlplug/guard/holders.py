@@ -20,7 +20,6 @@ import time
 from _socket import (
     AF_UNIX,
     SO_PEERCRED,
-    SO_RCVTIMEO,
     SO_SNDTIMEO,
     SOCK_CLOEXEC,
     SOCK_DGRAM,
@@ -240,7 +239,7 @@ def _is_guard_of(uid: int, pid: int) -> bool:
     if os.geteuid() or os.path.basename(_program(pid)) != "libnlplug-guard":
         return False
     try:
-        with open(f"/proc/{_watched_by(pid)}/status") as lines:
+        with open(f"/proc/{_watched_by(pid)}/status", errors="replace") as lines:  # a name may be cut in a character
             return next(int(line.split()[1]) for line in lines if line.startswith("Uid:")) == uid
     except OSError:  # the holder has ended, and the hold is detached or about to end
         return True
@@ -271,12 +270,14 @@ def _visit(mark: str, *, end: bool = False) -> tuple[tuple[int, int] | None, byt
             return None, None
         raise
     try:
-        for option in (SO_RCVTIMEO, SO_SNDTIMEO):
-            visitor.setsockopt(SOL_SOCKET, option, ffi.buffer(ffi.new("long[2]", [0, int(VISIT_TIMEOUT * 1e6)]))[:])
+        limit = ffi.buffer(ffi.new("long[2]", [0, int(VISIT_TIMEOUT * 1e6)]))[:]
+        visitor.setsockopt(SOL_SOCKET, SO_SNDTIMEO, limit)
+        visitor.settimeout(None)  # or socket.setdefaulttimeout() makes connect() fail where it should wait
         if end:
             visitor.bind(f"\0libnlplug-end/{os.urandom(8).hex()}")
         visitor.connect("\0" + mark)
         peer = visitor.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+        visitor.settimeout(VISIT_TIMEOUT)  # SO_RCVTIMEO begins anew after each signal
         received = visitor.recv(64)
         if end:
             visitor.recv(64)  # until it hangs up, after the release

@@ -20,7 +20,9 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <linux/capability.h>
 
@@ -104,16 +106,33 @@ int libnlplug_spawn(const char *path, char *const argv[], int commands)
 }
 
 /*
+ * Return whether the time of SO_RCVTIMEO is over since ``first``, which is 0 before. A wait that a signal interrupts begins
+ * anew, so a program's timer could make it last for ever.
+ */
+static int is_late(int fd, time_t *first)
+{
+	struct timespec now;
+	struct timeval limit = { 0 };
+	socklen_t size = sizeof limit;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	*first = *first ? *first : now.tv_sec;
+	getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &size);
+	return limit.tv_sec && now.tv_sec - *first > limit.tv_sec;
+}
+
+/*
  * Send a question and receive the answer. Return its length in bytes, 0 if the other end is closed, or a negative errno.
  * This is one call, so that no Python signal handler runs between the two. The socket's options limit the time of each.
  */
 long libnlplug_ask(int fd, const void *question, size_t size, void *answer, size_t room)
 {
+	time_t first = 0;
 	ssize_t done;
 
 	while ((done = send(fd, question, size, MSG_NOSIGNAL)) < 0 && errno == EINTR)
 		;
-	while (done >= 0 && (done = recv(fd, answer, room, 0)) < 0 && errno == EINTR)
+	while (done >= 0 && (done = recv(fd, answer, room, 0)) < 0 && errno == EINTR && !is_late(fd, &first))
 		done = 0;
 	return done < 0 ? -errno : done;
 }

@@ -129,7 +129,7 @@ def move_to_cgroup(pid: int) -> None:
         return
     if wanted != "root":
         raise OSError(errno.EINVAL, f"{CGROUP} must be 'root'", CGROUP)
-    with open("/proc/self/mounts") as mounts:
+    with open("/proc/self/mounts", errors="surrogateescape") as mounts:
         fields = [line.split(" ") for line in mounts]
     roots = [path for _, path, kind, *_ in fields if kind in ("cgroup", "cgroup2")]
     if not roots:

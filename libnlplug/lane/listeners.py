@@ -74,7 +74,7 @@ def owners(inodes: set[int]) -> dict[int, str]:
     for entry in os.listdir("/proc"):
         if entry.isdecimal() and wanted and _has(entry, wanted):
             try:
-                with open(f"/proc/{entry}/comm") as file:
+                with open(f"/proc/{entry}/comm", errors="replace") as file:  # it may be cut in a character
                     found[int(entry)] = file.read().strip()
             except OSError:  # it has ended
                 continue

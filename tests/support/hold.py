@@ -267,6 +267,11 @@ def descriptors(pid: int | str = "self") -> dict[int, str]:
     return found
 
 
+def named_with_half_a_character() -> None:
+    """Give this process a name that is no UTF-8."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, b"server-of-caf\xc3", 0, 0, 0)
+
+
 def wait_until(moment: float) -> None:
     """Let time pass until this moment of the monotonic clock: for what happens when time is up."""
     while (left := moment - time.monotonic()) > 0:
@@ -277,8 +282,13 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-SYSCALLS = {"pidfd_open": (434,), "close_range": (436,), "unix sockets": (41, 53)}  # of x86-64, the new ones of all
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_RET_ERRNO = 38, 22, 2, 0x50000
+SYSCALLS = {  # of x86-64
+    "recvmmsg": (299,),
+    "pidfd_open": (434,),
+    "close_range": (436,),
+    "unix sockets": (41, 53),
+}
+PR_SET_NAME, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_RET_ERRNO = 15, 38, 22, 2, 0x50000
 
 
 def refuse_by_seccomp(what: str, code: int) -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -23,14 +24,23 @@ from hypothesis import strategies as st
 
 from libnlplug import ForkedError, GuardUnavailable, NotPermitted, PlugBusy
 from libnlplug.guard import client as guard
+from libnlplug.guard import holders
 from libnlplug.guard.client import Guard
 from libnlplug.guard.holders import Place, end_detached_guard, holder_of, mark_name
 from libnlplug.guard.start import listening, send_config, start
 from libnlplug.netlink.libnl import ffi, lib
 from libnlplug.netlink.messages import qdisc_message, without_ack
 from libnlplug.netlink.route_socket import RouteSocket
-from tests.support.hold import NOBODY, needs_root
-from tests.support.netlab import Netns, eventually, unprivileged
+from tests.support.hold import (
+    NOBODY,
+    Child,
+    child,
+    named_with_half_a_character,
+    needs_root,
+    process_status,
+    refuse_by_seccomp,
+)
+from tests.support.netlab import Netns, eventually, setns, unable, unprivileged
 
 PLACES = [Place("lo", 1, 0x7_0000, 0x7_0000), Place("lo", 1, 0x8_0000, 0x8_0000)]
 MARKS = [place.mark for place in PLACES]
@@ -343,6 +353,23 @@ def test_a_stopped_guard_says_nothing_and_its_holder_is_known(talk: Talk, netns:
         sk.close()
 
 
+def test_root_checks_a_guard_whose_holders_name_is_cut(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of another user's process may be no UTF-8: root still sees whether its guard is one."""
+    needs_root()
+
+    def work(this: Child) -> None:
+        named_with_half_a_character()
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        this.say(os.getpid())
+        signal.pause()
+
+    with child(work) as holder:
+        pid = holder.hear()
+        monkeypatch.setattr(holders, "_watched_by", lambda guard: pid)
+        assert holders._is_guard_of(NOBODY, talk.pid)
+        assert not holders._is_guard_of(NOBODY + 1, talk.pid)
+
+
 def test_a_detached_hold_goes_on_alone(talk: Talk, netns: Netns) -> None:
     """The end of the conversation means nothing to it; its time does."""
     assert talk.hold(1, detached=1, timeout=300_000_000) == (0, 0)
@@ -396,6 +423,40 @@ def test_a_visitor_without_the_right_ends_nothing(talk: Talk, netns: Netns) -> N
     assert marks(netns) == sorted(MARKS)
     assert end_detached_guard(sk, MARKS[0])
     sk.close()
+
+
+def test_a_guard_that_stands_still_before_it_waits_ends_a_detached_hold_at_once(talk: Talk, netns: Netns) -> None:
+    """Its time ends while the guard cannot run, here in its answer: the guard does not wait for what was left."""
+    argv = ["strace", "-qq", "-o", os.devnull, "-e", "inject=sendmsg:delay_enter=1500000:when=1", "-p", str(talk.pid)]
+    try:
+        tracer = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    except FileNotFoundError:
+        unable("strace is not installed")
+    try:
+        eventually(lambda: process_status(talk.pid)["TracerPid"] != "0", "it is traced")
+        talk.say(HOLD, 1, detached=1, timeout=1_200_000_000)
+        assert talk.answer()[0].error == 0
+        eventually(lambda: marks(netns) == [], "the hold has ended", 0.6)
+    finally:
+        tracer.terminate()
+        tracer.wait()
+
+
+def test_a_guard_that_may_not_read_answers_says_so(netns: Netns) -> None:
+    """A filter that refuses recvmmsg: the hold fails with its errno, and the guard goes on to hear its holder."""
+
+    def work(this: Child) -> None:
+        refuse_by_seccomp("recvmmsg", errno.ENOSYS)
+        made = Talk(netns)
+        assert made.answer()[0].error == 0
+        made.say(HOLD, 1)
+        answer, failures = made.answer()
+        made.say(END)
+        made.expect_end()
+        this.say([answer.step, failures])
+
+    with child(work) as holder:
+        assert holder.hear() == [lib.GUARD_PLUG, [[0, errno.ENOSYS], [1, errno.ENOSYS]]]
 
 
 @pytest.mark.parametrize("goodbye", [True, False])
@@ -452,6 +513,20 @@ def test_a_guard_that_has_gone_does_not_hold(netns: Netns) -> None:
         with pytest.raises(GuardUnavailable, match="its guard is gone"):
             made.hold(sk, 1, 1.0)
         assert made.release(1) is None
+
+
+def test_the_programs_default_timeout_is_not_the_guards(netns: Netns) -> None:
+    """socket.setdefaulttimeout() makes new sockets non-blocking: a hold still waits for the guard's answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)
+    try:
+        with guarded(netns) as (made, sk):
+            for hold in range(1, 20):
+                made.hold(sk, hold, None)
+                assert holder_of(sk, MARKS[0]) is not None
+                assert made.release(hold) is not None
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def test_two_guards_of_one_plug_exclude_each_other(netns: Netns) -> None:
@@ -516,3 +591,70 @@ def test_a_namespace_of_its_own_is_needed_only_by_the_guard(netns: Netns) -> Non
     with guarded(netns) as (made, _):
         assert os.stat(f"/proc/{made.pid}/ns/net").st_ino == os.fstat(netns.fileno()).st_ino
         assert here() == before
+
+
+# -- signals that come all the time
+
+
+def tick(netns: Netns) -> None:
+    """Work in the namespace. From now on ten signals a second come, whose handler does nothing."""
+    setns(netns.fileno())
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("ask", ["release", "end"])
+def test_signals_do_not_prolong_the_wait_for_a_stopped_guard(
+    netns: Netns, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    """Each signal makes the kernel count the socket's timeout anew: the holder gives up all the same."""
+    monkeypatch.setattr(guard, "ANSWER_TIMEOUT", 1)
+
+    def work(this: Child) -> None:
+        tick(netns)
+        made = Guard(RouteSocket(), "nothing", PLACES, dict(enumerate(MESSAGES)))
+        os.kill(made.pid, signal.SIGSTOP)
+        this.say(made.pid)
+        this.say(bool(made.release(1) if ask == "release" else made.end()))
+
+    with child(work) as holder:
+        pid = holder.hear()
+        try:
+            assert holder.hear() is False
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_signals_do_not_prolong_the_wait_for_a_guard_that_does_not_start(
+    netns: Netns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error says that it did not start in time."""
+    program = tmp_path / "guard"
+    program.write_text("#!/bin/sh\nexec sleep 6\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(guard, "PATH", str(program))
+    monkeypatch.setattr(guard, "ANSWER_TIMEOUT", 1)
+
+    def work(this: Child) -> None:
+        tick(netns)
+        with pytest.raises(GuardUnavailable) as caught:
+            Guard(RouteSocket(), "nothing", PLACES, dict(enumerate(MESSAGES)))
+        this.say(str(caught.value))
+
+    with child(work) as holder:
+        assert "did not start within 1 s" in holder.hear()
+
+
+def test_signals_do_not_prolong_the_wait_for_a_squatter(netns: Netns) -> None:
+    """Somebody has a mark and answers nobody: a visitor gives up."""
+
+    def work(this: Child) -> None:
+        tick(netns)
+        found = holder_of(RouteSocket(), MARKS[0])
+        this.say(found is not None and found.foreign)
+
+    with netns.run(socket.socket, socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
+        other.bind(f"\0{MARKS[0]}")
+        other.listen()
+        with child(work) as visitor:
+            assert visitor.hear() is True

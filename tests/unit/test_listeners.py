@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A kernel that cannot list the sockets that listen."""
+"""A kernel that cannot list the sockets that listen, and the names of their processes."""
 
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import socket
 
 import pytest
 
 from libnlplug import Match, NetlinkError
-from libnlplug.lane.listeners import sockets_of
+from libnlplug.lane.listeners import owners, sockets_of
 from libnlplug.netlink.refusals import refusal
 from libnlplug.netlink.route_socket import RouteSocket
+from tests.support.hold import Child, child, named_with_half_a_character
 
 
 @pytest.mark.parametrize("known", [0, 1])
@@ -35,3 +39,16 @@ def test_families_that_the_kernel_cannot_list(monkeypatch: pytest.MonkeyPatch, k
             sockets_of(sk, match)
     sk.close()
     assert len(asked) == known + 1
+
+
+def test_a_process_whose_name_is_cut_in_a_character() -> None:
+    """The kernel keeps 15 bytes of a name, and does not look where a character ends."""
+
+    def listen(this: Child) -> None:
+        named_with_half_a_character()
+        sitting = socket.socket()
+        this.say(os.fstat(sitting.fileno()).st_ino)
+        signal.pause()
+
+    with child(listen) as server:
+        assert owners({server.hear()}) == {server.pid: "server-of-caf\ufffd"}
