@@ -253,7 +253,7 @@ def test_with_net_admin_alone_the_kernel_is_asked_without_a_namespace(module: st
 def test_nothing_is_left_behind() -> None:
     """No process, no network namespace, no link and no qdisc is left, nor a zombie."""
 
-    def surroundings() -> tuple[object, ...]:
+    def surroundings() -> tuple[set[str], set[str], bytes, bytes]:
         processes, namespaces = set(), set()
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -262,10 +262,14 @@ def test_nothing_is_left_behind() -> None:
                     processes.add(entry.name)
             except OSError:
                 pass
-        shown = [subprocess.run(tool, capture_output=True).stdout for tool in (["ip", "link"], ["tc", "qdisc"])]
-        return processes, namespaces, *shown
+        links, qdiscs = (subprocess.run(tool, capture_output=True).stdout for tool in (["ip", "link"], ["tc", "qdisc"]))
+        return processes, namespaces, links, qdiscs
 
-    before = surroundings()
+    def nothing_is_new() -> bool:  # what was ending before may have ended
+        now_processes, now_namespaces, *now_shown = surroundings()
+        return now_processes <= processes and now_namespaces <= namespaces and now_shown == shown
+
+    processes, namespaces, *shown = surroundings()
     examined()
     examined(text=EXAMINE_AS_NOBODY)
-    eventually(lambda: surroundings() == before, "processes, namespaces, links and qdiscs are what they were")
+    eventually(nothing_is_new, "no process or namespace is new, and links and qdiscs are what they were")
