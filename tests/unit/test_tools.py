@@ -120,13 +120,25 @@ def test_the_first_broken_part_ends_all(tmp_path: Path) -> None:
     """The others are ended, no further one is begun, and what the broken one printed comes last."""
     makefile = "slow one:\n\t@echo begun; sleep 60\nbad:\n\t@echo the reason; false\nnext:\n\t@echo never\n"
     begun = time.monotonic()
-    status, words = parts(tmp_path, makefile, "slow", "one", "bad", "next")
+    status, words = parts(tmp_path, makefile, "--at-a-time", "3", "slow", "one", "bad", "next")
     assert status == 1
     assert time.monotonic() - begun < 30
     assert "never" not in words
     *_, last = words.split("---- bad\n")
     assert last.startswith("the reason\n")
     assert last.endswith("---- bad failed with status 2\n")
+
+
+def test_one_part_at_a_time(tmp_path: Path) -> None:
+    """On a single processor, a part begins when the one before has ended."""
+    makefile = "one two:\n\t@! test -e on; touch on; sleep 0.3; rm on\n"
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(usable)})
+    try:
+        assert parts(tmp_path, makefile, "one", "two")[0] == 0
+    finally:
+        os.sched_setaffinity(0, usable)
+    assert parts(tmp_path, makefile, "--at-a-time", "2", "one", "two")[0] == 1
 
 
 def test_a_part_that_hangs(tmp_path: Path) -> None:
