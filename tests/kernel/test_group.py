@@ -193,11 +193,11 @@ def test_sends_are_split_at_what_a_socket_takes() -> None:
 
 
 def test_hundreds_of_devices_cost_one_send(tmp_path) -> None:
-    """An action on 400 devices is one sendmsg and one recvmmsg, and the group has no descriptor of its own."""
+    """An action on 200 devices is one sendmsg and one recvmmsg, and the group has no descriptor of its own."""
     script = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
-plugs = [libnlplug.attach(f"{device}{number}") for number in range(400)]
+plugs = [libnlplug.attach(f"{device}{number}") for number in range(200)]
 before = os.listdir("/proc/self/fd")
 group = libnlplug.PlugGroup(plugs)
 assert os.listdir("/proc/self/fd") == before
@@ -210,7 +210,7 @@ group.stats()
 mark("end")
 """
     netns, device = Netns(), "t"
-    netns.ip(*(f"link add {device}{number} type dummy" for number in range(400)))
+    netns.ip(*(f"link add {device}{number} type dummy" for number in range(200)))
     after = traced(netns, script, device, tmp_path)
     for name in ("buffer", "release_one", "release_indefinite"):
         assert counts(after[name]) == {"sendmsg": 1, "recvmmsg": 1}

@@ -50,8 +50,8 @@ def lost(directory: Path) -> dict[str, int]:
 
 def test_a_handover_loses_no_connection(tmp_path: Path) -> None:
     """The short form ends well: every reload takes place, and 'libnlplug hold --handover' loses none of the
-    connections, with haproxy, quiet and busy, and with a server that closes a full queue."""
-    rows = ["haproxy:handover:quiet", "haproxy:handover:busy", "slow-at-once:handover:quiet"]
+    connections, with a busy haproxy, and with a server that closes a full queue."""
+    rows = ["haproxy:handover:busy", "slow-at-once:handover:quiet"]
     done = short(tmp_path / "results", *rows)
     assert done.returncode == 0, done.stdout + done.stderr
     held = [
@@ -135,8 +135,8 @@ def test_the_cost_of_a_lane_is_measured() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
-    lanes = ["1 lane", "10 lanes"]
+    lanes = ["1 lane", "2 lanes"]
     several = [f"{hook}, {count}" for hook in ("leaving", "arriving") for count in lanes]
     u32 = [f"leaving, {count} of u32 filters" for count in lanes]
-    cases = ["no lane, once more", *several, "leaving, 10 lanes, all different", *u32]
+    cases = ["no lane, once more", *several, "leaving, 2 lanes, all different", *u32]
     assert rows == [f"{device}, {case}" for device in ("lo", "veth") for case in cases]
