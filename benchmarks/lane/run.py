@@ -247,9 +247,7 @@ def ratios(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--short", action="store_true", help="a few rounds, with 1 and 2 lanes; writes no README"
-    )
+    parser.add_argument("--short", action="store_true", help="a few rounds, with 1 and 2 lanes; writes no README")
     options = parser.parse_args()
     sizes, count = (Sizes(1 << 20, 50, 10), SHORT_ROUNDS) if options.short else (Sizes(), ROUNDS)
     cases = cases_of(1, 2) if options.short else cases_of(1, 10, 100)

@@ -53,7 +53,7 @@ def test_a_section_measures(section: str, tmp_path: Path) -> None:
     for row in found["rows"]:
         assert row["point"] in POINTS[section]
         difference = " over " in row["what"]
-        assert report.is_met(row) if row["point"] == 7 else difference or row["ratio"] > 0, row
+        assert report.is_met(row) if row["point"] == 7 else difference or row["ratio"] > 0, found
         assert all(row[name] for name in ("what", "ours", "peer", "theirs"))
     assert subprocess.check_output(["ip", "netns"]) == before
 
