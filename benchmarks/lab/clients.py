@@ -89,8 +89,14 @@ def who_answers(source_port: int) -> str:
     with connect(source_port) as sock:
         sock.sendall(STAYS)
         name = answer(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
+        reset(sock)
     return name
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a reset: nothing is left that the kernel would send again."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
+    sock.close()
 
 
 class Established:
@@ -127,8 +133,7 @@ class Established:
 
     def close(self) -> None:
         for sock in self.sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
-            sock.close()
+            reset(sock)
 
 
 class One(NamedTuple):

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
-from clients import Cut, connect, word_for
+from clients import Cut, connect, reset, word_for
 from directors import GRE, IPIP, connections_of, even, load_modules, rules
 from net import DIRECTORS, enter, ip, join_by_gre, kill, network, part_by_gre, renew, route_to, settings, sh, take_gre
 from packets import Watch, sinks
@@ -95,7 +95,7 @@ def upload(between: Callable[[], None]) -> list[str]:
     between()
     each(second_half)
     for sock in sockets:
-        sock.close()
+        reset(sock)  # what one that timed out sent later would teach the client the path's MTU
     return [ended.get(sock, "ok") for sock in sockets]
 
 
