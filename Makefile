@@ -18,7 +18,7 @@ PARTS := lint types $(THIRDS) unit parity
 REPORTS := $(THIRDS) unit parity
 
 # What of the kernel tests depends most on a second processor, and what User-Mode Linux lacks.
-SHORT := epochs hold_and_release hold_exclusive hold_ends hold_uncounted threads_and_fork group guard_alone lane_hold
+SHORT := epochs hold_and_release hold_exclusive hold_ends hold_expiry hold_uncounted threads_and_fork group guard_alone lane_hold
 LACKING := $(addprefix tests/kernel/test_lane_neighbours.py::test_,a_tcx_program_of_this_kernel_is_reported an_nftables_chain_of_this_kernel_is_not_bypassed)
 
 SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tools/testkernel/run tools/fresh tools/mutants tools/parts tools/summary tools/tested

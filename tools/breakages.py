@@ -199,7 +199,7 @@ breaks(
     HOLD,
     "        raise expiry\n",
     "        return\n",
-    "kernel/test_hold_ends::test_a_hold_that_overstays_is_released_on_time",
+    "kernel/test_hold_expiry::test_a_hold_that_overstays_is_released_on_time",
 )
 breaks(
     "hold: a guard that has gone raises nothing",
@@ -483,7 +483,7 @@ breaks(
     "libnlplug/lane/lock.py",
     "while not self._mark.take(self._sk):",
     "while False:",
-    "kernel/test_lane_owners::test_somebody_on_the_lock",
+    "kernel/test_lane_slots::test_somebody_on_the_lock",
 )
 breaks(
     "lane: two for the same packets",

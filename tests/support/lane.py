@@ -18,6 +18,7 @@ import pytest
 
 from libnlplug import Match, PlugLane
 from libnlplug.lane.inventory import ShownLane, shown_lanes
+from libnlplug.lane.remove import delete_lanes
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child
 from tests.support.netlab import (
@@ -35,6 +36,7 @@ from tests.support.netlab import (
 )
 
 UDP = Match(ip_proto="udp", dst_port=PORT)
+TCP = Match(ip_proto="tcp")
 NEAR, FAR = "192.0.2.1", "192.0.2.2"
 NEAR6, FAR6 = "2001:db8::1", "2001:db8::2"
 
@@ -385,6 +387,20 @@ def listed(netns: Netns, device: str) -> list[ShownLane]:
     sk = RouteSocket(netns)
     try:
         return shown_lanes(sk, device)
+    finally:
+        sk.close()
+
+
+def states(wire: Wire) -> list[tuple[str, str, int | None]]:
+    """The match of each lane of the wire, whose it is, and whose process."""
+    return [(lane.match, lane.state, lane.pid) for lane in listed(wire.near, wire.device)]
+
+
+def delete(wire: Wire, match: Match | None = None, ingress: bool | None = None) -> list[str]:
+    """'libnlplug lane del': the matches of the lanes that it found."""
+    sk = RouteSocket(wire.near)
+    try:
+        return [lane.match for lane in delete_lanes(sk, wire.device, match, ingress)]
     finally:
         sk.close()
 
