@@ -87,6 +87,7 @@ class Stage:
 
 def measure(stage: Stage, change: Change) -> Seen:
     """Clients while something changes and is undone."""
+    stage.start(stage.backends)  # an earlier measurement that failed may have left some stopped
     fresh(change.scheduler, even(stage.backends))
     match = Match(ip_proto="tcp", dst_ip=VIP, dst_port=PORT, tcp_syn=change.hold == SYNS)
     lane = PlugLane("client", match, ingress=True, netns="router")

@@ -192,8 +192,8 @@ def rows() -> dict[tuple[str, str], dict[str, Way]]:
     found = {
         ("M1", "`haproxy -sf`"): ways(reloaded, ALONE, MIGRATES, HELD, **many),
         ("M2", "`haproxy -x SOCKET -sf`: hands its sockets over"): ways(partial(Reloaded, hand_over), ALONE),
-        ("M3", "a full accept queue, closed at once"): ways(now, ALONE, MIGRATES, HELD, AWAITED),
-        ("M4", "a full accept queue, answered before it is closed"): ways(drain, ALONE, MIGRATES, HELD),
+        ("M3", "connections in the accept queue, which is closed at once"): ways(now, ALONE, MIGRATES, HELD, AWAITED),
+        ("M4", "connections in the accept queue, answered before it is closed"): ways(drain, ALONE, MIGRATES, HELD),
         ("M5", "haproxy stops, then starts"): ways(stopped, MIGRATES, HELD, AWAITED),
         ("M6", "the only listener closes, another one comes later"): ways(
             partial(Queueing, "drain", gap=GAP), MIGRATES, HELD

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from net import PORT, VIP, enter, inside
 
-ETH_P_IP, SO_RCVBUFFORCE = 0x0800, 33
+ETH_P_ALL, ETH_P_IP, SO_RCVBUFFORCE = 0x0003, 0x0800, 33
 
 
 class Packet(NamedTuple):
@@ -28,10 +28,10 @@ class Packet(NamedTuple):
 
 
 class Watch:
-    """The IPv4 packets that arrive at a namespace's eth0 from now on."""
+    """The IPv4 packets that arrive at a namespace's eth0 from now on, before tc drops or redirects some."""
 
     def __init__(self, place: str) -> None:
-        self._sock = inside(place, socket.socket, socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
+        self._sock = inside(place, socket.socket, socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
         self._sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         self._sock.setblocking(False)
 
@@ -40,8 +40,8 @@ class Watch:
         found = []
         with suppress(BlockingIOError):
             while True:
-                data, (device, _, kind, *_) = self._sock.recvfrom(65535)
-                if device == "eth0" and kind != socket.PACKET_OUTGOING:
+                data, (device, protocol, kind, *_) = self._sock.recvfrom(65535)
+                if (device, protocol) == ("eth0", ETH_P_IP) and kind != socket.PACKET_OUTGOING:
                     found.append(packet(data))
         return found
 

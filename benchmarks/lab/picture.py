@@ -20,12 +20,16 @@ CELL = 0.21  # inches for a way
 
 
 def draw(file: Path) -> None:
-    """Draw the rows in which connections were lost, and all the ways of those."""
+    """Draw the rows in which a run lost 1 % or more, and all the ways of those."""
     rows: dict[tuple[str, str], list[tuple[str, list[list[Line]]]]] = {}
     for scenario in SCENARIOS:
         for row, what, way, runs in ways(scenario):
             rows.setdefault((row, what), []).append((way, runs))
-    shown = {key: found for key, found in rows.items() if any(losses(run) for _, runs in found for run in runs)}
+    shown = {
+        key: found
+        for key, found in rows.items()
+        if any(max(losses(run), default=0) >= 1 for _, runs in found for run in runs)
+    }
     if not shown:
         return
     heights = [len(found) + 1.6 for found in shown.values()]
@@ -33,7 +37,10 @@ def draw(file: Path) -> None:
     figure, axes = pyplot.subplots(len(shown), 1, gridspec_kw={"height_ratios": heights}, **shape)
     for panel, ((row, what), found) in zip(axes[:, 0], shown.items()):
         fill(panel, f"{row}  {what}", found)
-    axes[-1][0].set_xlabel("lost, % of those counted in a run (symmetric logarithmic scale)", fontsize=8)
+    axes[-1][0].set_xlabel(
+        "lost, % of those counted in a run; a point is a run, a line ends at the median (logarithmic above 1 %)",
+        fontsize=8,
+    )
     handles = [pyplot.Line2D([], [], color=colour, marker="o", markersize=3) for colour in COLOURS]
     figure.legend(handles, KERNELS.values(), loc="upper right", fontsize=8, ncols=2, frameon=False)
     figure.tight_layout(h_pad=0.3)

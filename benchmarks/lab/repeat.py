@@ -82,27 +82,27 @@ def some(cases: list[Case], ways: dict[str, list[str]]) -> list[Case]:
 
 
 def measure(cases: list[Case], file: Path, repetitions: int, deadline: float) -> int:
-    """Make the measurements that the file lacks, until the deadline; how many of them failed."""
+    """Make the measurements that the file lacks, until the deadline; how many are still missing then."""
     done = {(line.row, line.what, line.way, line.repetition) for line in read(file)}
     missing = [one for one in turns(cases, repetitions) if (one[1].row, one[1].what, one[2], one[0]) not in done]
-    where_, failed, in_a_row = where(), 0, 0
+    where_, made, in_a_row = where(), 0, 0
     with open(file, "a") as out:
         if out.tell():
             out.write("\n")  # in case the last line was cut off
-        for made, (number, case, way) in enumerate(missing):
+        for number, case, way in missing:
             if time.monotonic() > deadline:
-                print(f"the time is over: {len(missing) - made} of {len(missing)} measurements are missing")
+                print("the time is over")
                 break
             begun = time.monotonic()
             try:
                 seen = case.ways[way]()
             except Exception:
                 traceback.print_exc()
-                failed, in_a_row = failed + 1, in_a_row + 1
+                in_a_row += 1
                 if in_a_row == BROKEN:
                     break
                 continue
-            in_a_row = 0
+            made, in_a_row = made + 1, 0
             lost = dict(seen.lost)
             line = Line(case.row, case.what, case.unit, way, number, seen.counted, lost, seen.figures, where_)
             out.write(json.dumps(line._asdict()) + "\n")
@@ -111,7 +111,7 @@ def measure(cases: list[Case], file: Path, repetitions: int, deadline: float) ->
             words = ", ".join(f"{count} {how}" for how, count in lost.items()) or "0"
             took = time.monotonic() - begun
             print(f"{took:5.1f} s  {case.row} {way}: lost {words} of {seen.counted}; {told}", flush=True)
-    return failed
+    return len(missing) - made
 
 
 def program(scenario: Callable[[bool], AbstractContextManager[list[Case]]]) -> None:
@@ -127,9 +127,11 @@ def program(scenario: Callable[[bool], AbstractContextManager[list[Case]]]) -> N
     deadline = time.monotonic() + options.seconds - MARGIN
     with scenario(options.short) as cases:
         chosen = [case for case in cases if re.fullmatch(options.rows or ".*", case.row)]
-        failed = measure(chosen, options.file, 1 if options.short else options.repetitions, deadline)
-    if failed:
-        parser.exit(1, f"{failed} measurements failed\n")
+        if not chosen:
+            parser.error(f"no row has a name like {options.rows!r}")
+        missing = measure(chosen, options.file, 1 if options.short else options.repetitions, deadline)
+    if missing:
+        parser.exit(1, f"{missing} measurements are missing\n")
 
 
 def where() -> str:

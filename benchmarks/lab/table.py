@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""README.md's tables, made of what was measured: a table for each scenario, a line for each way."""
+"""The tables, made of what was measured: a table for each scenario, a line for each way."""
 
 from __future__ import annotations
 
@@ -69,13 +69,22 @@ def table(scenario: str) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in text]
 
 
-def write(readme: Path) -> None:
-    """Put the tables between README.md's marks."""
+def not_measured() -> list[str]:
+    """The scenarios of which build/lab has no measurement, with the kernel."""
+    return [f"{name} on {KERNELS[one]}" for name in SCENARIOS for one in KERNELS if not read(file_of(name, one))]
+
+
+def page() -> str:
+    """All the tables, and where they were measured."""
     parts, where = [], set()
     for scenario in SCENARIOS:
         parts += [f"### {scenario.capitalize()}", "", *table(scenario), ""]
         where |= {line.where for kernel in KERNELS for line in read(file_of(scenario, kernel))}
-    parts += [f"{one}." for one in sorted(where)]
+    return "\n".join([*parts, *(f"{one}." for one in sorted(where))])
+
+
+def write(readme: Path) -> None:
+    """Put the tables between README.md's marks."""
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n" + "\n".join(parts) + f"\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n{page()}\n{END}{after}")

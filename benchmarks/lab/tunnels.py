@@ -67,10 +67,12 @@ def prepare(backends: list[str], way: Way) -> None:
         settings(name, vs__sloppy_tcp=way.sloppy)
 
 
-def upload(between: Callable[[], None]) -> list[str]:
-    """Send SIZE bytes by each of some connections; how each ended. ``between`` is called at half of the bytes."""
+def upload(between: Callable[[], None]) -> dict[int, str]:
+    """Send SIZE bytes by each of some connections; how each ended, by the client's port. ``between`` is called at half
+    of the bytes."""
     ended: dict[socket.socket, str] = {}
     sockets = [connect() for _ in range(UPLOADS)]
+    ports = [sock.getsockname()[1] for sock in sockets]
 
     def each(call: Callable[[socket.socket], None]) -> None:
         for sock in sockets:
@@ -96,7 +98,7 @@ def upload(between: Callable[[], None]) -> list[str]:
     each(second_half)
     for sock in sockets:
         reset(sock)  # what one that timed out sent later would teach the client the path's MTU
-    return [ended.get(sock, "ok") for sock in sockets]
+    return {port: ended.get(sock, "ok") for port, sock in zip(ports, sockets)}
 
 
 def give_up_d1() -> None:
@@ -118,24 +120,34 @@ def no_icmp() -> Iterator[None]:
 def measure(backends: list[str], way: Way) -> Seen:
     prepare(backends, way)
     watches = {place: Watch(place) for place in (*DIRECTORS, *backends, "client")}
+    its: set[int] = set()
+
+    def at_half() -> None:
+        its.update(connections_of("d1"))
+        if way.killed:
+            give_up_d1()
+
     try:
         with no_icmp() if not way.told else nullcontext():
-            ended = Counter(upload(give_up_d1 if way.killed else lambda: None))
+            ended = upload(at_half)
+        seen = {place: watch.packets() for place, watch in watches.items()}
     finally:
         part_by_gre()
-    seen = {place: watch.packets() for place, watch in watches.items()}
     largest = {place: max((one.length for one in packets), default=0) for place, packets in seen.items()}
     figures = {
-        "connections through d1": len(connections_of("d1")),
+        "connections through d1": len(its),
         "largest packet at a director, bytes": max(largest[name] for name in DIRECTORS),
         "largest packet at a backend, bytes": max(largest[name] for name in backends),
         "fragments at a backend": sum(one.fragment for name in backends for one in seen[name]),
-        "ICMP to the client": sum(one.protocol == socket.IPPROTO_ICMP for one in seen["client"]),
+        "ICMP sent to the client": sum(one.protocol == socket.IPPROTO_ICMP for one in seen["client"]),
     }
     for watch in watches.values():
         watch.close()
-    del ended["ok"]
-    return Seen(UPLOADS, dict(ended), figures)
+    counted = its if way.killed else set(ended)
+    others = [port for port in ended if port not in counted]
+    if others:
+        figures["lost through d2"] = sum(ended[port] != "ok" for port in others)
+    return Seen(len(counted), dict(Counter(ended[port] for port in counted if ended[port] != "ok")), figures)
 
 
 @contextmanager

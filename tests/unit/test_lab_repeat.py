@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from lab import repeat, table
@@ -64,14 +69,14 @@ def test_a_later_run_makes_what_is_missing(scenario: Scenario, tmp_path: Path) -
 
 
 def test_none_begins_after_the_deadline(scenario: Scenario, tmp_path: Path) -> None:
-    """When the time is over, no measurement begins, and the file has those that were made."""
-    scenario.run(tmp_path / "found", 1, 0.0)
+    """When the time is over, no measurement begins; how many are missing is said."""
+    assert scenario.run(tmp_path / "found", 1, 0.0) == 2
     assert scenario.made == []
     assert repeat.read(tmp_path / "found") == []
 
 
 def test_one_that_fails_leaves_the_others(scenario: Scenario, tmp_path: Path) -> None:
-    """A measurement that fails is counted and left out; the others are made."""
+    """A measurement that fails is missing; the others are made."""
     scenario.fails.add("a")
     assert scenario.run(tmp_path / "found", 2) == 2
     assert [line.way for line in repeat.read(tmp_path / "found")] == ["b", "b"]
@@ -80,11 +85,59 @@ def test_one_that_fails_leaves_the_others(scenario: Scenario, tmp_path: Path) ->
 def test_it_ends_when_all_fail(scenario: Scenario, tmp_path: Path) -> None:
     """Where every measurement fails, the others are not tried."""
     scenario.fails |= {"a", "b"}
-    assert scenario.run(tmp_path / "found", 9) == repeat.BROKEN == len(scenario.made)
+    assert scenario.run(tmp_path / "found", 9) == 18
+    assert len(scenario.made) == repeat.BROKEN
 
 
-def run_of(lost: dict[str, int], counted: int = 100) -> Line:
-    return Line("X1", "something", "connections", "a", 0, counted, lost, {}, "here")
+@pytest.fixture
+def lab_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """benchmarks/lab/run, whose results and pages are in a directory of their own."""
+    path = str(ROOT / "benchmarks/lab/run")
+    loader = SourceFileLoader("lab_run", path)
+    module = module_from_spec(spec_from_loader("lab_run", loader))
+    loader.exec_module(module)
+    monkeypatch.setattr(module.table, "RESULTS", tmp_path)
+    monkeypatch.setattr(module, "PROJECT", tmp_path)
+    monkeypatch.setattr(module, "LAB", tmp_path)
+    (tmp_path / "README.md").write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    return module
+
+
+def test_rows_are_measured_afresh(lab_run: ModuleType, tmp_path: Path) -> None:
+    """--afresh with --rows forgets these rows, and keeps the others."""
+    file = tmp_path / "found"
+    file.write_text("".join(json.dumps(run_of({}, row=row)._asdict()) + "\n" for row in ("X1", "X10", "X2")))
+    lab_run.forget(file, "X1")
+    assert [line.row for line in repeat.read(file)] == ["X10", "X2"]
+    lab_run.forget(file, "")
+    assert repeat.read(file) == []
+
+
+def test_the_page_keeps_its_tables_until_all_is_measured(
+    lab_run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README.md has both kernels and all scenarios: what was measured of some is shown elsewhere."""
+    drawn: list[Path] = []
+    monkeypatch.setitem(sys.modules, "picture", SimpleNamespace(draw=drawn.append))
+    for kernel in table.KERNELS:
+        (tmp_path / kernel).mkdir()
+        for scenario in table.SCENARIOS:
+            lab_run.show()
+            assert "\nold\n" in (tmp_path / "README.md").read_text()
+            assert f"{table.SCENARIOS[-1]} on two processors" in capsys.readouterr().out
+            (tmp_path / kernel / f"{scenario}.jsonl").write_text(json.dumps(run_of({"reset": 7})._asdict()))
+    lab_run.show()
+    text = (tmp_path / "README.md").read_text()
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "| a | 7 reset of 100; 1 run | 7 reset of 100; 1 run |" in text
+    assert len(drawn) == 1
+    assert "7 reset" in (tmp_path / "tables.md").read_text()
+
+
+def run_of(lost: dict[str, int], counted: int = 100, row: str = "X1") -> Line:
+    return Line(row, "something", "connections", "a", 0, counted, lost, {}, "here")
 
 
 def test_the_table_says_median_range_and_runs() -> None:
