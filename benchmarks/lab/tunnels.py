@@ -143,6 +143,8 @@ def measure(backends: list[str], way: Way) -> Seen:
     }
     for watch in watches.values():
         watch.close()
+    if way.killed and not its:
+        raise RuntimeError("chance gave d1 no upload: it is killed for nothing")
     counted = its if way.killed else set(ended)
     others = [port for port in ended if port not in counted]
     if others:
