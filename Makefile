@@ -12,7 +12,8 @@ export PYTHON
 TESTED = $(PY) tools/tested build/$@.xml
 PYTEST = $(PY) -m pytest --junitxml=build/$@.xml
 
-# `make test` makes these, one on each processor. The kernel tests are divided between three test kernels.
+# `make test` makes these, three at a time: the kernel tests are divided between three test kernels, and the others are run
+# when the third has ended.
 THIRDS := kernel-test-1of3 kernel-test-2of3 kernel-test-3of3
 PARTS := lint types $(THIRDS) unit parity
 REPORTS := $(THIRDS) unit parity

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -109,20 +108,6 @@ def parts(tmp_path: Path, makefile: str, *words: str) -> tuple[int, str]:
     return run(TOOLS / "parts", *words, cwd=tmp_path)
 
 
-@pytest.fixture
-def processors() -> Iterator[list[int]]:
-    """Every processor of this machine, two or more; this process may use all of them."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    usable = sorted(os.sched_getaffinity(0))
-    try:
-        if len(usable) < 2:
-            pytest.skip("this machine has one processor")
-        yield usable
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def test_parts_that_end_well(tmp_path: Path) -> None:
     """Each line has the name of its target before it."""
     status, words = parts(tmp_path, "one two three:\n\t@echo this is $@\n", "one", "two", "three")
@@ -131,13 +116,11 @@ def test_parts_that_end_well(tmp_path: Path) -> None:
         assert f"{name}: this is {name}\n" in words
 
 
-@pytest.mark.usefixtures("processors")
 def test_the_first_broken_part_ends_all(tmp_path: Path) -> None:
-    """The other one is ended, no further one is begun, and what the broken one printed comes last."""
-    makefile = "slow:\n\t@echo begun; sleep 60\nbad:\n\t@echo the reason; false\nnext:\n\t@echo never\n"
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    """The others are ended, no further one is begun, and what the broken one printed comes last."""
+    makefile = "slow one:\n\t@echo begun; sleep 60\nbad:\n\t@echo the reason; false\nnext:\n\t@echo never\n"
     begun = time.monotonic()
-    status, words = parts(tmp_path, makefile, "slow", "bad", "next")
+    status, words = parts(tmp_path, makefile, "--at-a-time", "3", "slow", "one", "bad", "next")
     assert status == 1
     assert time.monotonic() - begun < 30
     assert "never" not in words
@@ -146,20 +129,16 @@ def test_the_first_broken_part_ends_all(tmp_path: Path) -> None:
     assert last.endswith("---- bad failed with status 2\n")
 
 
-def test_parts_at_the_same_time(tmp_path: Path, processors: list[int]) -> None:
-    """As many parts are made at a time as there are processors, each on one of its own."""
-    makefile = (
-        "one two:\n\t@touch $@; until test -e one -a -e two; do sleep 0.1; done; grep Cpus_al.*list /proc/self/status"
-    )
-    status, words = parts(tmp_path, f"{makefile}\n", "one", "two")
-    assert status == 0
-    assert all(f"Cpus_allowed_list:\t{number}\n" in words for number in processors[:2])
-
-
-def test_one_part_at_a_time(tmp_path: Path, processors: list[int]) -> None:
+def test_one_part_at_a_time(tmp_path: Path) -> None:
     """On a single processor, a part begins when the one before has ended."""
-    os.sched_setaffinity(0, processors[:1])
-    assert parts(tmp_path, "one two:\n\t@! test -e on; touch on; sleep 0.3; rm on\n", "one", "two")[0] == 0
+    makefile = "one two:\n\t@! test -e on; touch on; sleep 0.3; rm on\n"
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(usable)})
+    try:
+        assert parts(tmp_path, makefile, "one", "two")[0] == 0
+    finally:
+        os.sched_setaffinity(0, usable)
+    assert parts(tmp_path, makefile, "--at-a-time", "2", "one", "two")[0] == 1
 
 
 def test_a_part_that_hangs(tmp_path: Path) -> None:
