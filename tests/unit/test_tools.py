@@ -129,6 +129,15 @@ def test_the_first_broken_part_ends_all(tmp_path: Path) -> None:
     assert last.endswith("---- bad failed with status 2\n")
 
 
+def test_what_a_part_has_started_may_clean_up(tmp_path: Path) -> None:
+    """When the parts are ended, a process that make has not started itself gets the time to end what it has started."""
+    cleans = "trap 'sleep 1; touch cleaned; exit' TERM; touch there; while :; do sleep 0.1; done"
+    (tmp_path / "cleans").write_text(f"#!/bin/sh\n{cleans}\n")
+    makefile = "slow:\n\t@sh -c 'sh cleans & wait'\nbad:\n\t@until test -e there; do sleep 0.1; done; false\n"
+    assert parts(tmp_path, makefile, "--at-a-time", "2", "slow", "bad")[0] == 1
+    assert (tmp_path / "cleaned").exists()
+
+
 def test_one_part_at_a_time(tmp_path: Path) -> None:
     """On a single processor, a part begins when the one before has ended."""
     makefile = "one two:\n\t@! test -e on; touch on; sleep 0.3; rm on\n"
