@@ -63,6 +63,22 @@ class Flow:
         self.sent += count
         return numbers
 
+    def begin(self) -> None:
+        """Send until packets arrive, and wait for the last one."""
+        numbers: list[int] = []
+
+        def one_arrives() -> bool:
+            self.send(1)
+            numbers.extend(self.arrived())
+            return bool(numbers)
+
+        def the_last_has() -> bool:
+            numbers.extend(self.arrived())
+            return numbers[-1] == self.sent - 1
+
+        eventually(one_arrives, "packets arrive at all")
+        eventually(the_last_has, "the last one arrives")
+
     def arrived(self) -> list[int]:
         """The numbers of the packets that have arrived since this was last asked."""
         numbers = []
@@ -154,12 +170,10 @@ class Road:
         self.leaving = Flow(self.near, self.far, far)
         self.arriving = self.leaving if kind == "lo" else Flow(self.far, self.near, near)
         for flow in (self.leaving, self.arriving):  # neighbours are found out before anything is counted
-            eventually(lambda flow=flow: flow.send(1) and flow.arrived(), "packets arrive at all")
-            flow.arrived()
+            flow.begin()
         for netns in (self.near, self.far):  # and stay known: ARP would ask again, and be counted
             for known in netns.neighbours():
                 netns.ip(f"neigh change {known['dst']} dev {known['dev']} nud permanent")
-        eventually(lambda: not self.leaving.arrived() and not self.arriving.arrived(), "all of them have")
 
     def flow(self, ingress: bool) -> Flow:
         return self.arriving if ingress else self.leaving
