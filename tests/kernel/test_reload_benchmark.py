@@ -50,8 +50,8 @@ def lost(directory: Path) -> dict[str, int]:
 
 def test_a_handover_loses_no_connection(tmp_path: Path) -> None:
     """The short form ends well: every reload takes place, and 'libnlplug hold --handover' loses none of the
-    connections, with a busy haproxy, and with a server that closes a full queue."""
-    rows = ["haproxy:handover:busy", "slow-at-once:handover:quiet"]
+    connections, with haproxy, quiet and busy, and with a server that closes a full queue."""
+    rows = ["haproxy:handover:quiet", "haproxy:handover:busy", "slow-at-once:handover:quiet"]
     done = short(tmp_path / "results", *rows)
     assert done.returncode == 0, done.stdout + done.stderr
     held = [
