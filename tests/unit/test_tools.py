@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netlab import unable
+from tests.support.netlab import eventually, unable
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
@@ -97,6 +97,17 @@ def test_a_failure_that_the_status_hides(tmp_path: Path) -> None:
 def test_a_guest_that_ends_badly(tmp_path: Path, command: str, status: int) -> None:
     """A test kernel that panics, goes away without a word, or hangs, is a failure with a status of its own."""
     assert run_tested(tmp_path, *guest("--timeout", "12", "--", "sh", "-c", command))[0] == status
+
+
+def test_who_ends_it_ends_the_command(tmp_path: Path) -> None:
+    """SIGTERM is handed on, and the command has its time to clean up."""
+    script = "trap 'sleep 1; touch cleaned; exit 3' TERM; touch there; while :; do sleep 0.1; done"
+    argv = [sys.executable, str(TOOLS / "tested"), "build/report.xml", "sh", "-c", script]
+    process = subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    eventually((tmp_path / "there").exists, "the command runs", within=20)
+    process.terminate()
+    assert process.wait(20) == 3
+    assert (tmp_path / "cleaned").exists()
 
 
 # -- tools/parts
