@@ -7,6 +7,7 @@ REAL_KERNEL := tools/testkernel/with-plug
 TWO_PROCESSORS := tools/testkernel/run --kernel debian --timeout
 SOURCES := setup.py pyproject.toml build_ffi.py $(wildcard vendor_headers/* libnlplug/*/*.[ch])
 export PYTHON
+export PYTHONDONTWRITEBYTECODE =  # each test kernel would compile the same again
 
 # pytest, believed only with its report
 TESTED = $(PY) tools/tested build/$@.xml
@@ -37,6 +38,7 @@ demo: .venv/built | for-demo ## the main job: hold the packets of a running ping
 
 test: .venv/test | for-test ## everything; stops at the first part that fails
 	@$(PY) -m compileall -q libnlplug tests benchmarks examples
+	@$(PY) -m pytest --collect-only -q >/dev/null  # which pytest compiles in its own way
 	@$(PY) tools/parts $(PARTS)
 	@$(PY) tools/summary $(REPORTS:%=build/%.xml)
 

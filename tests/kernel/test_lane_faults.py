@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -15,10 +16,8 @@ from libnlplug import Match, NetlinkError, PlugLane, PlugUnavailable
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child
 from tests.support.lane import UDP, Road, Sight, marks, roots, veth
-from tests.support.netlab import eventually, need_guest
+from tests.support.netlab import AUTOLOAD, eventually, need_guest
 
-AUTOLOAD = Path("/proc/sys/kernel/modprobe")
-LOADER = AUTOLOAD.read_text().strip()
 WORDS = ("execute", "execute_all", "ask")  # every request of a RouteSocket goes through one of these
 QUESTIONS = ("find", "list", "read")
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
@@ -173,6 +172,12 @@ def test_moments_are_told_apart() -> None:
     assert (seen, trap.count) == ([2], 3)
 
 
+@functools.cache
+def usual_loader() -> str:
+    """The program by which the test kernel loads modules, as it is before a test changes that."""
+    return AUTOLOAD.read_text().strip()
+
+
 MODULES = {
     "ifb": "cannot make the ifb plug.*; the kernel has no ifb: try 'modprobe ifb numifbs=0', .*CONFIG_IFB",
     "sch_plug": "the kernel has no sch_plug: try 'modprobe sch_plug', .*CONFIG_NET_SCH_PLUG",
@@ -197,17 +202,18 @@ def without(request: pytest.FixtureRequest):
     # A clsact qdisc that a lane added stays; what was held on this kernel's own lo is no test's to tidy up.
     subprocess.run(["tc", "qdisc", "del", "dev", "lo", "clsact"], stderr=subprocess.DEVNULL)
     eventually(remove, f"nothing uses {module} any more", within=20)
+    loader = usual_loader()
     AUTOLOAD.write_text("\n")
     yield module
-    AUTOLOAD.write_text(LOADER)
-    subprocess.run([LOADER, module], check=True)
+    AUTOLOAD.write_text(loader)
+    subprocess.run([loader, module], check=True)
 
 
 @pytest.mark.parametrize("without", ["ifb"], indirect=True)
 def test_ifb_is_loaded_without_links_of_its_own(road: Road, without: str, tmp_path: Path) -> None:
     """The first lane loads ifb with none of the links that the module makes when the kernel loads it by itself."""
     asked, loader = tmp_path / "asked", tmp_path / "modprobe"
-    loader.write_text(f'#!/bin/sh\necho "$*" >>{asked}\nexec {LOADER} "$@"\n')
+    loader.write_text(f'#!/bin/sh\necho "$*" >>{asked}\nexec {usual_loader()} "$@"\n')
     loader.chmod(0o755)
     AUTOLOAD.write_text(f"{loader}\n")
     PlugLane(road.device, UDP, netns=road.near).close()

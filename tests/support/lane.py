@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -68,16 +69,17 @@ class Flow:
 
         def one_arrives() -> bool:
             (number,), deadline = self.send(1), time.monotonic() + 0.5
-            while time.monotonic() < deadline:
-                if number in self.arrived():
+            while (left := deadline - time.monotonic()) > 0:
+                if number in self.arrived(within=left):
                     return True
             return False
 
         eventually(one_arrives, "packets arrive at all")
 
-    def arrived(self) -> list[int]:
-        """The numbers of the packets that have arrived since this was last asked."""
+    def arrived(self, within: float = 0) -> list[int]:
+        """The numbers of the packets that have arrived since this was last asked; it waits so long for the first."""
         numbers = []
+        select.select([self._sink], [], [], within)
         with suppress(BlockingIOError):
             while True:
                 numbers.append(struct.unpack_from("!I", self._sink.recv(2048))[0])
@@ -87,8 +89,8 @@ class Flow:
         """Wait until these packets have arrived; exactly these, ordered()."""
         got: list[int] = []
         deadline = time.monotonic() + 5
-        while len(got) < len(numbers) and time.monotonic() < deadline:
-            got += self.arrived()
+        while len(got) < len(numbers) and (left := deadline - time.monotonic()) > 0:
+            got += self.arrived(within=left)
         got += self.arrived()
         missing, others = sorted(set(numbers) - set(got)), sorted(set(got) - set(numbers))
         assert not missing, f"{len(missing)} packets are missing of {len(numbers)}: {missing[:20]}"

@@ -90,13 +90,41 @@ def test_a_failure_that_the_status_hides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "status"),
-    [("echo c >/proc/sysrq-trigger", 125), ("echo o >/proc/sysrq-trigger; sleep 60", 125), ("sleep 60", 124)],
+    ("command", "limit", "status"),
+    [
+        ("echo c >/proc/sysrq-trigger", "60", 125),
+        ("echo o >/proc/sysrq-trigger; sleep 60", "60", 125),
+        ("sleep 60", "5", 124),
+    ],
     ids=["panics", "goes away", "hangs"],
 )
-def test_a_guest_that_ends_badly(tmp_path: Path, command: str, status: int) -> None:
+def test_a_guest_that_ends_badly(tmp_path: Path, command: str, limit: str, status: int) -> None:
     """A test kernel that panics, goes away without a word, or hangs, is a failure with a status of its own."""
-    assert run_tested(tmp_path, *guest("--timeout", "12", "--", "sh", "-c", command))[0] == status
+    assert run_tested(tmp_path, *guest("--timeout", limit, "--", "sh", "-c", command))[0] == status
+
+
+@pytest.mark.parametrize(("panics", "status"), [(1, 0), (9, 125)], ids=["once", "always"])
+def test_a_guest_that_panics_at_its_start(tmp_path: Path, panics: int, status: int) -> None:
+    """It is started once more, and a line says so; only where the command had not begun."""
+    kernel = tmp_path / "bin/linux"
+    kernel.parent.mkdir()
+    panic = "echo 'Kernel panic - not syncing: in a test'; exit 1"
+    kernel.write_text(
+        f"#!/bin/sh\necho >>{tmp_path}/starts\n[ $(wc -l <{tmp_path}/starts) -gt {panics} ] || {{ {panic}; }}\n"
+    )
+    with kernel.open("a") as script:
+        script.write('exec linux.uml "$@"\n')
+    kernel.chmod(0o755)
+    argv = guest("--kernel", str(kernel), "--", "true")
+    (tmp_path / "lib/uml").mkdir(parents=True)
+    modules = Path(str(shutil.which("linux.uml"))).resolve().parents[1] / "lib/uml/modules"
+    (tmp_path / "lib/uml/modules").symlink_to(modules)
+    got, words = run(*argv, cwd=tmp_path)
+    assert got == status
+    first, *rest = words.splitlines()
+    said = "tools/testkernel/run: the guest failed: Kernel panic - not syncing: in a test"
+    assert first == f"{said}; it is started again"
+    assert rest == ([said] if status else [])
 
 
 def test_who_ends_it_ends_the_command(tmp_path: Path) -> None:

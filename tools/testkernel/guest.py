@@ -3,7 +3,7 @@
 
 What goes between this process and the guest:
 
-  a directory, removed afterwards  -> /run/job       init and command are read from it, status is written to it
+  a directory, removed afterwards  -> /run/job       init reads its command there, writes begun and status
   a pipe, copied to our output     <- a serial line  COMMAND's output
   a file in that directory         <- the console    kernel messages; init's, where it fails
 """
@@ -35,6 +35,10 @@ class GuestFailed(Exception):
     """The guest gave no status for COMMAND."""
 
     status = 125
+
+
+class PanickedAtStart(GuestFailed):
+    """Its kernel panicked before COMMAND began."""
 
 
 class TimedOut(GuestFailed):
@@ -193,6 +197,7 @@ def read_status(job: Path, ended: int) -> int:
     for sign in ("testkernel: ", "Kernel panic"):
         for line in messages:
             if line.startswith(sign):
-                raise GuestFailed(f"the guest failed: {line}")
+                at_start = sign == "Kernel panic" and not (job / "begun").exists()
+                raise (PanickedAtStart if at_start else GuestFailed)(f"the guest failed: {line}")
     how = f"was killed by signal {-ended}" if ended < 0 else "ended"
     raise GuestFailed(f"the guest {how} without a status; its last message: {messages[-1] if messages else 'none'}")
