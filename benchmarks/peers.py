@@ -69,24 +69,30 @@ def worker(script: str, *argv: object, into: str = "") -> Program:
 
 def run(*argv: object, ok: tuple[int, ...] = (0,), environment: dict[str, str] | None = None) -> float:
     """Seconds that a process takes from its start to its end. Its output goes nowhere."""
+    program = _found(argv[0])
     begun = time.perf_counter()
-    _usage(argv, ok, environment)
+    _usage(program, argv, ok, environment)
     return time.perf_counter() - begun
 
 
 def processor_time(*argv: object) -> float:
     """Seconds of processor time that a process takes: what else the host does in the meantime is not in them."""
-    usage = _usage(argv)
+    usage = _usage(_found(argv[0]), argv)
     return usage.ru_utime + usage.ru_stime
 
 
+def _found(name: object) -> str:
+    """A program's path: looking for it is no part of what it costs."""
+    program = shutil.which(str(name))
+    if program is None:
+        raise Missing(f"{name} is not installed")
+    return program
+
+
 def _usage(
-    argv: tuple[object, ...], ok: tuple[int, ...] = (0,), environment: dict[str, str] | None = None
+    program: str, argv: tuple[object, ...], ok: tuple[int, ...] = (0,), environment: dict[str, str] | None = None
 ) -> resource.struct_rusage:
     words = [str(word) for word in argv]
-    program = shutil.which(words[0])
-    if program is None:
-        raise Missing(f"{words[0]} is not installed")
     nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
     pid = os.posix_spawn(program, words, os.environ | (environment or {}), file_actions=nowhere)
     _pid, ended, usage = os.wait4(pid, 0)
