@@ -54,6 +54,8 @@ class Flow:
         self._source = source.run(_udp_socket, family, by)
         self._sink = sink.run(_udp_socket, family, at)
         self._sink.bind(self._to)
+        self._poll = select.poll()
+        self._poll.register(self._sink, select.POLLIN)
         self.sent = 0
 
     def send(self, count: int = 5) -> list[int]:
@@ -79,7 +81,7 @@ class Flow:
     def arrived(self, within: float = 0) -> list[int]:
         """The numbers of the packets that have arrived since this was last asked; it waits so long for the first."""
         numbers = []
-        select.select([self._sink], [], [], within)
+        self._poll.poll(1000 * within)
         with suppress(BlockingIOError):
             while True:
                 numbers.append(struct.unpack_from("!I", self._sink.recv(2048))[0])

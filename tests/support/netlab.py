@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the tests stand on: network namespaces and links of their own, numbered packets, and a second witness.
 
-A namespace made here has no name and no mount: it is an open file, so nothing is left behind however a test ends, and
-the machine's own links are never touched.
+A namespace made here has no name and no mount: it is an open file, entered by short-lived threads (setns is per
+thread), so nothing is left behind however a test ends, and the machine's own links are never touched.
 """
 
 from __future__ import annotations
@@ -196,13 +196,13 @@ class Netns:
         return f"/proc/{os.getpid()}/fd/{self.fileno()}"
 
     def run(self, call, *args, **named):
-        """The call's result inside the namespace, which the calling thread visits."""
-        with open("/proc/thread-self/ns/net") as home:
+        """The call's result inside the namespace."""
+
+        def visit():
             setns(self.fileno())
-            try:
-                return call(*args, **named)
-            finally:
-                setns(home.fileno())
+            return call(*args, **named)
+
+        return in_thread(visit)
 
     def command(self, *argv: str) -> str:
         """What a command prints that runs inside the namespace."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,14 @@ def test_a_test_that_ends_the_process(tmp_path: Path) -> None:
     assert "build/report.xml was not written: pytest did not come to its end" in words
 
 
+def test_a_test_that_ends_the_run(tmp_path: Path) -> None:
+    """pytest.exit() with status 0 in a test is no success either: the tests after it did not run."""
+    ends = "import pytest\ndef test_it():\n    pass\ndef test_that():\n    pytest.exit('enough', returncode=0)\n"
+    status, words = run_tested(tmp_path, *pytest_of(tmp_path, ends))
+    assert status == 1
+    assert "build/report.xml has a test without a name: pytest did not come to its end" in words
+
+
 def test_an_old_report(tmp_path: Path) -> None:
     """A report of an earlier run does not speak for one that wrote none."""
     assert run_tested(tmp_path, *pytest_of(tmp_path, PASSES))[0] == 0
@@ -100,12 +109,13 @@ def test_a_failure_that_the_status_hides(tmp_path: Path) -> None:
 )
 def test_a_guest_that_ends_badly(tmp_path: Path, command: str, limit: str, status: int) -> None:
     """A test kernel that panics, goes away without a word, or hangs, is a failure with a status of its own."""
-    assert run_tested(tmp_path, *guest("--timeout", limit, "--", "sh", "-c", command))[0] == status
+    got, words = run_tested(tmp_path, *guest("--timeout", limit, "--", "sh", "-c", f"echo begun; {command}"))
+    assert (got, words.count("begun\n")) == (status, 1)
 
 
 @pytest.mark.parametrize(("panics", "status"), [(1, 0), (9, 125)], ids=["once", "always"])
 def test_a_guest_that_panics_at_its_start(tmp_path: Path, panics: int, status: int) -> None:
-    """It is started once more, and a line says so; only where the command had not begun."""
+    """It is started once more, and a line says so."""
     kernel = tmp_path / "bin/linux"
     kernel.parent.mkdir()
     panic = "echo 'Kernel panic - not syncing: in a test'; exit 1"
@@ -115,7 +125,7 @@ def test_a_guest_that_panics_at_its_start(tmp_path: Path, panics: int, status: i
     with kernel.open("a") as script:
         script.write('exec linux.uml "$@"\n')
     kernel.chmod(0o755)
-    argv = guest("--kernel", str(kernel), "--", "true")
+    argv = guest("--kernel", str(kernel), "--console", "console", "--", "true")
     (tmp_path / "lib/uml").mkdir(parents=True)
     modules = Path(str(shutil.which("linux.uml"))).resolve().parents[1] / "lib/uml/modules"
     (tmp_path / "lib/uml/modules").symlink_to(modules)
@@ -125,11 +135,13 @@ def test_a_guest_that_panics_at_its_start(tmp_path: Path, panics: int, status: i
     said = "tools/testkernel/run: the guest failed: Kernel panic - not syncing: in a test"
     assert first == f"{said}; it is started again"
     assert rest == ([said] if status else [])
+    assert "in a test" in (tmp_path / "console").read_text()
+    assert (tmp_path / "console.again").exists()
 
 
 def test_who_ends_it_ends_the_command(tmp_path: Path) -> None:
     """SIGTERM is handed on, and the command has its time to clean up."""
-    script = "trap 'sleep 1; touch cleaned; exit 3' TERM; touch there; while :; do sleep 0.1; done"
+    script = "trap 'sleep 1; touch cleaned; exit 3' TERM; touch there; for _ in $(seq 300); do sleep 0.1; done"
     argv = [sys.executable, str(TOOLS / "tested"), "build/report.xml", "sh", "-c", script]
     process = subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.DEVNULL)
     eventually((tmp_path / "there").exists, "the command runs", within=20)
@@ -175,6 +187,23 @@ def test_what_a_part_has_started_may_clean_up(tmp_path: Path) -> None:
     makefile = "slow:\n\t@sh -c 'sh cleans & wait'\nbad:\n\t@until test -e there; do sleep 0.1; done; false\n"
     assert parts(tmp_path, makefile, "--at-a-time", "2", "slow", "bad")[0] == 1
     assert (tmp_path / "cleaned").exists()
+
+
+def test_two_interrupts_end_all_parts(tmp_path: Path) -> None:
+    """The second one does not leave behind what the first one asked to end."""
+    cleans = "trap 'sleep 1; touch $1; exit' TERM; touch $1.there; for _ in $(seq 300); do sleep 0.1; done"
+    (tmp_path / "cleans").write_text(f"{cleans}\n")
+    (tmp_path / "Makefile").write_text("one two:\n\t@sh cleans $@\n")
+    argv = [sys.executable, str(TOOLS / "parts"), "--at-a-time", "2", "one", "two"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    process = subprocess.Popen(argv, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    for name in ("one.there", "two.there"):
+        eventually((tmp_path / name).exists, "the parts run", within=20)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.4)
+    process.wait(30)
+    assert [(tmp_path / name).exists() for name in ("one", "two")] == [True, True]
 
 
 def test_one_part_at_a_time(tmp_path: Path) -> None:
@@ -240,6 +269,17 @@ def test_what_ran_nowhere(tmp_path: Path) -> None:
     )
     (tmp_path / "second.xml").write_text(ONE)
     assert "ran nowhere" not in run(TOOLS / "summary", "first.xml", "second.xml", cwd=tmp_path)[1]
+
+
+def test_what_must_run_somewhere(tmp_path: Path) -> None:
+    """With --all a kernel test that ran nowhere is a failure, and a unit test is not."""
+    skipped = '<testcase classname="tests.{}.test_one" name="test_that"><skipped message="why"/></testcase></testsuite>'
+    for kind, failed in (("kernel", 1), ("unit", 0)):
+        place = tmp_path / kind
+        place.mkdir()
+        first = ONE.replace("</testsuite>", skipped.format(kind))
+        assert summary(place, first=first, second=TWO)[0] == 0
+        assert run(TOOLS / "summary", "--all", "first.xml", "second.xml", cwd=place)[0] == failed
 
 
 # -- tools/mutants
