@@ -113,32 +113,6 @@ def test_a_guest_that_ends_badly(tmp_path: Path, command: str, limit: str, statu
     assert (got, words.count("begun\n")) == (status, 1)
 
 
-@pytest.mark.parametrize(("panics", "status"), [(1, 0), (9, 125)], ids=["once", "always"])
-def test_a_guest_that_panics_at_its_start(tmp_path: Path, panics: int, status: int) -> None:
-    """It is started once more, and a line says so."""
-    kernel = tmp_path / "bin/linux"
-    kernel.parent.mkdir()
-    panic = "echo 'Kernel panic - not syncing: in a test'; exit 1"
-    kernel.write_text(
-        f"#!/bin/sh\necho >>{tmp_path}/starts\n[ $(wc -l <{tmp_path}/starts) -gt {panics} ] || {{ {panic}; }}\n"
-    )
-    with kernel.open("a") as script:
-        script.write('exec linux.uml "$@"\n')
-    kernel.chmod(0o755)
-    argv = guest("--kernel", str(kernel), "--console", "console", "--", "true")
-    (tmp_path / "lib/uml").mkdir(parents=True)
-    modules = Path(str(shutil.which("linux.uml"))).resolve().parents[1] / "lib/uml/modules"
-    (tmp_path / "lib/uml/modules").symlink_to(modules)
-    got, words = run(*argv, cwd=tmp_path)
-    assert got == status
-    first, *rest = words.splitlines()
-    said = "tools/testkernel/run: the guest failed: Kernel panic - not syncing: in a test"
-    assert first == f"{said}; it is started again"
-    assert rest == ([said] if status else [])
-    assert "in a test" in (tmp_path / "console").read_text()
-    assert (tmp_path / "console.again").exists()
-
-
 def test_who_ends_it_ends_the_command(tmp_path: Path) -> None:
     """SIGTERM is handed on, and the command has its time to clean up."""
     script = "trap 'sleep 1; touch cleaned; exit 3' TERM; touch there; for _ in $(seq 300); do sleep 0.1; done"

@@ -3,7 +3,7 @@
 
 What goes between this process and the guest:
 
-  a directory, removed afterwards  -> /run/job       init reads its command there, writes begun and status
+  a directory, removed afterwards  -> /run/job       init and command are read from it, status is written to it
   a pipe, copied to our output     <- a serial line  COMMAND's output
   a file in that directory         <- the console    kernel messages; init's, where it fails
 """
@@ -35,10 +35,6 @@ class GuestFailed(Exception):
     """The guest gave no status for COMMAND."""
 
     status = 125
-
-
-class PanickedAtStart(GuestFailed):
-    """Its kernel panicked before COMMAND began."""
 
 
 class TimedOut(GuestFailed):
@@ -197,7 +193,6 @@ def read_status(job: Path, ended: int) -> int:
     for sign in ("testkernel: ", "Kernel panic"):
         for line in messages:
             if line.startswith(sign):
-                at_start = sign == "Kernel panic" and not (job / "begun").exists()
-                raise (PanickedAtStart if at_start else GuestFailed)(f"the guest failed: {line}")
+                raise GuestFailed(f"the guest failed: {line}")
     how = f"was killed by signal {-ended}" if ended < 0 else "ended"
     raise GuestFailed(f"the guest {how} without a status; its last message: {messages[-1] if messages else 'none'}")
