@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,43 @@ def test_who_ends_it_ends_the_command(tmp_path: Path) -> None:
 
 
 # -- tools/parts
+
+
+def kept_on(starter: int) -> set[int]:
+    """The processors of the host on which the guest of this process runs."""
+    children = Path(f"/proc/{starter}/task/{starter}/children").read_text().split()
+    return os.sched_getaffinity(int(children[0]))
+
+
+def test_a_guest_is_kept_on_a_processor_of_its_own() -> None:
+    """So that its programs do not wake each other from another processor; --pin names one."""
+    words = ("--", "sh", "-c", "echo started; sleep 60")
+    last = max(os.sched_getaffinity(0))
+    started = [subprocess.Popen(guest(*pin, *words), stdout=subprocess.PIPE) for pin in ((), (), ("--pin", str(last)))]
+    try:
+        assert [process.stdout and process.stdout.readline() for process in started] == [b"started\n"] * 3
+        first, second, pinned = (kept_on(process.pid) for process in started)
+    finally:
+        for process in started:
+            process.terminate()
+            process.communicate()
+    assert len(first) == len(second) == 1
+    assert pinned == {last}
+
+
+def test_guests_share_processors_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next guest is kept where fewest are; the place of one that has ended is free again."""
+    monkeypatch.syspath_prepend(TOOLS / "testkernel")
+    module = importlib.import_module("guest")
+    monkeypatch.setattr(module, "PREFIX", f"libnlplug-test-{os.getpid()}-")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {3, 5})
+    with module.kept_processor() as first, module.kept_processor() as second, module.kept_processor() as third:
+        assert (first, second, third) == (3, 5, 3)
+    with module.kept_processor() as again:
+        assert again == 3
+    with ExitStack() as all_places:
+        kept = [all_places.enter_context(module.kept_processor()) for _ in range(17)]
+    assert (kept.count(3), kept.count(5), kept[-1]) == (8, 8, None)
 
 
 def parts(tmp_path: Path, makefile: str, *words: str) -> tuple[int, str]:

@@ -17,6 +17,7 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -115,6 +116,25 @@ def write_job(job: Path, kernel: Kernel, options: argparse.Namespace) -> None:
 def own_directory(options: argparse.Namespace) -> Path | None:
     """The current directory, where it is not in the guest's root file system."""
     return Path.cwd() if options.root != Path("/") and os.getcwd() != "/" else None
+
+
+@contextmanager
+def kept_processor(shared: int = 8) -> Iterator[int | None]:
+    """The host's processor that a guest of one processor is kept on: one that fewest other guests are kept on.
+
+    Its kernel and its programs are processes that wake each other, one at a time. Between two processors of a virtual
+    machine that takes 130 us where it takes 10 on one. Who binds the name of a place has it, for as long as it runs.
+    """
+    for place in range(shared):
+        for processor in sorted(os.sched_getaffinity(0)):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taken:
+                try:
+                    taken.bind(f"\0{PREFIX}processor-{processor}-{place}")
+                except OSError:
+                    continue  # another guest's
+                yield processor
+                return
+    yield None
 
 
 def run_guest(job: Path, command_for: Callable[[int], Command], options: argparse.Namespace) -> int:
