@@ -13,11 +13,11 @@ export PYTHONDONTWRITEBYTECODE =  # empty, whatever the caller has set: else eac
 TESTED = $(PY) tools/tested build/$@.xml
 PYTEST = $(PY) -m pytest --junitxml=build/$@.xml
 
-# `make test` makes these, three at a time: the kernel tests are divided between three test kernels, and the others are run
-# when the third has ended.
-THIRDS := kernel-test-1of3 kernel-test-2of3 kernel-test-3of3
-PARTS := lint types $(THIRDS) unit parity
-REPORTS := $(THIRDS) unit parity
+# `make test` makes these, three at a time: the kernel tests are divided between two test kernels, each kept on a processor
+# of its own, and the other tests take what is left of both.
+HALVES := kernel-test-1of2 kernel-test-2of2
+PARTS := lint types $(HALVES) parity unit
+REPORTS := $(HALVES) unit parity
 
 # What of the kernel tests depends most on a second processor, and what User-Mode Linux lacks.
 SHORT := epochs hold_and_release hold_exclusive hold_ends hold_expiry hold_uncounted threads_and_fork group guard_alone lane_hold
@@ -28,7 +28,7 @@ SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tools/testk
 # ARGS, and the tests $(1) unless ARGS names some
 tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
 
-.PHONY: help demo test lint types unit parity kernel-test $(THIRDS) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb matrix-pages fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
+.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb matrix-pages fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
 
 help: ## this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -57,7 +57,7 @@ parity: .venv/test | for-test ## the drop-in port beside the C; ARGS too
 kernel-test: .venv/test | for-test ## the tests on a real kernel: make kernel-test ARGS='tests/kernel/test_epochs.py'
 	$(TESTED) $(REAL_KERNEL) $(PYTEST) $(call tests,tests/kernel)
 
-$(THIRDS): kernel-test-%: .venv/test | for-test
+$(HALVES): kernel-test-%: .venv/test | for-test
 	$(TESTED) $(REAL_KERNEL) $(PYTEST) tests/kernel --part=$* $(ARGS)
 
 smp-test: .venv/test | for-smp ## those on Debian's own kernel with two processors, in QEMU; ARGS too

@@ -13,7 +13,7 @@ import libnlplug
 from libnlplug import plug_qdisc
 from tests.support.netlab import AUTOLOAD, Netns, Wire, eventually, need_guest, unable
 
-DURATIONS = Path(__file__).with_name("durations.txt")  # seconds and file, or "others": `make durations` writes it
+DURATIONS = Path(__file__).with_name("durations.txt")  # seconds and file: `make durations` writes it
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def why_not() -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--part=1of3 runs the first of three parts."""
+    """--part=1of2 runs the first of two parts."""
     parser.addoption("--part", metavar="NofM", help="of M parts of the files, about as long as each other, run the Nth")
 
 
@@ -42,14 +42,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def parts(files: set[str], count: int) -> list[set[str]]:
-    """The files in so many parts: the longest goes first into the part that is the shortest so far.
-
-    The last part is shorter by the time of the other tests, because they are run after it.
-    """
+    """The files in so many parts: the longest goes first into the part that is the shortest so far."""
     lines = map(str.split, DURATIONS.read_text().splitlines())
     seconds = {name: float(duration) for duration, name in lines}
     made: list[set[str]] = [set() for _ in range(count)]
-    lengths = [0.0] * (count - 1) + [seconds.pop("others")]
+    lengths = [0.0] * count
     usual = sum(seconds.values()) / len(seconds)
     for file in sorted(files, key=lambda file: (-seconds.get(file, usual), file)):
         shortest = lengths.index(min(lengths))
