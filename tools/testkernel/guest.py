@@ -172,13 +172,14 @@ def run_guest(job: Path, command_for: Callable[[int], Command], options: argpars
 
 def copy_output(output: int, process: subprocess.Popen[bytes], deadline: float) -> None:
     while time.monotonic() < deadline:
-        if select.select([output], [], [], 0.2)[0]:
+        ended = process.poll() is not None  # asked before what it has written last is looked for
+        if select.select([output], [], [], 0 if ended else 0.2)[0]:
             data = os.read(output, 1 << 16)
             if not data:
                 return
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-        elif process.poll() is not None:
+        elif ended:
             return
     raise TimeoutError
 
