@@ -126,7 +126,7 @@ def test_who_ends_it_ends_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "cleaned").exists()
 
 
-# -- tools/parts
+# -- tools/testkernel/run
 
 
 def kept_on(starter: int) -> set[int]:
@@ -135,7 +135,7 @@ def kept_on(starter: int) -> set[int]:
     return os.sched_getaffinity(int(children[0]))
 
 
-def test_a_guest_is_kept_on_a_processor_of_its_own() -> None:
+def test_a_guest_is_kept_on_one_processor() -> None:
     """So that its programs do not wake each other from another processor; --pin names one."""
     words = ("--", "sh", "-c", "echo started; sleep 60")
     last = max(os.sched_getaffinity(0))
@@ -164,6 +164,30 @@ def test_guests_share_processors_evenly(monkeypatch: pytest.MonkeyPatch) -> None
     with ExitStack() as all_places:
         kept = [all_places.enter_context(module.kept_processor()) for _ in range(17)]
     assert (kept.count(3), kept.count(5), kept[-1]) == (8, 8, None)
+
+
+def test_what_a_guest_writes_last_is_read(monkeypatch: pytest.MonkeyPatch, capfdbinary) -> None:
+    """What comes between the last look at its output and its end is not lost."""
+    monkeypatch.syspath_prepend(TOOLS / "testkernel")
+    module = importlib.import_module("guest")
+    output, guest_output = os.pipe()
+
+    class Ends:
+        """A process that writes, and is gone when it is asked for."""
+
+        left = [b"last\n"]
+
+        def poll(self) -> int:
+            os.write(guest_output, self.left.pop() if self.left else b"")
+            return 0
+
+    module.copy_output(output, Ends(), time.monotonic() + 10)
+    os.close(output)
+    os.close(guest_output)
+    assert capfdbinary.readouterr().out == b"last\n"
+
+
+# -- tools/parts
 
 
 def parts(tmp_path: Path, makefile: str, *words: str) -> tuple[int, str]:
