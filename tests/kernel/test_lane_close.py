@@ -11,8 +11,9 @@ import pytest
 from libnlplug import DeviceNotFound, Match, NotDrained, NotPermitted, PlugBusy, PlugLane, PlugQdisc, QdiscNotFound
 from libnlplug.hold import end_detached
 from tests.support.hold import child, expect_ended
-from tests.support.lane import UDP, Flow, Road, Sight, having, listed, marks, tc, tc_filters, veth
+from tests.support.lane import UDP, Sight, having, listed, marks, tc, tc_filters
 from tests.support.netlab import Wire, eventually, random_name, unprivileged
+from tests.support.road import Flow, Road, veth
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 

@@ -14,8 +14,9 @@ from libnlplug import Match, PlugLane
 from libnlplug.lane.filters import FIRST_PRIO
 from tests.support.command import Cli, let_end
 from tests.support.hold import marks
-from tests.support.lane import UDP, Road, Sight, listed, qlen, tc, veth
+from tests.support.lane import UDP, Sight, listed, qlen, tc
 from tests.support.netlab import FRAME, PORT, eventually, shrink
+from tests.support.road import Road, veth
 
 OPTIONS = ("--ip-proto", "udp", "--dst-port", str(PORT))
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])

@@ -19,9 +19,10 @@ from typing import NamedTuple
 import pytest
 
 from libnlplug import Match, NetlinkError, PlugLane
-from tests.support.lane import FAR, FAR6, NEAR, NEAR6, UDP, Flow, carry, need, use_ipv6, veth
+from tests.support.lane import UDP
 from tests.support.netlab import Netns, eventually, random_name, unable, up
 from tests.support.packets import LOOKS_INTO_TUNNELS
+from tests.support.road import FAR, FAR6, NEAR, NEAR6, Flow, carry, need, use_ipv6, veth
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-it-works.md"
 HELD, REFUSED, NOT_SEEN, NOTHING = "held", "refused", "not held", "no packet arrives"

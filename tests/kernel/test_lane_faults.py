@@ -15,8 +15,9 @@ import pytest
 from libnlplug import Match, NetlinkError, PlugLane, PlugUnavailable
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child
-from tests.support.lane import UDP, Road, Sight, marks, roots, veth
+from tests.support.lane import UDP, Sight, marks, roots
 from tests.support.netlab import AUTOLOAD, eventually, need_guest
+from tests.support.road import Road, veth
 
 WORDS = ("execute", "execute_all", "ask")  # every request of a RouteSocket goes through one of these
 QUESTIONS = ("find", "list", "read")

@@ -25,9 +25,10 @@ from libnlplug.hold import Hold, PacketsUncounted
 from libnlplug.lane.hold import LaneHold
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support.hold import Child, child, expect_ended, marks
-from tests.support.lane import FAR, UDP, Flow, Road, listed, tc, tc_filters, veth
+from tests.support.lane import UDP, listed, tc, tc_filters
 from tests.support.lane import marks as all_marks
 from tests.support.netlab import PORT, Wire, eventually
+from tests.support.road import FAR, Flow, Road, veth
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libnlplug import Match, PlugLane
-from tests.support.lane import FAR, FAR6, NEAR, NEAR6, UDP, Flow, Road, use_ipv6
+from tests.support.lane import UDP
 from tests.support.netlab import PORT, eventually, unable, up
 from tests.support.packets import LOOKS_INTO_TUNNELS, Packet, expected, matches, packets
+from tests.support.road import FAR, FAR6, NEAR, NEAR6, Flow, Road, use_ipv6
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 NEW = Match(ip_proto="tcp", dst_port=PORT, tcp_syn=True)

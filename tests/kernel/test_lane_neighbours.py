@@ -20,8 +20,9 @@ from libnlplug.netlink.libnl import ffi, lib
 from libnlplug.netlink.messages import attribute, message
 from libnlplug.netlink.route_socket import RouteSocket
 from tests.support import bpf, nft
-from tests.support.lane import UDP, Road, Sight, need, roots, tc_filters, veth
+from tests.support.lane import UDP, Sight, roots, tc_filters
 from tests.support.netlab import PORT
+from tests.support.road import Road, need, veth
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 LAST = 0xFFFF

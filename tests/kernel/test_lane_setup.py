@@ -16,23 +16,9 @@ from libnlplug.lane.ifb import ifbs
 from libnlplug.lane.remove import delete_lanes
 from libnlplug.netlink.route_socket import Reply, RouteSocket
 from tests.support.hold import wait_until
-from tests.support.lane import (
-    FAR,
-    FAR6,
-    KINDS,
-    NEAR6,
-    UDP,
-    Flow,
-    Road,
-    Sight,
-    listed,
-    marks,
-    roots,
-    set_sysctl,
-    use_ipv6,
-    veth,
-)
+from tests.support.lane import UDP, Sight, listed, marks, roots
 from tests.support.netlab import Netns, Wire, random_name
+from tests.support.road import FAR, FAR6, KINDS, NEAR6, Flow, Road, set_sysctl, use_ipv6, veth
 
 HOOKS = pytest.mark.parametrize("ingress", [False, True], ids=["egress", "ingress"])
 
