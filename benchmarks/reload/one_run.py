@@ -10,7 +10,8 @@ client.py) and reloads.csv: when each reload began and ended, for how many secon
 serves since then. After each reload this process asks until the new process answers, and waits until the old one has
 ended. A reload command that fails, or puts no new process in its place, fails the run; so does a new process that
 answered none of the clients. More words after DIRECTORY are a command that takes the place of the reload's, to see just
-that; PATIENCE in the environment is for how many seconds this process waits for an answer, and for an end (10).
+that; PATIENCE in the environment is for how many seconds this process waits for an answer, and for an end, and the
+clients for each connection (10).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from client import REQUEST
+from client import PATIENCE, REQUEST
 from servers import SERVERS
 from ways import WAYS, CommandFailed, Place, Words, run
 
@@ -34,7 +35,6 @@ PORT = 8080
 CLIENTS, CLIENT_PAUSE = "24", "0.08"
 LOADS = ("quiet", "busy")
 SETTLE = 0.5  # seconds before the first reload, and after the last
-PATIENCE = float(os.environ.get("PATIENCE", 10))  # seconds for the new process to answer, and for the old one to end
 
 
 class Reloaded(NamedTuple):
@@ -158,7 +158,7 @@ def main() -> None:
         wait_for_end(pids[-1])
         pids.append(pid)
     time.sleep(SETTLE)
-    client.communicate(timeout=60)
+    client.communicate(timeout=60 + PATIENCE)
     with open(directory / "reloads.csv", "w") as file:
         for one in reloads:
             held_text = "" if one.held is None else f"{one.held:.6f}"

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from client import PATIENCE
+
 Words = list[str]
 Reload = Callable[[Words], Optional[float]]
 
@@ -36,7 +38,7 @@ def run(words: Words, text: str = "") -> str:
     open.)"""
     with tempfile.TemporaryFile("w+") as output:
         given = {"input": text, "text": True} if text else {"stdin": subprocess.DEVNULL}
-        status = subprocess.run(words, **given, stdout=output, stderr=output, timeout=60).returncode
+        status = subprocess.run(words, **given, stdout=output, stderr=output, timeout=60 + 2 * PATIENCE).returncode
         output.seek(0)
         printed = output.read()
     if status:
@@ -120,7 +122,8 @@ def chosen(place: Place) -> Words:
 
 def hold(place: Place, *more: str) -> Reload:
     def reload(command: Words) -> float:
-        printed = run([LIBNLPLUG, "hold", *chosen(place), *more, "--timeout", "20", "--json", "--", *command])
+        options = [*more, "--timeout", str(2 * PATIENCE), "--json"]
+        printed = run([LIBNLPLUG, "hold", *chosen(place), *options, "--", *command])
         report = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
         if report["dropped"]:
             raise CommandFailed(f"the plug was full: {report}")
