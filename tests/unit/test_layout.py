@@ -54,12 +54,13 @@ def sources() -> Sources:
 PACKAGES = {"", *(".".join(path.parent.relative_to(PACKAGE).parts) for path in PACKAGE.glob("*/__init__.py"))}
 
 
-def imports(name: str, tree: ast.AST, names: set[str]) -> set[str]:
+@functools.cache
+def imports(name: str, text: str, names: frozenset[str]) -> set[str]:
     """The modules of the package that a module imports, at the top, in functions, or for type checkers only. A name
     from the face is its module's; "" is the face as a whole."""
     package = name.split(".") if name in PACKAGES else name.split(".")[:-1]
     found = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(parsed(text)):
         if isinstance(node, ast.Import):
             modules = {alias.name[len("libnlplug") :].lstrip(".") for alias in node.names if ours(alias.name)}
             found |= modules | {""} if modules else set()  # it binds the face
@@ -81,8 +82,8 @@ def ours(module: str) -> bool:
 
 def graph(texts: Sources) -> dict[str, set[str]]:
     """What each module but the face imports."""
-    names = set(texts) - {""} | {"_libnl"}
-    return {name: imports(name, parsed(text), names) for name, text in texts.items() if name}
+    names = frozenset(texts) - {""} | {"_libnl"}
+    return {name: set(imports(name, text, names)) for name, text in texts.items() if name}
 
 
 @functools.cache
@@ -128,14 +129,18 @@ def circle(texts: Sources) -> list[str]:
 def reaches(texts: Sources) -> list[str]:
     """Where a module uses the underscored names of another: imported, as an attribute of an object that is not its own,
     or by their names; and where it loads a module by its name."""
-    wrong = []
-    for name, text in texts.items():
-        wrong += [f"{name}:{one.lineno} {one.arg} is an argument" for one in misnamed(parsed(text))]
-        for scope in parsed(text).body:
-            own = own_objects(parsed(text), scope)
-            for node in ast.walk(scope):
-                if is_reach(node, own) or (name not in LOADS_BY_NAME and is_by_name(node, own)):
-                    wrong.append(f"{name}:{getattr(node, 'lineno', 0)} {ast.unparse(node)}")
+    return [one for name, text in texts.items() for one in reaches_in(name, text)]
+
+
+@functools.cache
+def reaches_in(name: str, text: str) -> list[str]:
+    """Those of one module."""
+    wrong = [f"{name}:{one.lineno} {one.arg} is an argument" for one in misnamed(parsed(text))]
+    for scope in parsed(text).body:
+        own = own_objects(parsed(text), scope)
+        for node in ast.walk(scope):
+            if is_reach(node, own) or (name not in LOADS_BY_NAME and is_by_name(node, own)):
+                wrong.append(f"{name}:{getattr(node, 'lineno', 0)} {ast.unparse(node)}")
     return wrong
 
 
