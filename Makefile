@@ -38,7 +38,7 @@ demo: .venv/built | for-demo ## the main job: hold the packets of a running ping
 
 test: .venv/test | for-test ## everything; stops at the first part that fails
 	@$(PY) -m compileall -q libnlplug tests benchmarks examples
-	@said=$$($(PY) -m pytest --collect-only -q) || { echo "$$said"; exit 1; }  # pytest compiles them in its own way
+	@said=$$($(PY) -m pytest --collect-only -qq) || { echo "$$said"; exit 1; }  # as pytest compiles them, or each test kernel would
 	@$(PY) tools/parts $(PARTS)
 	@$(PY) tools/summary $(REPORTS:%=build/%.xml)
 
@@ -69,7 +69,7 @@ smp-statuses: .venv/test | for-smp ## how that kernel ends, seen from here
 smp-short: smp-statuses | for-smp ## some of those, in five minutes
 	$(TESTED) $(TWO_PROCESSORS) 900 -- $(PYTEST) $(SHORT:%=tests/kernel/test_%.py) $(LACKING) tests/unit/test_redirect.py
 
-skips: .venv/test ## what the runs so far have shown, and which tests ran nowhere: with CI set, kernel tests must not
+skips: .venv/test ## what the runs so far have shown, and which tests ran nowhere; with CI set, a kernel test among them is a failure
 	@$(PY) tools/summary $(if $(CI),--all) $(REPORTS:%=build/%.xml) $(wildcard build/smp-*.xml)
 
 durations: .venv/test ## measure again how the kernel tests are divided, from the reports of make test

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +23,13 @@ settings.load_profile("libnlplug")
 
 # What runs in the background of a script has Ctrl-C's signal ignored, and would hand that on to what is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """pytest.exit() with status 0 is no success, in a test or a fixture: the tests after it did not run."""
+    if getattr(excinfo.value, "returncode", None) == 0:
+        sys.exit(f"the run was ended with status 0 before its last test: {excinfo.value}")
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ It says 'ready', waits for a line on standard input, and goes on until that ends
 
 PAUSE is the mean in seconds of a client's pauses (exponential, from SEED). OUTPUT gets a line for each connection: when
 it was due (CLOCK_MONOTONIC), its latency since then in seconds, how it ended, and the process that answered. A client
-whose connection fails goes on after its pause. PATIENCE in the environment is after how many seconds a client gives up
-a connection (10); the machine must reload faster than that, an emulated one with busy processors may not.
+whose connection fails goes on after its pause. RELOAD_PATIENCE in the environment is after how many seconds a client
+gives up a connection (10).
 
 This process runs ahead of everything else where it may (SCHED_FIFO): real clients have processors of their own.
 """
@@ -25,7 +25,7 @@ import sys
 import time
 
 MOST = 200_000
-PATIENCE = float(os.environ.get("PATIENCE", 10))  # seconds for one connection
+PATIENCE = float(os.environ.get("RELOAD_PATIENCE", 10))  # seconds for one connection
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 FAILURES = {errno.ECONNREFUSED: "refused", errno.ECONNRESET: "reset", errno.EPIPE: "reset"}
 

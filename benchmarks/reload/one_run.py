@@ -10,8 +10,8 @@ client.py) and reloads.csv: when each reload began and ended, for how many secon
 serves since then. After each reload this process asks until the new process answers, and waits until the old one has
 ended. A reload command that fails, or puts no new process in its place, fails the run; so does a new process that
 answered none of the clients. More words after DIRECTORY are a command that takes the place of the reload's, to see just
-that; PATIENCE in the environment is for how many seconds this process waits for an answer, and for an end, and the
-clients for each connection (10).
+that; RELOAD_PATIENCE in the environment is for how many seconds this process waits for an answer and for an end, and a
+client for its connection (10).
 """
 
 from __future__ import annotations

@@ -336,29 +336,30 @@ def test_two_holds_at_once(wire: Wire, plug: PlugQdisc) -> None:
     expect_flow(wire, held)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() and TaskGroup came with Python 3.11")
-def test_a_timeout_and_a_group_of_tasks(wire: Wire, plug: PlugQdisc) -> None:
-    """asyncio.timeout() around a hold in a TaskGroup is a TimeoutError; the group cancels the hold of another task."""
+if sys.version_info >= (3, 11):  # which has asyncio.timeout() and TaskGroup
 
-    async def late() -> None:
-        await ticks(lambda: held)
-        async with asyncio.timeout(0.1):
-            async with other.hold():
-                await asyncio.sleep(60)
+    def test_a_timeout_and_a_group_of_tasks(wire: Wire, plug: PlugQdisc) -> None:
+        """asyncio.timeout() around a hold in a TaskGroup is a TimeoutError; the group cancels another task's hold."""
 
-    async def main() -> None:
-        with pytest.raises(BaseException) as caught:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(long_hold(wire, plug, held))
-                group.create_task(late())
-        assert [type(one) for one in caught.value.exceptions] == [TimeoutError]
+        async def late() -> None:
+            await ticks(lambda: held)
+            async with asyncio.timeout(0.1):
+                async with other.hold():
+                    await asyncio.sleep(60)
 
-    held: list[int] = []
-    wire.near.ip("link add second type dummy")
-    with attach("second", netns=wire.near) as other:
-        asyncio.run(main())
-    assert marks(wire.near) == []
-    expect_flow(wire, held)
+        async def main() -> None:
+            with pytest.raises(BaseException) as caught:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(long_hold(wire, plug, held))
+                    group.create_task(late())
+            assert [type(one) for one in caught.value.exceptions] == [TimeoutError]
+
+        held: list[int] = []
+        wire.near.ip("link add second type dummy")
+        with attach("second", netns=wire.near) as other:
+            asyncio.run(main())
+        assert marks(wire.near) == []
+        expect_flow(wire, held)
 
 
 def test_a_loop_that_ends_in_the_block(wire: Wire, plug: PlugQdisc) -> None:

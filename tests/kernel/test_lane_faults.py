@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import signal
@@ -173,10 +172,12 @@ def test_moments_are_told_apart() -> None:
     assert (seen, trap.count) == ([2], 3)
 
 
-@functools.cache
-def usual_loader() -> str:
-    """The program by which the test kernel loads modules, as it is before a test changes that."""
-    return AUTOLOAD.read_text().strip()
+@pytest.fixture
+def usual_loader():
+    """The program by which the test kernel loads modules; it is that again after the test."""
+    found = AUTOLOAD.read_text().strip()
+    yield found
+    AUTOLOAD.write_text(found)
 
 
 MODULES = {
@@ -189,7 +190,7 @@ MODULES = {
 
 
 @pytest.fixture
-def without(request: pytest.FixtureRequest):
+def without(request: pytest.FixtureRequest, usual_loader: str):
     """The test kernel without a module, which it cannot load either; afterwards it has it again."""
     module = request.param
     need_guest("modules are taken out of the test kernel only, never out of a host's")
@@ -203,18 +204,16 @@ def without(request: pytest.FixtureRequest):
     # A clsact qdisc that a lane added stays; what was held on this kernel's own lo is no test's to tidy up.
     subprocess.run(["tc", "qdisc", "del", "dev", "lo", "clsact"], stderr=subprocess.DEVNULL)
     eventually(remove, f"nothing uses {module} any more", within=20)
-    loader = usual_loader()
     AUTOLOAD.write_text("\n")
     yield module
-    AUTOLOAD.write_text(loader)
-    subprocess.run([loader, module], check=True)
+    subprocess.run([usual_loader, module], check=True)
 
 
 @pytest.mark.parametrize("without", ["ifb"], indirect=True)
-def test_ifb_is_loaded_without_links_of_its_own(road: Road, without: str, tmp_path: Path) -> None:
+def test_ifb_is_loaded_without_links_of_its_own(road: Road, without: str, usual_loader: str, tmp_path: Path) -> None:
     """The first lane loads ifb with none of the links that the module makes when the kernel loads it by itself."""
     asked, loader = tmp_path / "asked", tmp_path / "modprobe"
-    loader.write_text(f'#!/bin/sh\necho "$*" >>{asked}\nexec {usual_loader()} "$@"\n')
+    loader.write_text(f'#!/bin/sh\necho "$*" >>{asked}\nexec {usual_loader} "$@"\n')
     loader.chmod(0o755)
     AUTOLOAD.write_text(f"{loader}\n")
     PlugLane(road.device, UDP, netns=road.near).close()

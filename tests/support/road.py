@@ -170,7 +170,7 @@ class Road:
     def _lo(self) -> None:
         self.near.ip("link set lo up")
 
-    def _veth(self, *queues: str) -> None:
+    def _veth(self) -> None:
         name = self.device.ljust(15, "l") if self.kind == "long name" else self.device
         index = "index 2147483000" if self.kind == "large index" else ""
         queues = "numtxqueues 4 numrxqueues 4" if self.kind == "multi-queue" else "numtxqueues 1 numrxqueues 1"
@@ -217,9 +217,6 @@ class Road:
         for netns, name, address in ((self.near, self.device, NEAR), (self.far, self.peer, FAR)):
             ends.append(netns.run(_open_tun, name))
             netns.ip(*up(name, address))
-        self._carry(ends)
-
-    def _carry(self, ends: list[int]) -> None:
         self._ends = ends
         carry(ends)
 

@@ -68,12 +68,18 @@ def test_a_test_that_ends_the_process(tmp_path: Path) -> None:
     assert "build/report.xml was not written: pytest did not come to its end" in words
 
 
-def test_a_test_that_ends_the_run(tmp_path: Path) -> None:
-    """pytest.exit() with status 0 in a test is no success either: the tests after it did not run."""
-    ends = "import pytest\ndef test_it():\n    pass\ndef test_that():\n    pytest.exit('enough', returncode=0)\n"
-    status, words = run_tested(tmp_path, *pytest_of(tmp_path, ends))
+@pytest.mark.parametrize("where", ["set-up", "test", "tear-down"])
+def test_a_test_that_ends_the_run(tmp_path: Path, where: str) -> None:
+    """pytest.exit() with status 0 is no success either: the tests after it did not run."""
+    ends = f"import pytest\ndef end(here):\n    here != {where!r} or pytest.exit('enough', returncode=0)\n"
+    ends += (
+        "def test_it():\n    pass\n@pytest.fixture\ndef made():\n    end('set-up')\n    yield\n    end('tear-down')\n"
+    )
+    ends += "def test_that(made):\n    end('test')\ndef test_last():\n    assert 0\n"
+    here = ["-p", "tests.conftest", "--confcutdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
+    status, words = run_tested(tmp_path, *pytest_of(tmp_path, ends), *here)
     assert status == 1
-    assert "build/report.xml has a test without a name: pytest did not come to its end" in words
+    assert "the run was ended with status 0 before its last test: enough" in words
 
 
 def test_an_old_report(tmp_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_a_failure_that_the_status_hides(tmp_path: Path) -> None:
     [
         ("sleep 1; echo c >/proc/sysrq-trigger", "60", 125),  # what a kernel prints as it goes may be lost
         ("sleep 1; echo o >/proc/sysrq-trigger; sleep 60", "60", 125),
-        ("sleep 60", "5", 124),
+        ("sleep 60", "10", 124),
     ],
     ids=["panics", "goes away", "hangs"],
 )
@@ -115,15 +121,18 @@ def test_a_guest_that_ends_badly(tmp_path: Path, command: str, limit: str, statu
     assert (got, words.count("begun\n")) == (status, 1)
 
 
-def test_who_ends_it_ends_the_command(tmp_path: Path) -> None:
-    """SIGTERM is handed on, and the command has its time to clean up."""
-    script = "trap 'sleep 1; touch cleaned; exit 3' TERM; touch there; for _ in $(seq 300); do sleep 0.1; done"
-    argv = [sys.executable, str(TOOLS / "tested"), "build/report.xml", "sh", "-c", script]
-    process = subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("group", [(), ("timeout", "60")], ids=["same group", "own group"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_ends_it_ends_the_command(tmp_path: Path, number: int, group: tuple[str, ...]) -> None:
+    """SIGTERM is handed on, and a terminal's Ctrl-C to a command that it does not reach; the command has its time to
+    clean up."""
+    script = "trap 'sleep 1; echo >>cleaned; exit 3' TERM INT; touch there; for _ in $(seq 300); do sleep 0.1; done"
+    argv = [sys.executable, str(TOOLS / "tested"), "build/report.xml", *group, "sh", "-c", script]
+    process = subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
     eventually((tmp_path / "there").exists, "the command runs", within=20)
-    process.terminate()
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     assert process.wait(20) == 3
-    assert (tmp_path / "cleaned").exists()
+    assert (tmp_path / "cleaned").read_text() == "\n"
 
 
 # -- tools/testkernel/run
@@ -137,10 +146,12 @@ def kept_on(starter: int) -> set[int]:
 
 def test_a_guest_is_kept_on_one_processor() -> None:
     """So that its programs do not wake each other from another processor; --pin names one."""
-    words = ("--", "sh", "-c", "echo started; sleep 60")
+    words = ("--timeout", "60", "--", "sh", "-c", "echo started; sleep 60")
     last = max(os.sched_getaffinity(0))
-    started = [subprocess.Popen(guest(*pin, *words), stdout=subprocess.PIPE) for pin in ((), (), ("--pin", str(last)))]
+    started: list[subprocess.Popen[bytes]] = []
     try:
+        for pin in ((), (), ("--pin", str(last))):
+            started.append(subprocess.Popen(guest(*pin, *words), stdout=subprocess.PIPE))
         assert [process.stdout and process.stdout.readline() for process in started] == [b"started\n"] * 3
         first, second, pinned = (kept_on(process.pid) for process in started)
     finally:
@@ -239,7 +250,7 @@ def test_two_interrupts_end_all_parts(tmp_path: Path) -> None:
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.4)
-    process.wait(30)
+    assert process.wait(30) == 128 + signal.SIGINT
     assert [(tmp_path / name).exists() for name in ("one", "two")] == [True, True]
 
 
@@ -309,7 +320,8 @@ def test_what_ran_nowhere(tmp_path: Path) -> None:
 
 
 def test_what_must_run_somewhere(tmp_path: Path) -> None:
-    """With --all a kernel test that ran nowhere is a failure, and a unit test is not."""
+    """With --all a kernel test that ran nowhere is a failure, and so is a test of a file that the second kernel is for;
+    a unit test is not."""
     skipped = '<testcase classname="tests.{}.test_one" name="test_that"><skipped message="why"/></testcase></testsuite>'
     for kind, failed in (("kernel", 1), ("unit", 0)):
         place = tmp_path / kind
@@ -317,6 +329,8 @@ def test_what_must_run_somewhere(tmp_path: Path) -> None:
         first = ONE.replace("</testsuite>", skipped.format(kind))
         assert summary(place, first=first, second=TWO)[0] == 0
         assert run(TOOLS / "summary", "--all", "first.xml", "second.xml", cwd=place)[0] == failed
+        (place / "smp-second.xml").write_text(first)
+        assert run(TOOLS / "summary", "--all", "second.xml", "smp-second.xml", cwd=place)[0] == 1
 
 
 # -- tools/mutants

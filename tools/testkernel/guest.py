@@ -120,7 +120,7 @@ def own_directory(options: argparse.Namespace) -> Path | None:
 
 @contextmanager
 def kept_processor(shared: int = 8) -> Iterator[int | None]:
-    """The host's processor that a guest of one processor is kept on: one that fewest other guests are kept on.
+    """The host's processor that a guest of one processor is kept on: one where fewest others are.
 
     Its kernel and its programs are processes that wake each other, one at a time. Between two processors of a virtual
     machine that takes 130 us where it takes 10 on one. Who binds the name of a place has it, for as long as it runs.
