@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -201,7 +201,8 @@ class Cgroup:
 
         def removed() -> bool:
             for pid in (self.path / "cgroup.procs").read_text().split():
-                os.kill(int(pid), signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(int(pid), signal.SIGKILL)
             try:
                 self.path.rmdir()
             except OSError:
