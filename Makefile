@@ -15,9 +15,10 @@ PYTEST = $(PY) -m pytest --junitxml=build/$@.xml
 
 # `make test` makes these, three at a time: the kernel tests are divided between two test kernels, each kept on a processor
 # of its own, and the other tests take what is left of both.
-HALVES := kernel-test-1of2 kernel-test-2of2
-PARTS := lint types $(HALVES) parity unit
-REPORTS := $(HALVES) unit parity
+QUARTERS := kernel-test-1of4 kernel-test-2of4 kernel-test-3of4 kernel-test-4of4
+# Three at a time: beside two test kernels, which often wait, there is something to do until the end.
+PARTS := lint types $(wordlist 1,2,$(QUARTERS)) unit $(wordlist 3,4,$(QUARTERS)) parity
+REPORTS := $(QUARTERS) unit parity
 
 # What of the kernel tests depends most on a second processor, and what User-Mode Linux lacks.
 SHORT := epochs hold_and_release hold_exclusive hold_ends hold_expiry hold_uncounted threads_and_fork group guard_alone lane_hold
@@ -28,7 +29,7 @@ SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tools/testk
 # ARGS, and the tests $(1) unless ARGS names some
 tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
 
-.PHONY: help demo test lint types unit parity kernel-test $(HALVES) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb matrix-pages fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
+.PHONY: help demo test lint types unit parity kernel-test $(QUARTERS) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb matrix-pages fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
 
 help: ## this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -57,7 +58,7 @@ parity: .venv/test | for-test ## the drop-in port beside the C; ARGS too
 kernel-test: .venv/test | for-test ## the tests on a real kernel: make kernel-test ARGS='tests/kernel/test_epochs.py'
 	$(TESTED) $(REAL_KERNEL) $(PYTEST) $(call tests,tests/kernel)
 
-$(HALVES): kernel-test-%: .venv/test | for-test
+$(QUARTERS): kernel-test-%: .venv/test | for-test
 	$(TESTED) $(REAL_KERNEL) $(PYTEST) tests/kernel --part=$* $(ARGS)
 
 smp-test: .venv/test | for-smp ## those on Debian's own kernel with two processors, in QEMU; ARGS too

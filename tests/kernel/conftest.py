@@ -29,7 +29,7 @@ def why_not() -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--part=1of2 runs the first of two parts."""
+    """--part=1of4 runs the first of four parts."""
     parser.addoption("--part", metavar="NofM", help="of M parts of the files, about as long as each other, run the Nth")
 
 
