@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import subprocess
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         number, count = map(int, part.split("of"))
         own = parts({item.path.name for item in items}, count)[number - 1]
         items[:] = [item for item in items if item.path.name in own]
+
+
+def pytest_collection_finish() -> None:
+    """What a child that a test forks would look at for garbage, it would copy: in User-Mode Linux that takes long."""
+    gc.collect()
+    gc.freeze()
 
 
 def parts(files: set[str], count: int) -> list[set[str]]:
