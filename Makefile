@@ -13,10 +13,8 @@ export PYTHONDONTWRITEBYTECODE =  # empty, whatever the caller has set: else eac
 TESTED = $(PY) tools/tested build/$@.xml
 PYTEST = $(PY) -m pytest --junitxml=build/$@.xml
 
-# `make test` makes these, three at a time: the kernel tests are divided between two test kernels, each kept on a processor
-# of its own, and the other tests take what is left of both.
+# `make test` makes these, three at a time: beside two test kernels, which often wait, there is something to do to the end.
 QUARTERS := kernel-test-1of4 kernel-test-2of4 kernel-test-3of4 kernel-test-4of4
-# Three at a time: beside two test kernels, which often wait, there is something to do until the end.
 PARTS := lint types $(wordlist 1,2,$(QUARTERS)) unit $(wordlist 3,4,$(QUARTERS)) parity
 REPORTS := $(QUARTERS) unit parity
 
@@ -70,7 +68,7 @@ smp-statuses: .venv/test | for-smp ## how that kernel ends, seen from here
 smp-short: smp-statuses | for-smp ## some of those, in five minutes
 	$(TESTED) $(TWO_PROCESSORS) 900 -- $(PYTEST) $(SHORT:%=tests/kernel/test_%.py) $(LACKING) tests/unit/test_redirect.py
 
-skips: .venv/test ## what the runs so far have shown, and which tests ran nowhere; with CI set, a kernel test among them is a failure
+skips: .venv/test ## what the runs so far have shown, and those that ran nowhere; with CI set, a kernel test there is a failure
 	@$(PY) tools/summary $(if $(CI),--all) $(REPORTS:%=build/%.xml) $(wildcard build/smp-*.xml)
 
 durations: .venv/test ## measure again how the kernel tests are divided, from the reports of make test

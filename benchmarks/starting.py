@@ -37,7 +37,7 @@ def importing(bench: Bench) -> Iterator[Row]:
     over = {name: median(one - alone for one, alone in zip(found.values[name], bare)) for name in PROGRAMS}
     for name, what, bound in (
         ("import libnlplug", "import libnlplug", None),
-        ("import libnlplug and attach", "import libnlplug; from libnlplug import attach", 0.5),
+        ("import libnlplug and attach", "import libnlplug; from libnlplug import attach", 0.47),
         ("what attach() loads", "that, and what the first attach() loads,", None),
     ):
         texts = time_text(over[name]), "import re", time_text(over["import re"])

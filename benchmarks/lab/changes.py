@@ -29,7 +29,7 @@ REST = 0.3  # seconds before a change, and before it is undone
 CLIENTS = 24  # that make new connections meanwhile
 STAY = 8  # connections that are established before the change, and stay
 LEAVE = ["b3", "b1"]
-SHORT = {"C1": [ALL], "C2": [ALONE, SYNS], "C5": [ALONE]}
+SHORT = {"C1": [ALONE, ALL], "C2": [ALONE, SYNS], "C5": [ALONE]}
 
 
 def nothing() -> None:

@@ -20,7 +20,7 @@ from tests.faults import faults, kills
 from tests.faults.flow import Flow, now
 from tests.faults.trial import Failed, Fault, NotTried
 
-LARGE, LARGE_SHORT = 2 << 30, 32 << 20
+LARGE, LARGE_SHORT = 2 << 30, 128 << 20
 SPARE = 256 << 20
 
 

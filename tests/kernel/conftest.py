@@ -85,7 +85,15 @@ def plug(wire: Wire):
 
 
 @pytest.fixture
-def unloaded(netns: Netns):
+def usual_loader():
+    """The program by which the test kernel loads modules; it is that again after the test."""
+    found = AUTOLOAD.read_text().strip()
+    yield found
+    AUTOLOAD.write_text(found)
+
+
+@pytest.fixture
+def unloaded(netns: Netns, usual_loader: str):
     """The kernel without the module; it loads it again when it is asked for. Yields the program that loads modules."""
     need_guest("modules are taken out of the test kernel only, never out of a host's")
     if not Path("/sys/module/sch_plug").exists():
@@ -96,7 +104,5 @@ def unloaded(netns: Netns):
         return subprocess.run(["rmmod", "sch_plug"], stderr=subprocess.DEVNULL).returncode == 0
 
     eventually(remove, "no plug uses the module any more", within=20)
-    loader = AUTOLOAD.read_text().strip()
-    yield loader
-    AUTOLOAD.write_text(loader)
-    subprocess.run([loader, "sch_plug"], check=True)
+    yield usual_loader
+    subprocess.run([usual_loader, "sch_plug"], check=True)

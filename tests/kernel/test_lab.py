@@ -82,10 +82,15 @@ def test_maglev(tmp_path: Path) -> None:
 def test_changes(tmp_path: Path) -> None:
     """A change behind the router refuses connections; under a hold of the right packets it does not.
 
-    How many C1 loses alone, in the time between two commands, is chance's affair.
+    C1 alone loses what comes between two commands: it is tried again where by chance nothing did.
     """
-    lines = found("changes", tmp_path)
-    assert lines["C1", "all held"].lost == {}
+    for attempt in range(5):
+        tmp_path.joinpath(str(attempt)).mkdir()
+        lines = found("changes", tmp_path / str(attempt))
+        assert lines["C1", "all held"].lost == {}
+        if "refused" in lines["C1", "alone"].lost:
+            break
+    assert lines["C1", "alone"].lost["refused"] > 0
     assert lines["C2", "alone"].lost["refused"] > 0
     assert "refused" not in lines["C2", "SYNs held"].lost
     assert lines["C5", "alone"].lost["refused"] > 0

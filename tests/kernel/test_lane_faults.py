@@ -172,14 +172,6 @@ def test_moments_are_told_apart() -> None:
     assert (seen, trap.count) == ([2], 3)
 
 
-@pytest.fixture
-def usual_loader():
-    """The program by which the test kernel loads modules; it is that again after the test."""
-    found = AUTOLOAD.read_text().strip()
-    yield found
-    AUTOLOAD.write_text(found)
-
-
 MODULES = {
     "ifb": "cannot make the ifb plug.*; the kernel has no ifb: try 'modprobe ifb numifbs=0', .*CONFIG_IFB",
     "sch_plug": "the kernel has no sch_plug: try 'modprobe sch_plug', .*CONFIG_NET_SCH_PLUG",

@@ -21,6 +21,28 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
 PASSES = "def test_it():\n    pass\n"
 ENDS_THE_PROCESS = "import os\ndef test_it():\n    pass\ndef test_that():\n    os._exit(0)\n"
+ENDS_THE_RUN = """
+import pytest
+
+def end(here):
+    if here == "WHERE":
+        pytest.exit("enough", returncode=0)
+
+@pytest.fixture
+def made():
+    end("set-up")
+    yield
+    end("tear-down")
+
+def test_it():
+    pass
+
+def test_that(made):
+    end("test")
+
+def test_last():
+    assert 0
+"""
 SKIPS = "import pytest\ndef test_it():\n    pytest.skip('not today')\n"
 REPORT = '<testsuite><testcase classname="{}" name="test_it" time="1.0">{}</testcase></testsuite>'
 
@@ -71,11 +93,7 @@ def test_a_test_that_ends_the_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["set-up", "test", "tear-down"])
 def test_a_test_that_ends_the_run(tmp_path: Path, where: str) -> None:
     """pytest.exit() with status 0 is no success either: the tests after it did not run."""
-    ends = f"import pytest\ndef end(here):\n    here != {where!r} or pytest.exit('enough', returncode=0)\n"
-    ends += (
-        "def test_it():\n    pass\n@pytest.fixture\ndef made():\n    end('set-up')\n    yield\n    end('tear-down')\n"
-    )
-    ends += "def test_that(made):\n    end('test')\ndef test_last():\n    assert 0\n"
+    ends = ENDS_THE_RUN.replace("WHERE", where)
     here = ["-p", "tests.conftest", "--confcutdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
     status, words = run_tested(tmp_path, *pytest_of(tmp_path, ends), *here)
     assert status == 1
