@@ -120,7 +120,7 @@ def test_the_kernel_chooses_what_the_match_means(road: Road, leaving: bool) -> N
 
     compare()
     tap.close()
-    assert min(answers.values()) > 30
+    assert min(answers[True], answers[False]) > 10  # some 40 to 250 of 750 are chosen, as chance has it
 
 
 class Server:

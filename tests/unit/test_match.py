@@ -160,7 +160,7 @@ def test_the_choices_are_what_the_match_means() -> None:
         assert [chosen(match, packet) for packet in crafted] == wanted
 
     compare()
-    assert min(answers[True], answers[False]) > 50
+    assert min(answers[True], answers[False]) > 10  # of some 2,000: 33 to 329 are chosen, as chance has it
 
 
 @given(matches(), matches())
