@@ -103,14 +103,16 @@ def _usage(
 
 
 def compiled(source: Path, into: Path, *, libraries: str = "") -> Path:
-    """The program of a C file."""
+    """The program of a C file, which is compiled once into each directory."""
+    target = into / source.stem
+    if target.exists():
+        return target
     flags = []
     if libraries:
         asked = subprocess.run(["pkg-config", "--cflags", "--libs", *libraries.split()], capture_output=True, text=True)
         if asked.returncode:
             raise Missing(f"no headers of {libraries}: {asked.stderr.strip()}")
         flags = shlex.split(asked.stdout)
-    target = into / source.stem
     subprocess.run([os.environ.get("CC", "cc"), "-O2", str(source), "-o", str(target), *flags], check=True)
     return target
 
