@@ -197,12 +197,12 @@ class Netns:
 
     def run(self, call, *args, **named):
         """The call's result inside the namespace."""
-
-        def visit():
+        with open("/proc/thread-self/ns/net") as here:
             setns(self.fileno())
-            return call(*args, **named)
-
-        return in_thread(visit)
+            try:
+                return call(*args, **named)
+            finally:
+                setns(here.fileno())
 
     def command(self, *argv: str) -> str:
         """What a command prints that runs inside the namespace."""
