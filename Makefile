@@ -13,10 +13,10 @@ export PYTHONDONTWRITEBYTECODE =  # empty, whatever the caller has set: else eac
 TESTED = $(PY) tools/tested build/$@.xml
 PYTEST = $(PY) -m pytest --junitxml=build/$@.xml
 
-# `make test` makes these, three at a time: beside two test kernels, which often wait, there is something to do to the end.
-QUARTERS := kernel-test-1of4 kernel-test-2of4 kernel-test-3of4 kernel-test-4of4
-PARTS := lint types $(wordlist 1,2,$(QUARTERS)) unit $(wordlist 3,4,$(QUARTERS)) parity
-REPORTS := $(QUARTERS) unit parity
+# `make test` makes these, three at a time. The three runs of the kernel tests share the files: each takes the next one.
+SHARED := kernel-test-1of3 kernel-test-2of3 kernel-test-3of3
+PARTS := lint types $(wordlist 1,2,$(SHARED)) unit parity $(lastword $(SHARED))
+REPORTS := $(SHARED) unit parity
 
 # What of the kernel tests depends most on a second processor, and what User-Mode Linux lacks.
 SHORT := epochs hold_and_release hold_exclusive hold_ends hold_expiry hold_uncounted threads_and_fork group guard_alone lane_hold
@@ -27,7 +27,7 @@ SCRIPTS := benchmarks/lab/run tests/matrix/run tests/matrix/packages tools/testk
 # ARGS, and the tests $(1) unless ARGS names some
 tests = $(if $(filter tests/%,$(ARGS)),,$(1)) $(ARGS)
 
-.PHONY: help demo test lint types unit parity kernel-test $(QUARTERS) smp-test smp-statuses smp-short skips durations wheel deb matrix matrix-deb matrix-pages fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
+.PHONY: help demo test lint types unit parity kernel-test $(SHARED) smp-test smp-statuses smp-short skips wheel deb matrix matrix-deb matrix-pages fresh mutants fuzz docs pictures race faults smp-faults bench lab reload-bench clean for-demo for-test for-bench for-smp for-deb for-lab
 
 help: ## this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,6 +38,7 @@ demo: .venv/built | for-demo ## the main job: hold the packets of a running ping
 test: .venv/test | for-test ## everything; stops at the first part that fails
 	@$(PY) -m compileall -q libnlplug tests benchmarks examples
 	@said=$$($(PY) -m pytest --collect-only -qq) || { echo "$$said"; exit 1; }  # as pytest compiles them, or each test kernel would
+	@rm -rf build/taken
 	@$(PY) tools/parts $(PARTS)
 	@$(PY) tools/summary $(REPORTS:%=build/%.xml)
 
@@ -56,7 +57,7 @@ parity: .venv/test | for-test ## the drop-in port beside the C; ARGS too
 kernel-test: .venv/test | for-test ## the tests on a real kernel: make kernel-test ARGS='tests/kernel/test_epochs.py'
 	$(TESTED) $(REAL_KERNEL) $(PYTEST) $(call tests,tests/kernel)
 
-$(QUARTERS): kernel-test-%: .venv/test | for-test
+$(SHARED): kernel-test-%: .venv/test | for-test
 	$(TESTED) $(REAL_KERNEL) $(PYTEST) tests/kernel --part=$* $(ARGS)
 
 smp-test: .venv/test | for-smp ## those on Debian's own kernel with two processors, in QEMU; ARGS too
@@ -70,10 +71,6 @@ smp-short: smp-statuses | for-smp ## some of those, in five minutes
 
 skips: .venv/test ## what the runs so far have shown, and those that ran nowhere; with CI set, a kernel test there is a failure
 	@$(PY) tools/summary $(if $(CI),--all) $(REPORTS:%=build/%.xml) $(wildcard build/smp-*.xml)
-
-durations: .venv/test ## measure again how the kernel tests are divided, from the reports of make test
-	$(PY) tools/summary --durations $(REPORTS:%=build/%.xml) >build/durations.txt
-	mv build/durations.txt tests/kernel/durations.txt
 
 wheel: .venv/test ## the sdist and the wheel, in dist/
 	PYTHON=$(PY) tools/wheel dist

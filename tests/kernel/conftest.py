@@ -14,7 +14,7 @@ import libnlplug
 from libnlplug import plug_qdisc
 from tests.support.netlab import AUTOLOAD, Netns, Wire, eventually, need_guest, unable
 
-DURATIONS = Path(__file__).with_name("durations.txt")  # seconds and file: `make durations` writes it
+TAKEN = Path("build/taken")
 
 
 @functools.cache
@@ -30,36 +30,46 @@ def why_not() -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--part=1of4 runs the first of four parts."""
-    parser.addoption("--part", metavar="NofM", help="of M parts of the files, about as long as each other, run the Nth")
+    """--part=1of3 is the first of three runs, on kernels of their own, that share the files."""
+    parser.addoption("--part", metavar="NofM", help="begin with the Nth file, then take what no other run has")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the files that are in the other parts."""
+    """Each run has a file of its own, so that none has nothing to do, and begins with it."""
     if part := config.getoption("--part"):
         number, count = map(int, part.split("of"))
-        own = parts({item.path.name for item in items}, count)[number - 1]
-        items[:] = [item for item in items if item.path.name in own]
+        first = sorted({item.path.name for item in items})[:count]
+        own = first[number - 1 : number]
+        for file in own:
+            if not is_ours(file):
+                raise pytest.UsageError(f"{TAKEN / file} is of another run; 'make test' begins without {TAKEN}")
+        others = set(first) - set(own)
+        items[:] = sorted(
+            (item for item in items if item.path.name not in others), key=lambda item: item.path.name not in own
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Leave out the files that other runs have taken."""
+    return True if item.config.getoption("--part") and not is_ours(item.path.name) else None
+
+
+@functools.cache
+def is_ours(file: str) -> bool:
+    """Whether this run has taken the file, now or before: the first who makes its folder has."""
+    TAKEN.mkdir(parents=True, exist_ok=True)
+    try:
+        (TAKEN / file).mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def pytest_collection_finish() -> None:
     """What a child that a test forks would look at for garbage, it would copy: in User-Mode Linux that takes long."""
     gc.collect()
     gc.freeze()
-
-
-def parts(files: set[str], count: int) -> list[set[str]]:
-    """The files in so many parts: the longest goes first into the part that is the shortest so far."""
-    lines = map(str.split, DURATIONS.read_text().splitlines())
-    seconds = {name: float(duration) for duration, name in lines}
-    made: list[set[str]] = [set() for _ in range(count)]
-    lengths = [0.0] * count
-    usual = sum(seconds.values()) / len(seconds)
-    for file in sorted(files, key=lambda file: (-seconds.get(file, usual), file)):
-        shortest = lengths.index(min(lengths))
-        made[shortest].add(file)
-        lengths[shortest] += seconds.get(file, usual)
-    return made
 
 
 def pytest_runtest_setup() -> None:
