@@ -44,9 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if not is_ours(file):
                 raise pytest.UsageError(f"{TAKEN / file} is of another run; 'make test' begins without {TAKEN}")
         others = set(first) - set(own)
-        items[:] = sorted(
-            (item for item in items if item.path.name not in others), key=lambda item: item.path.name not in own
-        )
+        items[:] = [item for item in items if item.path.name not in others]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -289,6 +290,46 @@ def test_a_part_that_hangs(tmp_path: Path) -> None:
     status, words = parts(tmp_path, "slow:\n\t@echo begun; sleep 60\n", "--longest", "2", "slow")
     assert status == 1
     assert "slow did not end within 2 s" in words
+
+
+# -- the runs that share the kernel tests
+
+FILES = [f"test_{letter}.py" for letter in "abcdefgh"]
+HOOKS = "pytest_addoption, pytest_collection_modifyitems, pytest_runtest_protocol"
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose files of tests are shared as those of tests/kernel."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "conftest.py").write_text(f"from tests.kernel.conftest import {HOOKS}\n")
+    for name in FILES:
+        (tmp_path / name).write_text("import time\n" + PASSES.replace("pass", "time.sleep(0.1)"))
+    return tmp_path
+
+
+def passed_in(part: str, project: Path) -> list[str]:
+    """The files of which one run has passed the test, in their order."""
+    status, words = run("-m", "pytest", "-v", f"--part={part}", cwd=project)
+    assert status == 0, words
+    return [line.partition("::")[0] for line in words.splitlines() if " PASSED " in line]
+
+
+def test_runs_share_the_files(shared: Path) -> None:
+    """Two runs at the same time run each file once, and each one has begun with a file of its own."""
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(passed_in, ("1of2", "2of2"), (shared, shared))
+    assert (first[0], second[0]) == (FILES[0], FILES[1])
+    assert sorted(first + second) == FILES
+
+
+def test_one_run_after_the_other(shared: Path) -> None:
+    """The second one still has a file; what an earlier run has taken is a failure, and no run of nothing."""
+    assert passed_in("1of2", shared) == [FILES[0], *FILES[2:]]
+    assert passed_in("2of2", shared) == [FILES[1]]
+    status, words = run("-m", "pytest", "--part=2of2", cwd=shared)
+    assert status == 4
+    assert "build/taken/test_b.py is of another run; 'make test' begins without build/taken" in words
 
 
 # -- tools/summary
