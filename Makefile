@@ -13,7 +13,8 @@ export PYTHONDONTWRITEBYTECODE =  # empty, whatever the caller has set: else eac
 TESTED = $(PY) tools/tested build/$@.xml
 PYTEST = $(PY) -m pytest --junitxml=build/$@.xml
 
-# `make test` makes these, three at a time. The three runs of the kernel tests share the files: each takes the next one.
+# `make test` makes these, three at a time. The three runs of the kernel tests share the files: each takes the next one,
+# but for those in build/taken, so none of them is complete without the others.
 SHARED := kernel-test-1of3 kernel-test-2of3 kernel-test-3of3
 PARTS := lint types $(wordlist 1,2,$(SHARED)) unit parity $(lastword $(SHARED))
 REPORTS := $(SHARED) unit parity

@@ -30,7 +30,7 @@ def checked(bench: Bench) -> Iterator[Row]:
     program = shutil.which("valgrind")
     if program is None:
         raise Missing("valgrind, which is not installed")
-    times = bench.size(200, 64)  # up to 59 blocks are made once, in one place, and never freed
+    times = bench.size(200, 80)  # up to 59 blocks are made once, in one place, and never freed
     ip(*(f"link add {device} type dummy" for device in DEVICES))
     try:
         words, errors = _errors(program, bench.directory / "valgrind.xml", times)

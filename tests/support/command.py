@@ -19,7 +19,7 @@ from libnlplug.command import main
 from tests.support.netlab import Netns
 from tests.support.terminal import Terminal
 
-SCRIPT = Path(__file__).resolve().parents[2] / "libnlplug" / "command" / "script" / "libnlplug"  # which pip installs
+SCRIPT = Path(sys.executable).with_name("libnlplug")  # where pip installs it
 # Without the site module: what an editable install adds to Python's start takes longer than the command itself.
 COMMAND = (sys.executable, "-S", str(SCRIPT))
 PATHS = (os.path.dirname(os.path.dirname(libnlplug.__file__)), os.path.dirname(_cffi_backend.__file__))
@@ -46,9 +46,9 @@ class Cli:
     def __call__(self, *words: str, status: int = 0, **options) -> Printed:
         """Run it to its end, which must have this status; there is no traceback.
 
-        Without options, a verb that ends with its work is run in the test's process: what it does, prints and returns
-        is the same, and starting Python takes ten times longer in User-Mode Linux. The commands of the pages, of jobs
-        and on terminals are processes.
+        Without options, a verb that ends with its work is run in the test's process: it does and says the same there,
+        and starting Python takes ten times longer in User-Mode Linux. The commands of the pages, of jobs and on
+        terminals are processes.
         """
         if options or PROCESSES.intersection(words):
             process = self.start(*words, **options)

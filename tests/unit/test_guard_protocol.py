@@ -394,11 +394,15 @@ def test_a_visitor_without_the_right_ends_nothing(talk: Talk, netns: Netns) -> N
         pid = os.fork()
         if pid:
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as visitor:
-            visitor.bind("\0libnlplug-end/nobody")
-            visitor.connect("\0" + MARKS[0])
-            os._exit(not visitor.recv(64) or visitor.recv(64) != b"")
+        told = False
+        try:
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as visitor:
+                visitor.bind("\0libnlplug-end/nobody")
+                visitor.connect("\0" + MARKS[0])
+                told = visitor.recv(64) != b"" and visitor.recv(64) == b""
+        finally:
+            os._exit(not told)
 
     assert netns.run(visit) == 0
     sk = RouteSocket(netns)

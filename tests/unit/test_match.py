@@ -148,8 +148,8 @@ def chosen(match: Match, packet: Packet) -> bool:
 
 
 def test_the_choices_are_what_the_match_means() -> None:
-    """For any match and packet, the combinations and a matcher that looks at the parts agree; both answers are
-    frequent."""
+    """For any match and packet, the combinations and a matcher that looks at the parts agree; both answers
+    occur."""
     answers: Counter[bool] = Counter()
 
     @settings(max_examples=200)
