@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the tests stand on: network namespaces and links of their own, numbered packets, and a second witness.
 
-A namespace made here has no name and no mount: it is an open file, made by a short-lived thread and entered for one call
-(setns is per thread), so nothing is left behind however a test ends, and the machine's own links are never touched.
+A namespace made here has no name and no mount: it is an open file that a short-lived thread has made, and is entered
+for one call. So nothing is left behind however a test ends, and the machine's own links are never touched.
 """
 
 from __future__ import annotations
