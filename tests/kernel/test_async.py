@@ -39,6 +39,7 @@ def listener():
     netns = Netns.take()
     netns.ip("link set lo up")
     listening, client = (netns.run(socket.socket) for _ in range(2))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", PORT))
     listening.listen()
     client.connect(("127.0.0.1", PORT))

@@ -238,6 +238,7 @@ class Stream:
 
     def __init__(self, near: Netns, far: Netns, to: str, at: str) -> None:
         listener = far.run(socket.socket)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an earlier test may have used the namespace
         listener.bind((at, 8080))
         listener.listen()
         self.near = near.run(socket.socket)
