@@ -118,9 +118,12 @@ def test_the_kernel_chooses_what_the_match_means(road: Road, leaving: bool) -> N
             tap.expect(set(range(len(crafted))) - passed)
         tap.seen()
 
-    compare()
+    for _ in range(5):  # some 40 to 250 packets of 750 are chosen, as chance has it
+        compare()
+        if min(answers[True], answers[False]) > 30:
+            break
     tap.close()
-    assert min(answers[True], answers[False]) > 10  # some 40 to 250 of 750 are chosen, as chance has it
+    assert min(answers[True], answers[False]) > 30
 
 
 class Server:

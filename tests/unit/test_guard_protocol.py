@@ -39,7 +39,7 @@ from tests.support.hold import (
     process_status,
     refuse_by_seccomp,
 )
-from tests.support.netlab import Netns, eventually, unable, unprivileged
+from tests.support.netlab import Netns, eventually, in_child, unable, unprivileged
 
 HOLD, RELEASE, END = lib.GUARD_HOLD, lib.GUARD_RELEASE, lib.GUARD_END
 NOT_ON, RELEASED, EXPIRED = lib.GUARD_NOT_ON, lib.GUARD_RELEASED, lib.GUARD_EXPIRED
@@ -390,21 +390,15 @@ def test_a_visitor_without_the_right_ends_nothing(talk: Talk, netns: Netns) -> N
     needs_root()
     assert talk.hold(1, detached=1, timeout=MINUTE) == (0, 0)
 
-    def visit() -> int:
-        pid = os.fork()
-        if pid:
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        told = False
-        try:
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as visitor:
-                visitor.bind("\0libnlplug-end/nobody")
-                visitor.connect("\0" + MARKS[0])
-                told = visitor.recv(64) != b"" and visitor.recv(64) == b""
-        finally:
-            os._exit(not told)
+    def visit() -> None:
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as visitor:
+            visitor.bind("\0libnlplug-end/nobody")
+            visitor.connect("\0" + MARKS[0])
+            assert visitor.recv(64)
+            assert visitor.recv(64) == b""
 
-    assert netns.run(visit) == 0
+    netns.run(in_child, visit)
     sk = RouteSocket(netns)
     assert holder_of(sk, MARKS[0]) is not None
     assert marks(netns) == sorted(MARKS)

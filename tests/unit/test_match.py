@@ -148,8 +148,8 @@ def chosen(match: Match, packet: Packet) -> bool:
 
 
 def test_the_choices_are_what_the_match_means() -> None:
-    """For any match and packet, the combinations and a matcher that looks at the parts agree; both answers
-    occur."""
+    """For any match and packet, the combinations and a matcher that looks at the parts agree; both answers are
+    frequent."""
     answers: Counter[bool] = Counter()
 
     @settings(max_examples=200)
@@ -159,8 +159,11 @@ def test_the_choices_are_what_the_match_means() -> None:
         answers.update(wanted)
         assert [chosen(match, packet) for packet in crafted] == wanted
 
-    compare()
-    assert min(answers[True], answers[False]) > 10  # of some 2,000: 33 to 329 are chosen, as chance has it
+    for _ in range(5):  # 33 to 329 packets of some 2,000 are chosen, as chance has it
+        compare()
+        if min(answers[True], answers[False]) > 50:
+            break
+    assert min(answers[True], answers[False]) > 50
 
 
 @given(matches(), matches())
