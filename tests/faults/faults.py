@@ -10,6 +10,9 @@ from tests.faults import devices, holders, limits, others, resources
 from tests.faults.others import tested
 from tests.faults.trial import Fault
 
+MANY_PLUGS = Fault("1,000 plugs of a group, SIGKILL", "flows", partial(others.many_plugs, count=1000), 3, 100)
+FEWER_PLUGS = Fault("250 plugs of a group, SIGKILL", "flows", partial(others.many_plugs, count=250))  # the short form's
+
 FAULTS = (
     Fault("SIGSTOP past the timeout", "flows", holders.stopped),
     Fault("SIGSEGV with a core that takes 0.5 s", "flows", holders.crashed, 10),
@@ -24,7 +27,7 @@ FAULTS = (
     Fault("a spinning realtime holder past the timeout", "flows", holders.spinning),
     Fault("exec, and a forked child lives on", "flows", holders.executed),
     Fault("the terminal of the command hangs up", "flows", holders.hung_up, 5),
-    Fault("1,000 plugs of a group, SIGKILL", "flows", others.many_plugs, 3, 100),
+    MANY_PLUGS,
     Fault("buffer with a deadline, the process gone", "flows", holders.detached),
     Fault("the guard's end after close()", "gone", holders.closed),
     Fault("out of descriptors before", "refused", resources.no_descriptors),

@@ -75,9 +75,9 @@ def squatted(flow: Flow, chance: random.Random) -> float:
         squatter.close()
 
 
-def many_plugs(flow: Flow, chance: random.Random) -> float:
-    """SIGKILL for the holder of a group of 1,000: how long until the last one is released."""
-    with fleet_of(1000) as fleet:
+def many_plugs(flow: Flow, chance: random.Random, *, count: int) -> float:
+    """SIGKILL for the holder of a group of so many: how long until the last one is released."""
+    with fleet_of(count) as fleet:
 
         def work(page: Page, wait_for_start) -> None:
             group = PlugGroup(fleet.netns.run(lambda: [PlugQdisc.open(device) for device in fleet.devices]))
