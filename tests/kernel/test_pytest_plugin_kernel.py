@@ -118,7 +118,7 @@ def test_nothing_is_left_behind(pytester: pytest.Pytester) -> None:
     """Tests that fail, forget to release, leave programs and guards: no process, namespace or descriptor stays."""
     before = namespaces()
     pytester.makepyfile(UNTIDY)
-    pytester.runpytest_inprocess("-k", "test_fails_in_a_hold")  # what is opened once for all
+    pytester.runpytest_inprocess("-k", "test_fails_in_a_hold").assert_outcomes(failed=1)  # what is opened once for all
     open_before = descriptors()
     result = pytester.runpytest_inprocess()
     result.assert_outcomes(passed=7, failed=1)
