@@ -11,7 +11,8 @@ from tests.faults.others import tested
 from tests.faults.trial import Fault
 
 MANY_PLUGS = Fault("1,000 plugs of a group, SIGKILL", "flows", partial(others.many_plugs, count=1000), 3, 100)
-FEWER_PLUGS = Fault("250 plugs of a group, SIGKILL", "flows", partial(others.many_plugs, count=250))  # the short form's
+# instead, in the short form
+FEWER_PLUGS = Fault("500 plugs of a group, SIGKILL", "flows", partial(others.many_plugs, count=500), 1, 50)
 
 FAULTS = (
     Fault("SIGSTOP past the timeout", "flows", holders.stopped),

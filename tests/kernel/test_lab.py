@@ -82,16 +82,13 @@ def test_maglev(tmp_path: Path) -> None:
 def test_changes(tmp_path: Path) -> None:
     """A change behind the router refuses connections; under a hold of the right packets it does not.
 
-    C1 alone loses what comes between two commands: all is tried again where by chance nothing did. So it is where
-    one or two were refused in C2, of some 40 without the hold: that does not hold what has passed before it begins.
+    C1 alone loses what comes between two commands: it is tried again where by chance nothing did.
     """
     for attempt in range(5):
         tmp_path.joinpath(str(attempt)).mkdir()
         lines = found("changes", tmp_path / str(attempt))
         assert lines["C1", "all held"].lost == {}
-        passed = lines["C2", "SYNs held"].lost.get("refused", 0)
-        assert passed <= 2
-        if "refused" in lines["C1", "alone"].lost and not passed:
+        if "refused" in lines["C1", "alone"].lost:
             break
     assert lines["C1", "alone"].lost["refused"] > 0
     assert lines["C2", "alone"].lost["refused"] > 0
